@@ -1,0 +1,25 @@
+/*
+ * What went wrong, in words for whoever has to mend it.
+ *
+ * Functions return 0 or -errno. Those whose failures reach a person also take a
+ * `struct error *` (NULL if the caller does not care) and fill it before they fail: what, where
+ * and what to do. Who can say more on the way up prefixes; the original code stays.
+ *
+ *	return error_set(error, -EINVAL, "give the disk a size in whole MiB",
+ *		"disk %s: %" PRIu64 " bytes is not a whole number of MiB", id, bytes);
+ */
+#pragma once
+
+struct error {
+	int code;           /* -errno; 0 if nothing is set */
+	char message[512];  /* what and where; one line, no full stop */
+	char mend[256];     /* what to do about it; may be empty */
+};
+
+/* Fills `error` (may be NULL) and returns `code`. `mend` may be NULL. Any thread. */
+int error_set(struct error *error, int code, const char *mend, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* Puts "<text>: " before the message; returns the code that was set. */
+int error_prefix(struct error *error, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
