@@ -75,5 +75,5 @@ void buf_clear(struct buf *b)
 void buf_free(struct buf *b)
 {
 	free(b->data);
-	*b = (struct buf){0};
+	*b = (struct buf){ 0 };
 }

@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 struct buf {
-	char *data;      /* owned; NULL while empty */
-	size_t len;      /* bytes in use, the terminating NUL not counted */
+	char *data; /* owned; NULL while empty */
+	size_t len; /* bytes in use, the terminating NUL not counted */
 	size_t capacity;
 };
 

@@ -15,17 +15,17 @@
 #define GIB (1024ull * MIB)
 #define TIB (1024ull * GIB)
 
-#define MIN(a, b)                                                                                  \
-	({                                                                                         \
-		__typeof__(a) min_a = (a);                                                         \
-		__typeof__(b) min_b = (b);                                                         \
-		min_a < min_b ? min_a : min_b;                                                     \
+#define MIN(a, b)                              \
+	({                                     \
+		__typeof__(a) min_a = (a);     \
+		__typeof__(b) min_b = (b);     \
+		min_a < min_b ? min_a : min_b; \
 	})
-#define MAX(a, b)                                                                                  \
-	({                                                                                         \
-		__typeof__(a) max_a = (a);                                                         \
-		__typeof__(b) max_b = (b);                                                         \
-		max_a > max_b ? max_a : max_b;                                                     \
+#define MAX(a, b)                              \
+	({                                     \
+		__typeof__(a) max_a = (a);     \
+		__typeof__(b) max_b = (b);     \
+		max_a > max_b ? max_a : max_b; \
 	})
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 #define CONTAINER_OF(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))

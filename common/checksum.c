@@ -13,5 +13,5 @@ uint64_t checksum64(const void *data, size_t n)
 struct hash128 checksum128(const void *data, size_t n)
 {
 	XXH128_hash_t h = XXH3_128bits(data, n);
-	return (struct hash128){.low = h.low64, .high = h.high64};
+	return (struct hash128){ .low = h.low64, .high = h.high64 };
 }

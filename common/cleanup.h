@@ -47,15 +47,15 @@ static inline pthread_mutex_t *cleanup_lock(pthread_mutex_t *lock)
 
 #define CLEANUP_PASTE2(a, b) a##b
 #define CLEANUP_PASTE(a, b) CLEANUP_PASTE2(a, b)
-#define SCOPED_LOCK(mutex)                                                                         \
-	CLEANUP(cleanup_unlock)                                                                    \
-	pthread_mutex_t *CLEANUP_PASTE(scoped_lock_, __LINE__) = cleanup_lock(mutex);              \
+#define SCOPED_LOCK(mutex)                                                            \
+	CLEANUP(cleanup_unlock)                                                       \
+	pthread_mutex_t *CLEANUP_PASTE(scoped_lock_, __LINE__) = cleanup_lock(mutex); \
 	(void)CLEANUP_PASTE(scoped_lock_, __LINE__)
 
 /* The pointer's value; the variable is NULL afterwards, so its cleanup does nothing. */
-#define TAKE(pointer)                                                                              \
-	({                                                                                         \
-		__typeof__(pointer) take_value = (pointer);                                        \
-		(pointer) = NULL;                                                                  \
-		take_value;                                                                        \
+#define TAKE(pointer)                                       \
+	({                                                  \
+		__typeof__(pointer) take_value = (pointer); \
+		(pointer) = NULL;                           \
+		take_value;                                 \
 	})

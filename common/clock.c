@@ -31,7 +31,7 @@ static void system_sleep_ns(struct clock_source *clock, int64_t ns)
 	(void)clock;
 	if (ns <= 0)
 		return;
-	struct timespec left = {.tv_sec = ns / NS_PER_S, .tv_nsec = (long)(ns % NS_PER_S)};
+	struct timespec left = { .tv_sec = ns / NS_PER_S, .tv_nsec = (long)(ns % NS_PER_S) };
 	while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR)
 		;
 }
@@ -43,6 +43,6 @@ struct clock_source *clock_system(void)
 		.monotonic_ns = system_monotonic_ns,
 		.sleep_ns = system_sleep_ns,
 	};
-	static struct clock_source clock = {&ops};
+	static struct clock_source clock = { &ops };
 	return &clock;
 }

@@ -11,9 +11,9 @@
 #pragma once
 
 struct error {
-	int code;           /* -errno; 0 if nothing is set */
-	char message[512];  /* what and where; one line, no full stop */
-	char mend[256];     /* what to do about it; may be empty */
+	int code;          /* -errno; 0 if nothing is set */
+	char message[512]; /* what and where; one line, no full stop */
+	char mend[256];    /* what to do about it; may be empty */
 };
 
 /* Fills `error` (may be NULL) and returns `code`. `mend` may be NULL. Any thread. */

@@ -22,7 +22,7 @@ int io_read_all(struct io_file *file, void *data, size_t n, uint64_t offset)
 
 int io_write(struct io_file *file, const void *data, size_t n, uint64_t offset)
 {
-	struct iovec iov = {.iov_base = (void *)data, .iov_len = n};
+	struct iovec iov = { .iov_base = (void *)data, .iov_len = n };
 	return io_writev(file, &iov, 1, offset);
 }
 
@@ -43,7 +43,7 @@ static int write_new_file(struct io *io, const char *path, const void *data, siz
 
 int io_replace_file(struct io *io, const char *path, const void *data, size_t n)
 {
-	CLEANUP(buf_free) struct buf temporary = {0};
+	CLEANUP(buf_free) struct buf temporary = { 0 };
 	CLEANUP_FREE char *directory = strdup(path);
 	if (!directory || buf_printf(&temporary, "%s.new", path) < 0)
 		return -ENOMEM;

@@ -32,7 +32,7 @@ enum io_open_flags {
 	IO_CREATE = 1 << 1,    /* made if it is not there, mode 0600 */
 	IO_EXCLUSIVE = 1 << 2, /* with IO_CREATE: -EEXIST if it is there */
 	IO_DIRECT = 1 << 3,    /* O_DIRECT where the filesystem has it, ignored elsewhere; buffers,
-	                          offsets and lengths are then multiples of IO_DIRECT_ALIGN */
+				  offsets and lengths are then multiples of IO_DIRECT_ALIGN */
 	IO_RANDOM = 1 << 4,    /* no read-ahead */
 };
 
@@ -51,8 +51,8 @@ struct io_ops {
 	int (*unlink)(struct io *io, const char *path);
 	int (*make_dir)(struct io *io, const char *path);
 	int (*sync_dir)(struct io *io, const char *path);
-	int (*list)(struct io *io, const char *path,
-		int (*each)(void *context, const char *name), void *context);
+	int (*list)(struct io *io, const char *path, int (*each)(void *context, const char *name),
+		void *context);
 	int (*free_bytes)(struct io *io, const char *path, uint64_t *ret_bytes);
 };
 
@@ -63,7 +63,8 @@ struct io {
 /* The kernel's files. Never freed. */
 struct io *io_posix(void);
 
-static inline int io_open(struct io *io, const char *path, unsigned flags, struct io_file **ret_file)
+static inline int io_open(
+	struct io *io, const char *path, unsigned flags, struct io_file **ret_file)
 {
 	return io->ops->open(io, path, flags, ret_file);
 }
@@ -76,7 +77,8 @@ static inline void io_close(struct io_file *file)
 }
 
 /* Reads up to `n` bytes; `*ret_n` < n only at the end of the file. */
-static inline int io_read(struct io_file *file, void *data, size_t n, uint64_t offset, size_t *ret_n)
+static inline int io_read(
+	struct io_file *file, void *data, size_t n, uint64_t offset, size_t *ret_n)
 {
 	return file->io->ops->read(file, data, n, offset, ret_n);
 }
@@ -85,7 +87,8 @@ static inline int io_read(struct io_file *file, void *data, size_t n, uint64_t o
 int io_read_all(struct io_file *file, void *data, size_t n, uint64_t offset);
 
 /* Writes all of it or fails (then any part may have been written). */
-static inline int io_writev(struct io_file *file, const struct iovec *iov, int count, uint64_t offset)
+static inline int io_writev(
+	struct io_file *file, const struct iovec *iov, int count, uint64_t offset)
 {
 	return file->io->ops->write(file, iov, count, offset);
 }

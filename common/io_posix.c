@@ -50,7 +50,7 @@ static int posix_open(struct io *io, const char *path, unsigned flags, struct io
 	}
 	if (flags & IO_RANDOM)
 		(void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
-	*f = (struct posix_file){.file.io = io, .fd = fd};
+	*f = (struct posix_file){ .file.io = io, .fd = fd };
 	*ret_file = &f->file;
 	return 0;
 }
@@ -65,8 +65,8 @@ static int posix_read(struct io_file *file, void *data, size_t n, uint64_t offse
 {
 	size_t done = 0;
 	while (done < n) {
-		ssize_t got = pread(file_fd(file), (char *)data + done, n - done,
-			(off_t)(offset + done));
+		ssize_t got =
+			pread(file_fd(file), (char *)data + done, n - done, (off_t)(offset + done));
 		if (got < 0) {
 			if (errno == EINTR)
 				continue;
@@ -238,6 +238,6 @@ struct io *io_posix(void)
 		.list = posix_list,
 		.free_bytes = posix_free_bytes,
 	};
-	static struct io io = {&ops};
+	static struct io io = { &ops };
 	return &io;
 }

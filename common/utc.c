@@ -14,14 +14,14 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 
-static const char *const month_names[] = {
-	"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-static const char *const day_names[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+static const char *const month_names[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug",
+	"Sep", "Oct", "Nov", "Dec" };
+static const char *const day_names[] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
 
 static struct tm broken_down(int64_t ns)
 {
 	time_t seconds = (time_t)(ns / NS_PER_S);
-	struct tm tm = {0};
+	struct tm tm = { 0 };
 	gmtime_r(&seconds, &tm);
 	return tm;
 }
@@ -30,8 +30,8 @@ void utc_format_compact(int64_t ns, char ret_text[static UTC_COMPACT_BYTES])
 {
 	struct tm tm = broken_down(ns);
 	char text[64];
-	snprintf(text, sizeof(text), "%04d%02d%02dT%02d%02d%02dZ", tm.tm_year + 1900,
-		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+	snprintf(text, sizeof(text), "%04d%02d%02dT%02d%02d%02dZ", tm.tm_year + 1900, tm.tm_mon + 1,
+		tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
 	memcpy(ret_text, text, UTC_COMPACT_BYTES - 1);
 	ret_text[UTC_COMPACT_BYTES - 1] = '\0';
 }
@@ -41,8 +41,7 @@ void utc_format_iso(int64_t ns, char ret_text[static UTC_ISO_BYTES])
 	struct tm tm = broken_down(ns);
 	char text[96];
 	snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d.%09dZ", tm.tm_year + 1900,
-		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-		(int)(ns % NS_PER_S));
+		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ns % NS_PER_S));
 	memcpy(ret_text, text, UTC_ISO_BYTES - 1);
 	ret_text[UTC_ISO_BYTES - 1] = '\0';
 }
@@ -146,7 +145,7 @@ static bool take_iso(const char **text, struct tm *tm, int64_t *ret_fraction_ns)
 
 int utc_parse(const char *text, int64_t *ret_ns)
 {
-	struct tm tm = {0};
+	struct tm tm = { 0 };
 	int64_t fraction_ns = 0;
 	bool http = isalpha((unsigned char)text[0]);
 	if (http ? !take_http(&text, &tm) : !take_iso(&text, &tm, &fraction_ns))

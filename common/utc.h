@@ -11,7 +11,7 @@
 
 /* `ns` since 1970-01-01 UTC, years 1970 to 9999; fractions are cut, not rounded. */
 void utc_format_compact(int64_t ns, char ret_text[static UTC_COMPACT_BYTES]);
-void utc_format_iso(int64_t ns, char ret_text[static UTC_ISO_BYTES]); /* with all nine digits */
+void utc_format_iso(int64_t ns, char ret_text[static UTC_ISO_BYTES]);   /* with all nine digits */
 void utc_format_http(int64_t ns, char ret_text[static UTC_HTTP_BYTES]); /* RFC 9110, IMF-fixdate */
 
 /* Reads all of: 20261122T055411Z · 2026-11-22 · 2026-11-22T05:54[:11[.fraction]][Z], a blank for

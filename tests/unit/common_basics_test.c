@@ -20,7 +20,7 @@
 static void buffer_grows_and_stays_terminated(void **state)
 {
 	(void)state;
-	CLEANUP(buf_free) struct buf b = {0};
+	CLEANUP(buf_free) struct buf b = { 0 };
 	for (int i = 0; i < 1000; i++)
 		assert_int_equal(buf_printf(&b, "%d,", i), 0);
 	assert_int_equal(b.len, strlen(b.data));
@@ -34,7 +34,7 @@ static void buffer_grows_and_stays_terminated(void **state)
 static void error_prefix_keeps_code_and_mend(void **state)
 {
 	(void)state;
-	struct error e = {0};
+	struct error e = { 0 };
 	assert_int_equal(error_set(&e, -EINVAL, "mend it", "bad %d", 7), -EINVAL);
 	assert_int_equal(error_prefix(&e, "disk %s", "root"), -EINVAL);
 	assert_string_equal(e.message, "disk root: bad 7");
@@ -67,9 +67,9 @@ static void utc_text_round_trips(void **state)
 static void utc_refuses_what_is_no_time(void **state)
 {
 	(void)state;
-	static const char *const bad[] = {"", "x", "2026", "2026-13-01", "2026-02-30", "20261122",
+	static const char *const bad[] = { "", "x", "2026", "2026-13-01", "2026-02-30", "20261122",
 		"2026-11-22T25:00", "2026-11-22T05:54:11Zx", "20261122T0554Z", "1969-01-01",
-		"Sun, 22 Foo 2026 05:54:11 GMT", "2026-11-22T05:54:11."};
+		"Sun, 22 Foo 2026 05:54:11 GMT", "2026-11-22T05:54:11." };
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		int64_t ns = 42;
 		assert_int_equal(utc_parse(bad[i], &ns), -EINVAL);

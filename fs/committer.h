@@ -1,0 +1,42 @@
+/*
+ * The thread at a history's edge: gathers what is staged, commits it, and wakes who waits.
+ *
+ * It commits when somebody waits for durability, when 1 MiB is staged, or 2 ms after the first
+ * staged byte, whichever comes first; between commits it keeps the history in repair
+ * (history_maintain). An idle group costs a sleeping thread and no memory to speak of.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "fs/history.h"
+
+struct committer;
+
+/* Called before a write is staged and told its bytes: the place where back-pressure delays
+ * (sleeps and returns 0) or refuses (-errno). May be NULL. Any thread. */
+struct committer_gate {
+	int (*admit)(void *context, uint64_t bytes);
+	void *context;
+};
+
+/* Starts the thread. Borrows the history, and becomes the only caller of its commit and maintain.
+ */
+int committer_new(struct history *history, const struct committer_gate *gate,
+	struct committer **ret_committer);
+/* Commits what is staged, ends the thread. */
+void committer_free(struct committer *committer);
+struct history *committer_history(struct committer *committer);
+
+/* Stage and return; waits while too much is staged. As history_write and history_zero, any length.
+ */
+int committer_write(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
+	const void *data, uint64_t *ret_lsn);
+int committer_zero(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
+	uint64_t *ret_lsn);
+/* Returns when `lsn` is durable. -EIO if the history failed first. */
+int committer_wait(struct committer *committer, uint64_t lsn);
+/* Returns when everything staged before the call is durable. */
+int committer_sync(struct committer *committer);
+/* Seals and waits until the point is durable. */
+int committer_seal(struct committer *committer, const struct seal *seal, uint64_t *ret_number);

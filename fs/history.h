@@ -1,0 +1,240 @@
+/*
+ * The history of a group: one journal for all its disks, what is current, and every recovery
+ * point that can still be opened. This is the core of the product.
+ *
+ *	write ─► stage ─► commit ─► segments on disk ─► flushed to the vault ─► segment unlinked
+ *	           │                       │
+ *	        head map              index of a closed segment (its runs)
+ *
+ * Writes are *staged* in memory in the order in which they arrive (they get their lsn and their
+ * place in the journal at once, so reads see them), and become durable by *commit*: one write,
+ * one fdatasync, for everything staged. A *seal* is a record like any other: it ends an epoch and
+ * makes a recovery point across all disks of the group. What is acknowledged is what commit
+ * returned for; replay after a crash gives exactly the acknowledged records and perhaps some
+ * staged after them, in order, never with a gap.
+ *
+ * Nothing here starts a thread. Calls may come from any thread, several at once, with two
+ * exceptions stated below: one history_commit at a time, one history_maintain at a time. The
+ * lock inside is held for memory work only, never across input or output.
+ *
+ * After -EIO from commit the history has *failed*: a disk that lost a write cannot be reasoned
+ * with, only replayed. Every later call but reads and history_close answers -EIO; close it and
+ * open it again.
+ *
+ * The formats are in journal_format.h, and fs/FORMATS.md explains them.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/io.h"
+#include "common/uuid.h"
+#include "fs/base.h"
+#include "fs/extent_map.h"
+#include "fs/point.h"
+
+#define HISTORY_MAX_DISKS 128
+#define HISTORY_BOOKMARK_BYTES 16
+#define HISTORY_MAX_WRITE_BYTES (1024u * 1024u) /* one history_write */
+#define HISTORY_SEGMENT_BYTES (64ull << 20)     /* default; 64 KiB … 64 MiB, multiples of 4 KiB */
+
+struct history;
+struct view;
+
+struct history_options {
+	struct io *io; /* borrowed, as are the next two, for the history's life */
+	struct clock_source *clock;
+	struct base *base;      /* NULL until the group has a vault: the base then reads as zeros
+				   and nothing can be marked as flushed */
+	const char *directory;  /* the group's own; made if it is not there */
+	struct uuid group;      /* must be the one found there */
+	uint64_t limit_bytes;   /* of journal; data is refused above 97 %, see history_write */
+	uint32_t segment_bytes; /* 0: HISTORY_SEGMENT_BYTES; read from the segments that exist */
+};
+
+/* What opening found. Each fault is named once, in words, with the file and the offset. */
+struct history_report {
+	uint64_t records_replayed;
+	uint64_t torn_bytes;    /* never acknowledged, cut off: the normal end of a crash */
+	unsigned faults;        /* structures that failed their checksum */
+	uint64_t damaged_after; /* if acknowledged data was lost: the last lsn that is whole, and
+				   every disk touched afterwards is *resync needed*; else 0 */
+	char first_fault[256];
+};
+
+/* Opens, replaying what is there; an empty or missing directory is a new history.
+ * -EUCLEAN: damaged beyond use (says what); -EPERM: another group's; -EPROTONOSUPPORT: written by
+ * a newer version; -EBUSY: another process has it open. Faults that cost only part of it do not
+ * fail the opening: see the report. */
+int history_open(const struct history_options *options, struct history_report *ret_report,
+	struct error *error, struct history **ret_history);
+
+/* Commits nothing that is staged: call history_commit first for an orderly end. Views must be
+ * closed before. NULL is fine. */
+void history_close(struct history *history);
+
+/* ── disks ───────────────────────────────────────────────────────────────────────────────── */
+
+struct history_disk {
+	uint16_t id;          /* from 1; never used again in this history */
+	bool removed;         /* old points still show it, new ones do not */
+	bool resync_needed;   /* acknowledged data was lost; the head must be compared */
+	uint64_t size_bytes;  /* multiple of 512, at most 8 TiB */
+	uint64_t added_point; /* the first point that can show it */
+	char name[64];        /* "<machine>/<disk>", unique among the not removed */
+};
+
+/* Staged like a write: durable after the next commit. A disk begins as all zeros.
+ * -EEXIST, -EINVAL (size or name), -E2BIG (HISTORY_MAX_DISKS). */
+int history_add_disk(struct history *history, const char *name, uint64_t size_bytes,
+	uint16_t *ret_disk, uint64_t *ret_lsn);
+/* As history_add_disk for a disk whose content up to the newest imported vault point is in the
+ * base under the given id (takeover). */
+int history_import_disk(
+	struct history *history, const struct history_disk *disk, uint64_t *ret_lsn);
+/* Only larger; what is new reads as zeros. */
+int history_grow_disk(
+	struct history *history, uint16_t disk, uint64_t size_bytes, uint64_t *ret_lsn);
+int history_remove_disk(struct history *history, uint16_t disk, uint64_t *ret_lsn);
+/* A comparison with the source has made the head right again. */
+int history_clear_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn);
+int history_set_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn);
+
+/* Copies up to `max` disks, by rising id; returns how many there are. */
+unsigned history_disks(struct history *history, struct history_disk *ret_disks, unsigned max);
+int history_disk(struct history *history, uint16_t disk, struct history_disk *ret_disk);
+
+/* ── writing ─────────────────────────────────────────────────────────────────────────────── */
+
+/* Stages `sectors` sectors at `lba`. The data is copied. At most HISTORY_MAX_WRITE_BYTES.
+ * 0; -EAGAIN: too much is staged, commit first; -ENOSPC: the journal is 97 % full; -EINVAL;
+ * -ENOENT: no such disk; -EIO: failed. On failure nothing is staged. */
+int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn);
+/* As history_write, of zeros, at any length, without a payload. */
+int history_zero(
+	struct history *history, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn);
+
+struct seal {
+	int64_t time_ns; /* the instant it shows */
+	uint8_t kind;    /* enum point_kind */
+	uint32_t flags;  /* POINT_KEEP, POINT_PRESSURE or 0 */
+	/* Per disk, what the source needs to go on from here; unnamed disks keep theirs. */
+	struct seal_bookmark {
+		uint16_t disk;
+		uint8_t data[HISTORY_BOOKMARK_BYTES];
+	} * bookmarks;
+	unsigned bookmark_count;
+};
+
+/* Stages a seal: everything staged before it belongs to the point, nothing after. O(1) in disks'
+ * sizes and dirty data. Not refused for want of room. */
+int history_seal(
+	struct history *history, const struct seal *seal, uint64_t *ret_number, uint64_t *ret_lsn);
+/* The bookmark of the disk's last durable seal; zeros if it has none. */
+int history_bookmark(
+	struct history *history, uint16_t disk, uint8_t ret_data[static HISTORY_BOOKMARK_BYTES]);
+
+/* Makes everything staged when it was called durable and returns the highest durable lsn. One
+ * caller at a time. -EIO, -ENOSPC (of the filesystem): the history has failed. */
+int history_commit(struct history *history, uint64_t *ret_durable_lsn);
+uint64_t history_staged_lsn(struct history *history);
+uint64_t history_durable_lsn(struct history *history);
+/* Bytes staged and not yet durable. */
+uint64_t history_staged_bytes(struct history *history);
+
+/* ── reading ─────────────────────────────────────────────────────────────────────────────── */
+
+/* The current content, staged writes included. Every byte from the journal is proven by its
+ * payload's hash. As store.h's read; -ENOENT: no such disk. */
+int history_read(
+	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
+
+/* ── recovery points ─────────────────────────────────────────────────────────────────────── */
+
+/* Copies up to `max` durable points with number ≥ `from`, rising; returns how many were copied.
+ * Costs nothing but the copy, however many there are. */
+unsigned history_points(
+	struct history *history, uint64_t from, struct point *ret_points, unsigned max);
+/* The point with that number. 0 or -ENOENT. */
+int history_point(struct history *history, uint64_t number, struct point *ret_point);
+/* The newest point with all of `flags` set and time ≤ time_ns (INT64_MAX: any). 0 or -ENOENT. */
+int history_point_newest(
+	struct history *history, uint32_t flags, int64_t time_ns, struct point *ret_point);
+/* Sets and clears POINT_KEEP, _VERIFIED, _FAILED. Staged. -ENOENT. */
+int history_point_mark(
+	struct history *history, uint64_t number, uint32_t set, uint32_t clear, uint64_t *ret_lsn);
+/* Takes POINT_LOCAL or POINT_VAULT (or both) off; a point with neither is gone. Staged. Taking
+ * POINT_VAULT off comes before its manifest is deleted. The newest vault point cannot lose
+ * POINT_VAULT (-EBUSY), nor a point a view stands on (-EBUSY). */
+int history_point_drop(struct history *history, uint64_t number, uint32_t flags, uint64_t *ret_lsn);
+/* Adds a vault point found in the vault (takeover, or after loss of the catalogue); numbers rise.
+ * Staged. -EEXIST. */
+int history_point_import(struct history *history, const struct point *point, uint64_t *ret_lsn);
+
+/* A point's disks: what was changed since the vault point below it is in the journal, the rest
+ * in that vault point. Holds the segments it needs, and keeps the vault point from being dropped.
+ * -ENOENT: no such point; -ENODATA: damaged, or its segments are gone. */
+int history_view_open(struct history *history, uint64_t number, struct view **ret_view);
+void view_close(struct view *view);
+uint64_t view_number(const struct view *view);
+/* The vault point below; 0 if there is none (then what is unmapped is zero). */
+uint64_t view_base_number(const struct view *view);
+/* As history_read, of the point. */
+int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
+/* The first extent of what changed since the vault point below that ends after lba. 0, -ENOENT.
+ * This is what a flush has to send. */
+int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent);
+/* Size of the disk at the point, 0 if it did not have the disk. */
+uint64_t view_disk_bytes(struct view *view, uint16_t disk);
+/* True if the bytes can be read without asking the base. */
+bool view_is_local(struct view *view, uint16_t disk, uint64_t lba, uint64_t sectors);
+uint64_t view_memory_bytes(const struct view *view);
+
+/* ── the vault's side ────────────────────────────────────────────────────────────────────── */
+
+/* Records that a flush up to point `number` begins (after a crash it is redone from here). Staged.
+ */
+int history_flush_begin(struct history *history, uint64_t number, uint64_t *ret_lsn);
+/* Records that the point is committed in the vault: from its commit on, the base of the head is
+ * this point and segments that only older state needs may go. Staged. -EINVAL if it is not above
+ * the newest vault point. */
+int history_flush_commit(struct history *history, uint64_t number, uint64_t *ret_lsn);
+/* The flush that was begun and not committed; 0 if none. */
+uint64_t history_flush_pending(struct history *history);
+
+/* ── space and upkeep ────────────────────────────────────────────────────────────────────── */
+
+struct history_stats {
+	uint64_t limit_bytes;
+	uint64_t used_bytes;      /* of the journal's files */
+	uint64_t freeable_bytes;  /* could be trimmed now, at the price of local points */
+	uint64_t unflushed_bytes; /* payload sealed or not that no vault point holds */
+	uint64_t written_bytes;   /* payload taken since it was opened, */
+	uint64_t zeroed_bytes;    /* zeros likewise, */
+	uint64_t journal_bytes;   /* and what the journal wrote for it */
+	uint64_t commits;
+	uint64_t head_extents;
+	uint64_t map_memory_bytes;
+	uint64_t staged_lsn, durable_lsn;
+	uint64_t newest_point; /* number; 0 if none */
+	uint64_t newest_vault_point;
+	bool failed;
+};
+
+void history_stats(struct history *history, struct history_stats *ret_stats);
+void history_set_limit(struct history *history, uint64_t limit_bytes);
+
+/* Unlinks the oldest segments whose every record is at or below the newest vault point until
+ * used_bytes ≤ target; local-only points that need them are dropped first (durably). Segments
+ * held by views stay until these are closed. Returns what is used now; that it is still above
+ * the target is no error. */
+int history_trim(struct history *history, uint64_t target_bytes, uint64_t *ret_used_bytes);
+
+/* Does what is due: indexes closed segments, writes a checkpoint, readies a spare segment.
+ * One caller at a time, beside any other calls. `ret_more` says that there is more to do now. */
+int history_maintain(struct history *history, bool *ret_more);

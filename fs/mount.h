@@ -1,0 +1,49 @@
+/*
+ * The mount: every disk, recovery point and clone as a fixed VHD file.
+ *
+ *	<mount>/<machine>/live/<disk>.vhd
+ *	<mount>/<machine>/points/<point>/<disk>.vhd      points/latest is a link
+ *	<mount>/<machine>/clones/<clone>/<disk>.vhd
+ *
+ * FUSE's low-level interface; a session with its own threads (see mount.c for the model). Points
+ * are listed from the history's catalogue, so tens of thousands cost nothing until one is opened.
+ * A point's files are immutable: the kernel may cache them; live heads and clones are opened with
+ * direct I/O. Files of 512-byte-unaligned size are what a VHD is: reads at the end are short.
+ * Discard and write-zeroes arrive as fallocate (punch, zero range) and become ZERO extents.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/error.h"
+#include "fs/clone.h"
+#include "fs/committer.h"
+
+struct mount;
+
+struct mount_options {
+	const char *path; /* made if it is not there; a dead daemon's mount is taken down first */
+	unsigned max_threads; /* 0: 32; handlers may wait on the network, so more than the cores */
+	bool allow_other;
+};
+
+/* Mounts and starts serving. -EBUSY: something living is mounted there. */
+int mount_new(const struct mount_options *options, struct error *error, struct mount **ret_mount);
+/* Unmounts (lazily if a file is still open) and ends the threads. */
+void mount_free(struct mount *mount);
+
+/* Shows a machine. Its disks are those of the history whose names begin with "<name>/". Borrows
+ * the committer until mount_remove_machine, which waits for calls under way and makes open files
+ * answer -EIO. -EEXIST, -ENOENT. Any thread. */
+int mount_add_machine(
+	struct mount *mount, const char *name, struct committer *committer, bool live_writable);
+int mount_remove_machine(struct mount *mount, const char *name);
+/* Shows a clone under the machine. Borrows it until removed, which fails with -EBUSY while one
+ * of its files is open. */
+int mount_add_clone(
+	struct mount *mount, const char *machine, const char *clone_name, struct clone *clone);
+int mount_remove_clone(struct mount *mount, const char *machine, const char *clone_name);
+
+/* Takes down a mount whose server has died (ENOTCONN), if there is one at `path`. 0 also if there
+ * is none; -EBUSY: a living one. */
+int mount_clean_stale(const char *path);

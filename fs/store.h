@@ -1,0 +1,70 @@
+/*
+ * A store: a run of bytes that can be read and perhaps written: the layers a virtual disk is
+ * stacked from. The lowest is the vault's snapshot (plugged in from outside), above it the
+ * read cache, the journal's view or head, a clone's overlay, and on top the VHD footer:
+ *
+ *	live/<disk>.vhd      vhd ── head of the history ──┐
+ *	points/…/<disk>.vhd  vhd ── view of a point ──────┼── base: cache ── blob snapshot
+ *	clones/…/<disk>.vhd  vhd ── clone ── view ────────┘
+ *
+ * stack.c builds these and is the only place that knows the order.
+ *
+ * Offsets and lengths are bytes. Except for the VHD layer, which takes any, they are multiples
+ * of 512 inside [0, size). All functions return 0 or -errno, any thread, several at once; two
+ * overlapping writes at once leave each sector with one of the two.
+ *
+ *	read    fills all n bytes. -EIO: the content cannot be proven (checksum) or had.
+ *	write   visible to reads when it returns, durable after flush. -EROFS on immutable stores;
+ *	        -ENOSPC when a quota or the journal is full, nothing stored.
+ *	zero    as write, of zero bytes; any length.
+ *	flush   makes every write that returned before it was called durable.
+ *	free    releases the store and what it owns; no call may be under way.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+
+struct store_ops {
+	int (*read)(struct store *store, uint64_t offset, void *data, size_t n);
+	int (*write)(struct store *store, uint64_t offset, const void *data, size_t n);
+	int (*zero)(struct store *store, uint64_t offset, uint64_t n);
+	int (*flush)(struct store *store);
+	void (*free)(struct store *store);
+};
+
+/* Implementations embed it as their first member. */
+struct store {
+	const struct store_ops *ops;
+	uint64_t size_bytes;
+	bool writable;
+};
+
+static inline int store_read(struct store *store, uint64_t offset, void *data, size_t n)
+{
+	return store->ops->read(store, offset, data, n);
+}
+
+static inline int store_write(struct store *store, uint64_t offset, const void *data, size_t n)
+{
+	return store->ops->write(store, offset, data, n);
+}
+
+static inline int store_zero(struct store *store, uint64_t offset, uint64_t n)
+{
+	return store->ops->zero(store, offset, n);
+}
+
+static inline int store_flush(struct store *store)
+{
+	return store->ops->flush(store);
+}
+
+static inline void store_free(struct store *store)
+{
+	if (store)
+		store->ops->free(store);
+}
