@@ -1,0 +1,79 @@
+/*
+ * The flusher: makes a sealed recovery point a vault point, in five steps, each safe to repeat.
+ *
+ *	1. history_flush_begin; a view of the point gives the coalesced changes since the vault
+ *	   point below, last writer wins, zeros apart.
+ *	2. Raise each blob's sequence number; send the changes: every Put Page and clear carries
+ *	   the lease id *and* the sequence number. Neighbours are joined across gaps whose bytes
+ *	   are known locally, cut at 4 MiB.
+ *	3. When all are acknowledged: snapshot every disk under the lease, metadata {group, point};
+ *	   after an ambiguous answer list, adopt the match, delete the rest.
+ *	4. Put hashes, then the manifest with If-None-Match: this commits the point.
+ *	5. history_flush_commit.
+ *
+ * The sequence number is point × 65536 + attempt: after an ambiguous write the attempt is raised
+ * on that blob (waiting for everything under way first) and what was not acknowledged is sent
+ * again, so an old request that lands late is refused (412). Lease and number together: the lease
+ * fences other appliances, the number one's own past.
+ *
+ * A flusher is one thread's; it starts none. It drives many requests at once through the store
+ * and honours the limits of a page blob (requests and bytes a second) ahead of the service's 503.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "fs/committer.h"
+#include "fs/history.h"
+#include "replicator/blob.h"
+#include "replicator/vault.h"
+
+struct flusher;
+
+struct flusher_options {
+	struct history *history; /* all borrowed */
+	struct blob_store *store;
+	struct clock_source *clock;
+	struct vault_group *group;
+	/* Waits until an lsn staged by the flusher is durable: committer_wait, or in a simulation a
+	 * commit. */
+	int (*sync)(void *context, uint64_t lsn);
+	void *sync_context;
+	/* Bytes a second allowed now, 0: no limit (bandwidth by the hour). May be NULL. */
+	uint64_t (*bandwidth)(void *context);
+	void *bandwidth_context;
+	unsigned parallel;            /* requests at once; 0: 16 */
+	unsigned blob_requests_per_s; /* 0: 480 */
+	uint64_t blob_bytes_per_s;    /* 0: 60 MiB */
+	uint32_t gap_bytes;           /* joined across if known locally; 0: 64 KiB */
+};
+
+struct flusher_result {
+	uint64_t point;
+	uint64_t put_bytes, put_requests, clear_bytes, clear_requests;
+	uint64_t bridged_bytes;   /* unchanged bytes sent to join neighbours */
+	uint64_t retries, fences; /* fences: attempts raised after an ambiguous result */
+	int64_t duration_ns;
+};
+
+struct flusher_progress {
+	uint64_t point, done_bytes, total_bytes;
+};
+
+int flusher_new(const struct flusher_options *options, struct flusher **ret_flusher);
+void flusher_free(struct flusher *flusher);
+
+/* Makes point `number` (sealed, durable, above the newest vault point) a vault point. Blocks.
+ * 0; -ESTALE: the group is no longer ours, nothing more was changed; -ECANCELED; -EAGAIN,
+ * -ETIMEDOUT, -ECONNREFUSED…: the vault is out of reach, call again later; -EIO: the journal's
+ * content could not be proven (the error names disk and offset). After any failure the same or a
+ * later point may be flushed. A flush that was begun before a crash is redone from step 2. */
+int flusher_flush(struct flusher *flusher, uint64_t number, struct error *error,
+	struct flusher_result *ret_result);
+/* What it is at; any thread. */
+void flusher_progress(struct flusher *flusher, struct flusher_progress *ret_progress);
+/* Ends a flush under way with -ECANCELED, soon; any thread. */
+void flusher_cancel(struct flusher *flusher);

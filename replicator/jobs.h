@@ -1,0 +1,68 @@
+/*
+ * Jobs: long operations with steps, progress and a record that outlives the daemon.
+ *
+ * A job is a list of named steps run in order by one thread. Each step is idempotent; its
+ * completion is recorded (fsync) before the next begins, so a job found unfinished at start is
+ * resumed at the step it was in, if its kind was registered, else it is marked failed. Whoever
+ * watches gets every change.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/io.h"
+
+struct cJSON;
+struct jobs;
+struct job;
+
+enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE, JOB_FAILED, JOB_CANCELED };
+
+struct job_kind {
+	const char *name; /* "vault.takeover" */
+	bool resumable;
+	const struct job_step {
+		const char *name; /* "read manifests": shown to people */
+		/* 0 or -errno with error filled. `context` is what job kinds were registered with.
+		 */
+		int (*run)(struct job *job, void *context, struct error *error);
+	} * steps;
+	unsigned step_count;
+};
+
+/* `directory` holds a file a job; the newest `keep` finished ones stay. */
+int jobs_new(struct io *io, struct clock_source *clock, const char *directory, unsigned keep,
+	struct jobs **ret_jobs);
+/* Asks running jobs to stop, waits; they resume at the next start. */
+void jobs_free(struct jobs *jobs);
+int jobs_register(struct jobs *jobs, const struct job_kind *kind, void *context);
+/* After all kinds are registered: resumes what was unfinished. */
+int jobs_resume(struct jobs *jobs);
+
+/* Starts a job; `parameters` (taken over) are stored with it. */
+int jobs_start(struct jobs *jobs, const char *kind, const char *subject, struct cJSON *parameters,
+	struct error *error, uint64_t *ret_id);
+/* -ENOENT, -EBUSY: cannot be canceled now. */
+int jobs_cancel(struct jobs *jobs, uint64_t id, struct error *error);
+/* JSON of one job or of all (newest first): id, kind, subject, state, created, finished, steps
+ * [{name, state, started, finished}], progress {done, total, unit}, error {message, cause, mend},
+ * result. The caller frees it. */
+int jobs_show(struct jobs *jobs, uint64_t id, struct cJSON **ret_json);
+int jobs_list(struct jobs *jobs, struct cJSON **ret_json);
+
+/* Calls `changed` (from the job's thread, no lock held) at every change until it is removed. */
+int jobs_watch(struct jobs *jobs, uint64_t id,
+	void (*changed)(void *context, const struct cJSON *job), void *context,
+	uint64_t *ret_watch);
+void jobs_unwatch(struct jobs *jobs, uint64_t watch);
+
+/* For steps: */
+const struct cJSON *job_parameters(const struct job *job);
+uint64_t job_id(const struct job *job);
+bool job_should_stop(const struct job *job);
+void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit);
+/* Kept with the job, e.g. where something was mounted; taken over. Durable when it returns. */
+int job_set_result(struct job *job, struct cJSON *result);

@@ -1,0 +1,131 @@
+/*
+ * The vault: the container that holds everything durable, and who owns what in it.
+ *
+ *	vault.json                             identity, format version
+ *	machines/<machine>/<disk>.vhd          page blob + snapshots
+ *	groups/<group>/owner.json              which appliance owns the group, under which lease id,
+ *	                                       and what is protected (machines, disks, policy): all
+ *a new appliance needs to go on groups/<group>/points/<number>.json    manifest: its creation
+ *commits the point groups/<group>/points/<number>.hashes  the proof of its bytes (see manifest.h)
+ *
+ * Ownership is a compare-and-swap on owner.json; it names the lease id under which every blob of
+ * the group is leased (infinitely) and every change is made. An appliance that starts swaps in a
+ * new lease id of its own and changes the leases, so an older process of its own is fenced as
+ * well as a foreign one. Takeover swaps the owner, breaks the leases, and repairs each base from
+ * its newest committed snapshot. An appliance that finds its lease gone stops changing anything
+ * and says so (-ESTALE).
+ *
+ * All calls block; each takes the store of the calling thread. Errors as in blob.h.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/uuid.h"
+#include "fs/history.h"
+#include "replicator/blob.h"
+
+struct vault_identity {
+	struct uuid id;
+	unsigned format;
+	int64_t created_ns;
+};
+
+/* Creates the container if need be, and vault.json; an existing vault of a known format is left
+ * as it is (ret_created false). */
+int vault_init(struct blob_service *service, struct clock_source *clock, struct error *error,
+	bool *ret_created, struct vault_identity *ret_identity);
+/* -ENOENT: not a vault; -EPROTONOSUPPORT: a newer format. */
+int vault_open(struct blob_store *store, struct error *error, struct vault_identity *ret_identity);
+
+struct vault_disk {
+	uint16_t id;         /* the history's */
+	char name[64];       /* "<machine>/<disk>" */
+	uint64_t size_bytes; /* without footer */
+	uint64_t added_point;
+	bool removed;
+	struct uuid vhd_id; /* in the footer, so that it is the same for ever */
+	int64_t created_ns;
+};
+
+/* The content of owner.json. */
+struct vault_group {
+	char name[64];
+	struct uuid id;      /* the history's group */
+	struct uuid owner;   /* the appliance */
+	char owner_name[64]; /* its host name, for messages */
+	uint64_t generation; /* raised by every swap */
+	int64_t claimed_ns;
+	char lease_id[BLOB_LEASE_ID_BYTES];
+	char previous_lease_id[BLOB_LEASE_ID_BYTES]; /* may still be on some blobs */
+	char etag[BLOB_ETAG_BYTES];                  /* of the owner.json read or written */
+	char *settings; /* owned: JSON text the replicator keeps there (machines, policy) */
+	struct vault_disk *disks; /* owned */
+	unsigned disk_count;
+};
+
+void vault_group_free(struct vault_group *group);
+int vault_group_load(struct blob_store *store, const char *name, struct error *error,
+	struct vault_group *ret_group);
+/* Calls each with every group's name. */
+int vault_groups(struct blob_store *store, int (*each)(void *context, const char *name),
+	void *context, struct error *error);
+
+/* Makes a new group ours. -EEXIST: there is one of that name. */
+int vault_group_create(struct blob_store *store, struct vault_group *group, struct error *error);
+/* At a start of the appliance: checks that we own it, swaps in a new lease id, moves the leases.
+ * -ESTALE: another appliance owns it (the error names it and since when). */
+int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, struct error *error, struct vault_group *ret_group);
+/* Writes changed settings or disks; creates and leases blobs of new disks (size + footer, footer
+ * written), grows grown ones. -ESTALE: no longer ours. */
+int vault_group_update(struct blob_store *store, struct vault_group *group, struct error *error);
+/* Takes the group from whoever owns it; breaks leases, repairs bases. Progress in bytes. May be
+ * repeated after an interruption. */
+int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
+	const char *appliance_name, struct clock_source *clock,
+	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
+	struct error *error, struct vault_group *ret_group);
+/* Removes everything of the group, owner.json last. Only the owner may. */
+int vault_group_delete(struct blob_store *store, struct vault_group *group, struct error *error);
+
+/* Imports disks and committed points into a new history (takeover, or a lost journal). */
+int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
+	struct error *error);
+
+/* Deletes a vault point: its proof merged into the next point's, manifest, then snapshots, then
+ * its hashes. The history has dropped it already. Idempotent. */
+int vault_point_delete(struct blob_store *store, const struct vault_group *group, uint64_t number,
+	struct error *error);
+
+/* Deletes snapshots and objects that no manifest explains and that no flush under way can
+ * explain (`pending_point`, 0 if none). */
+int vault_collect_orphans(struct blob_store *store, const struct vault_group *group,
+	uint64_t pending_point, struct error *error, unsigned *ret_deleted);
+
+struct vault_check_report {
+	unsigned groups, points, snapshots;
+	unsigned missing, orphaned, broken; /* snapshots missing or orphaned, manifests broken */
+};
+
+/* Every manifest against its snapshots, hashes and predecessor; reports each fault in words. */
+int vault_check(struct blob_store *store, void (*fault)(void *context, const char *text),
+	void *context, struct error *error, struct vault_check_report *ret_report);
+
+/* Proves every byte of a vault point: reads each disk's snapshot and compares with the hashes of
+ * the points up to it; what no point ever wrote must be zero. Returns 0 or -EBADMSG with the
+ * first difference in the error. */
+int vault_point_verify(struct blob_store *store, const struct vault_group *group, uint64_t number,
+	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
+	struct error *error);
+
+/* A base (fs/base.h) that reads the group's vault points. Takes stores from the service as its
+ * callers' threads need them; knows all-zero ranges from the page ranges and never fetches them.
+ * Borrows all arguments; the group's disks may grow in number later (vault_base_update). */
+int vault_base_new(
+	struct blob_service *service, const struct vault_group *group, struct base **ret_base);
+int vault_base_update(struct base *base, const struct vault_group *group);
+void vault_base_free(struct base *base);
