@@ -52,8 +52,8 @@ const char *const *policy_keys(void);
 /* Bytes a second allowed at that minute of the (local) day; 0: no limit. */
 uint64_t policy_bandwidth(const struct policy *policy, unsigned minute);
 
-/* Which of the points (rising numbers, all in the vault) may go. ret_drop[i] is true for those;
- * never the newest, never a kept one, never one in `pinned` state. Pure. Times that lie in the
+/* Which of the points (rising numbers) may go. ret_drop[i] is true for those; never the newest,
+ * never a kept one. Of a day or hour the last good point stays. Pure. Times that lie in the
  * future count as now. */
 void policy_thin(const struct policy *policy, const struct point *points, unsigned count,
 	int64_t now_ns, bool *ret_drop);

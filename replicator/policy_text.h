@@ -1,0 +1,28 @@
+/*
+ * Durations, sizes, times of day and names as people write them; see policy.h for
+ * duration_parse and size_parse.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/error.h"
+
+#define MINUTES_PER_DAY 1440u
+#define NAME_MAX_CHARACTERS 63
+
+/* The shortest text that duration_parse reads back to the same value. 0 or -ENOMEM. */
+int duration_format(int64_t seconds, struct buf *ret_text);
+/* Likewise for size_parse: "20M", "1000". */
+int size_format(uint64_t bytes, struct buf *ret_text);
+
+/* Reads "HH:MM", 00:00 to 24:00, at *text and moves it behind. 0 or -EINVAL. */
+int minute_parse(const char **text, uint16_t *ret_minute);
+
+/* Names of machines, disks, groups, policies: 1 to 63 of A-Z a-z 0-9 . _ -, not beginning with
+ * . or -. They become file names, blob names and parts of a history's disk names. */
+bool name_is_valid(const char *name);
+/* -EINVAL with words unless it is; `what` says whose: "machine", "disk". */
+int name_check(const char *what, const char *name, struct error *error);
