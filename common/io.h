@@ -50,6 +50,7 @@ struct io_ops {
 	int (*rename)(struct io *io, const char *from, const char *to);
 	int (*unlink)(struct io *io, const char *path);
 	int (*make_dir)(struct io *io, const char *path);
+	int (*remove_dir)(struct io *io, const char *path);
 	int (*sync_dir)(struct io *io, const char *path);
 	int (*list)(struct io *io, const char *path, int (*each)(void *context, const char *name),
 		void *context);
@@ -133,6 +134,12 @@ static inline int io_unlink(struct io *io, const char *path)
 static inline int io_make_dir(struct io *io, const char *path)
 {
 	return io->ops->make_dir(io, path);
+}
+
+/* -ENOTEMPTY unless it is empty. */
+static inline int io_remove_dir(struct io *io, const char *path)
+{
+	return io->ops->remove_dir(io, path);
 }
 
 static inline int io_sync_dir(struct io *io, const char *path)

@@ -188,6 +188,12 @@ static int posix_sync_dir(struct io *io, const char *path)
 	return fsync(fd) < 0 ? -errno : 0;
 }
 
+static int posix_remove_dir(struct io *io, const char *path)
+{
+	(void)io;
+	return rmdir(path) < 0 ? -errno : 0;
+}
+
 static int posix_list(struct io *io, const char *path, int (*each)(void *context, const char *name),
 	void *context)
 {
@@ -234,6 +240,7 @@ struct io *io_posix(void)
 		.rename = posix_rename,
 		.unlink = posix_unlink,
 		.make_dir = posix_make_dir,
+		.remove_dir = posix_remove_dir,
 		.sync_dir = posix_sync_dir,
 		.list = posix_list,
 		.free_bytes = posix_free_bytes,

@@ -1,9 +1,10 @@
 /*
- * The thread at a history's edge: gathers what is staged, commits it, and wakes who waits.
+ * The threads at a history's edge: gather what is staged, commit it, wake who waits, and keep the
+ * history in repair (history_maintain).
  *
- * It commits when somebody waits for durability, when 1 MiB is staged, or 2 ms after the first
- * staged byte, whichever comes first; between commits it keeps the history in repair
- * (history_maintain). An idle group costs a sleeping thread and no memory to speak of.
+ * Staged bytes are committed when somebody waits for durability (in that thread), when 1 MiB is
+ * staged, or 2 ms after the first staged byte, whichever comes first. An idle group costs two
+ * sleeping threads and no memory to speak of.
  */
 #pragma once
 
@@ -20,11 +21,11 @@ struct committer_gate {
 	void *context;
 };
 
-/* Starts the thread. Borrows the history, and becomes the only caller of its commit and maintain.
+/* Starts the threads. Borrows the history, and becomes the only caller of its commit and maintain.
  */
 int committer_new(struct history *history, const struct committer_gate *gate,
 	struct committer **ret_committer);
-/* Commits what is staged, ends the thread. */
+/* Commits what is staged, ends the threads. No call may be under way. */
 void committer_free(struct committer *committer);
 struct history *committer_history(struct committer *committer);
 

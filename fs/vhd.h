@@ -20,6 +20,10 @@
  * VHD_MAX_BYTES. */
 int vhd_check_size(uint64_t disk_bytes);
 
+/* The unique id in the footer of the disk with this name ("<machine>/<disk>"): always the same, so
+ * that a disk's footer is the same live, at every point and in the vault. */
+void vhd_disk_id(const char *disk_name, struct uuid *ret_id);
+
 /* Makes the footer. `time_ns` is its creation time (UTC); before 2000 counts as 2000. */
 int vhd_footer_format(uint64_t disk_bytes, const struct uuid *id, int64_t time_ns,
 	uint8_t ret_footer[static VHD_FOOTER_BYTES]);
@@ -30,7 +34,8 @@ int vhd_footer_parse(const uint8_t footer[static VHD_FOOTER_BYTES], uint64_t *re
 
 /* A store of disk_bytes + 512: `disk` with the footer behind it. Takes reads and writes of any
  * alignment, doing the reading and merging that `disk` wants; writes to the footer are accepted
- * and dropped if they are the footer itself, else -EPERM (a tool may rewrite it, no tool may
- * change it). Takes over `disk` on success. */
+ * and dropped if they change nothing or are, in one piece, the footer of a fixed VHD of the same
+ * size, else -EPERM (a tool may rewrite it, no tool may change it) with nothing stored; beyond
+ * the end -ENOSPC, as on any disk. Takes over `disk` on success. -EINVAL: vhd_check_size. */
 int vhd_store_new(
 	struct store *disk, const struct uuid *id, int64_t time_ns, struct store **ret_store);
