@@ -1,0 +1,394 @@
+/*
+ * The rules, each once. A rule is a function that raises its alert or does not; the tables at the
+ * end run them all. Every text says what and where, every cause why as far as it is known, every
+ * mend what a person can do now.
+ */
+#include "replicator/alerts.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/clock.h"
+#include "common/utc.h"
+
+/* The next evaluation under construction. */
+struct board {
+	struct alert *alerts;
+	unsigned count;
+	int64_t now_ns;
+};
+
+static struct alert *raise_alert(struct board *board, const char *code, bool critical)
+{
+	/* More rules than places would be a mistake in this file; see ALERT_MAX. */
+	if (board->count == ALERT_MAX)
+		return &board->alerts[ALERT_MAX - 1];
+	struct alert *alert = &board->alerts[board->count++];
+	*alert = (struct alert){ .code = code, .critical = critical, .since_ns = board->now_ns };
+	return alert;
+}
+
+#define SAY(field, ...) snprintf(field, sizeof(field), __VA_ARGS__)
+
+const char *alert_human_bytes(uint64_t bytes, char ret_text[static ALERT_HUMAN_BYTES])
+{
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	double value = (double)bytes;
+	unsigned unit = 0;
+	while (value >= 1024.0 && unit + 1 < ARRAY_SIZE(units)) {
+		value /= 1024.0;
+		unit++;
+	}
+	snprintf(
+		ret_text, ALERT_HUMAN_BYTES, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+	return ret_text;
+}
+
+const char *alert_human_age(int64_t ns, char ret_text[static ALERT_HUMAN_BYTES])
+{
+	double s = (double)ns / (double)NS_PER_S;
+	if (s < 120.0)
+		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.0f s", s);
+	else if (s < 7200.0)
+		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.0f min", s / 60.0);
+	else if (s < 172800.0)
+		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.1f h", s / 3600.0);
+	else
+		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.1f days", s / 86400.0);
+	return ret_text;
+}
+
+/* ── a group's rules ─────────────────────────────────────────────────────────────────────── */
+
+static void rule_group_failed(const struct alert_facts *f, struct board *board)
+{
+	if (!f->open_failed)
+		return;
+	struct alert *a = raise_alert(board, "group-failed", true);
+	SAY(a->text, "%s is not running: its journal could not be opened", f->machine);
+	SAY(a->cause, "%s", f->open_error.message);
+	SAY(a->mend, "%s",
+		f->open_error.mend[0]
+			? f->open_error.mend
+			: "mend the cause; it is tried again every minute. If the journal is lost, "
+			  "'landfall vault takeover' brings the points of the vault back");
+}
+
+static void rule_commit_failed(const struct alert_facts *f, struct board *board)
+{
+	if (f->commit_error.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "commit-failed", true);
+	SAY(a->text,
+		"%s: the journal's disk failed to take a write (%u times lately); the "
+		"journal was closed and read again from the disk",
+		f->machine, f->commit_failures);
+	SAY(a->cause, "%s", f->commit_error.message);
+	SAY(a->mend, "%s",
+		f->commit_error.code == -ENOSPC
+			? "make room on the journal's filesystem, or lower [journal] size"
+			: "look for the disk's errors in the kernel's log (dmesg) and replace it; "
+			  "what was acknowledged before is safe");
+}
+
+static void rule_resync(const struct alert_facts *f, struct board *board)
+{
+	if (f->resync_disks == 0)
+		return;
+	struct alert *a = raise_alert(board, "resync-needed", true);
+	SAY(a->text, "%s: %u disks lost acknowledged data and must be compared with the source: %s",
+		f->machine, f->resync_disks, f->resync_names);
+	SAY(a->cause, "%s",
+		f->first_fault[0] ? f->first_fault : "part of the journal could not be read back");
+	SAY(a->mend, "write the disks' content again from the source (source fuse: to the live "
+		     "files, then 'landfall point create'); earlier points are still good");
+}
+
+static void rule_journal_damaged(const struct alert_facts *f, struct board *board)
+{
+	if (f->journal_faults == 0 || f->resync_disks > 0)
+		return;
+	struct alert *a = raise_alert(board, "journal-damaged", false);
+	SAY(a->text, "%s: %u parts of the journal failed their checksums when it was opened",
+		f->machine, f->journal_faults);
+	SAY(a->cause, "%s", f->first_fault);
+	SAY(a->mend, "check the appliance's disk (smartctl, dmesg); points marked damaged cannot "
+		     "be trusted, 'landfall verify' proves the others");
+}
+
+static void rule_taken_over(const struct alert_facts *f, struct board *board)
+{
+	if (!f->taken_over)
+		return;
+	struct alert *a = raise_alert(board, "taken-over", true);
+	SAY(a->text,
+		"%s belongs to another appliance now: nothing is written here or sent to the "
+		"vault any more",
+		f->machine);
+	SAY(a->cause, "%s", f->owner[0] ? f->owner : "the vault names another owner");
+	SAY(a->mend,
+		"if that was meant, 'landfall machine remove %s --keep-vault' here; if not, "
+		"stop the other appliance and run 'landfall vault takeover' here",
+		f->machine);
+}
+
+static void rule_vault_missing(const struct alert_facts *f, struct board *board)
+{
+	if (f->vault_configured && f->vault_initialized)
+		return;
+	struct alert *a = raise_alert(board, "vault-missing", false);
+	if (!f->vault_configured) {
+		SAY(a->text, "%s has local recovery points only: they die with this appliance",
+			f->machine);
+		SAY(a->cause, "no vault is configured");
+		SAY(a->mend, "add [vault] to landfall.conf, restart landfalld, run 'landfall vault "
+			     "init'");
+		return;
+	}
+	SAY(a->text, "%s is not protected yet: the container is no vault", f->machine);
+	SAY(a->cause, "%s", f->vault_error.message);
+	SAY(a->mend, "run 'landfall vault init', or mend [vault] container in landfall.conf");
+}
+
+static bool is_refusal(int code)
+{
+	return code == -EACCES || code == -EPERM || code == -EINVAL || code == -EPROTONOSUPPORT;
+}
+
+static void rule_vault_unreachable(const struct alert_facts *f, struct board *board)
+{
+	if (!f->vault_configured || !f->vault_initialized || f->taken_over || f->vault_reachable ||
+		f->vault_error.code == 0)
+		return;
+	bool refused = is_refusal(f->vault_error.code);
+	struct alert *a =
+		raise_alert(board, refused ? "vault-refused" : "vault-unreachable", refused);
+	if (f->vault_error_since_ns > 0)
+		a->since_ns = f->vault_error_since_ns;
+	SAY(a->text, "%s: the vault %s; points are made locally, %s", f->machine,
+		refused ? "refuses us" : "is out of reach",
+		"and will be sent when it answers again");
+	SAY(a->cause, "%s", f->vault_error.message);
+	SAY(a->mend, "%s",
+		f->vault_error.mend[0] ? f->vault_error.mend
+		: refused ? "check the credentials and [vault] in landfall.conf, and the clock"
+			  : "check the network, the proxy and the endpoint in landfall.conf; it "
+			    "is tried again by itself");
+}
+
+static void rule_flush_failed(const struct alert_facts *f, struct board *board)
+{
+	if (f->flush_failures == 0 || f->taken_over)
+		return;
+	struct alert *a = raise_alert(board, "flush-failed", f->flush_failures >= 3);
+	SAY(a->text, "%s: sending to the vault failed %u times in a row", f->machine,
+		f->flush_failures);
+	SAY(a->cause, "%s", f->flush_error.message);
+	SAY(a->mend, "%s",
+		f->flush_error.mend[0]
+			? f->flush_error.mend
+			: "it is tried again by itself; 'landfall vault check' tells "
+			  "whether the vault is sound");
+}
+
+static void rule_rpo(const struct alert_facts *f, struct board *board)
+{
+	if (!f->vault_configured || f->rpo_alert_s == 0 || f->taken_over || f->open_failed ||
+		f->rpo_vault_age_ns <= f->rpo_alert_s * NS_PER_S)
+		return;
+	char age[ALERT_HUMAN_BYTES], allowed[ALERT_HUMAN_BYTES], lag[ALERT_HUMAN_BYTES],
+		rate[ALERT_HUMAN_BYTES];
+	struct alert *a = raise_alert(board, "rpo", true);
+	SAY(a->text, "%s: changes as old as %s are not in the vault; the policy allows %s",
+		f->machine, alert_human_age(f->rpo_vault_age_ns, age),
+		alert_human_age(f->rpo_alert_s * NS_PER_S, allowed));
+	if (f->paused) {
+		SAY(a->cause, "replication is paused");
+		SAY(a->mend, "run 'landfall machine resume %s'", f->machine);
+	} else if (!f->vault_reachable || f->flush_failures > 0) {
+		SAY(a->cause, "%s",
+			f->vault_reachable ? f->flush_error.message : f->vault_error.message);
+		SAY(a->mend, "mend what keeps the vault from being written; see the other alert");
+	} else {
+		SAY(a->cause, "%s wait to be sent, and %s/s flow",
+			alert_human_bytes(f->lag_bytes, lag),
+			alert_human_bytes(f->flush_bytes_per_s, rate));
+		SAY(a->mend, "give it more bandwidth (policy, line), or allow more with "
+			     "'landfall policy set … rpo-alert=…'");
+	}
+}
+
+static void rule_journal_fill(const struct alert_facts *f, struct board *board)
+{
+	if (f->open_failed || (!f->refusing && f->allowed_bytes_per_s == 0))
+		return;
+	char rate[ALERT_HUMAN_BYTES], limit[ALERT_HUMAN_BYTES];
+	struct alert *a =
+		raise_alert(board, f->refusing ? "journal-full" : "journal-filling", f->refusing);
+	alert_human_bytes(f->journal_limit_bytes, limit);
+	if (f->refusing)
+		SAY(a->text,
+			"%s: the journal is full (%.0f %% of %s): writes wait, then are "
+			"refused; nothing acknowledged is lost",
+			f->machine, f->fill * 100.0, limit);
+	else
+		SAY(a->text,
+			"%s: the journal is filling (%.0f %% of %s): writes are slowed to %s/s",
+			f->machine, f->fill * 100.0, limit,
+			alert_human_bytes(f->allowed_bytes_per_s, rate));
+	const char *cause = "the source writes faster than the vault takes it";
+	const char *mend = "give it more bandwidth, or a larger [journal] size";
+	if (!f->vault_configured) {
+		cause = "without a vault nothing leaves the journal";
+		mend = "configure a vault, or a larger [journal] size";
+	} else if (f->paused) {
+		cause = "replication is paused and the source goes on writing";
+		mend = "run 'landfall machine resume'";
+	} else if (!f->vault_reachable) {
+		cause = "the vault is out of reach";
+		mend = "bring the vault back (see its alert), or give a larger [journal] size";
+	}
+	SAY(a->cause, "%s", cause);
+	SAY(a->mend, "%s", mend);
+}
+
+static void rule_verify_failed(const struct alert_facts *f, struct board *board)
+{
+	if (f->failed_point == 0)
+		return;
+	struct alert *a = raise_alert(board, "verify-failed", true);
+	SAY(a->text, "%s: recovery point %" PRIu64 " did not prove right when it was verified",
+		f->machine, f->failed_point);
+	SAY(a->cause, "bytes read back differ from the hashes kept with the point; the job's "
+		      "record names the first");
+	SAY(a->mend,
+		"do not use that point; run 'landfall vault check', verify its neighbours, "
+		"then 'landfall point delete %s %" PRIu64 "'",
+		f->machine, f->failed_point);
+}
+
+static void rule_paused(const struct alert_facts *f, struct board *board)
+{
+	if (!f->paused)
+		return;
+	struct alert *a = raise_alert(board, "paused", false);
+	SAY(a->text, "%s is paused: no points are made, nothing is sent to the vault", f->machine);
+	SAY(a->cause, "somebody paused it");
+	SAY(a->mend, "run 'landfall machine resume %s'", f->machine);
+}
+
+static void (*const group_rules[])(const struct alert_facts *facts, struct board *board) = {
+	rule_group_failed,
+	rule_commit_failed,
+	rule_resync,
+	rule_journal_damaged,
+	rule_taken_over,
+	rule_vault_missing,
+	rule_vault_unreachable,
+	rule_flush_failed,
+	rule_rpo,
+	rule_journal_fill,
+	rule_verify_failed,
+	rule_paused,
+};
+_Static_assert(ARRAY_SIZE(group_rules) <= ALERT_MAX, "every rule has its place");
+
+/* What goes on keeps its beginning. */
+static void replace(struct alert *alerts, unsigned *count, const struct board *next)
+{
+	for (unsigned i = 0; i < next->count; i++)
+		for (unsigned k = 0; k < *count; k++)
+			if (strcmp(next->alerts[i].code, alerts[k].code) == 0)
+				next->alerts[i].since_ns =
+					MIN(next->alerts[i].since_ns, alerts[k].since_ns);
+	memcpy(alerts, next->alerts, next->count * sizeof(*alerts));
+	*count = next->count;
+}
+
+void alerts_evaluate(
+	const struct alert_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count)
+{
+	struct alert next[ALERT_MAX];
+	struct board board = { .alerts = next, .now_ns = facts->now_ns };
+	for (unsigned i = 0; i < ARRAY_SIZE(group_rules); i++)
+		group_rules[i](facts, &board);
+	replace(alerts, count, &board);
+}
+
+/* ── the appliance's rules ───────────────────────────────────────────────────────────────── */
+
+static void rule_disk_full(const struct appliance_facts *f, struct board *board)
+{
+	uint64_t may_grow = f->journal_limit_bytes > f->journal_used_bytes
+				    ? f->journal_limit_bytes - f->journal_used_bytes
+				    : 0;
+	/* The journal is promised its size; a filesystem that cannot hold it will fail writes. */
+	if (f->journal_free_bytes >= may_grow && f->journal_free_bytes >= GIB / 4)
+		return;
+	char left[ALERT_HUMAN_BYTES], more[ALERT_HUMAN_BYTES];
+	bool critical = f->journal_free_bytes < MIN(GIB, may_grow / 10 + 128 * MIB);
+	struct alert *a = raise_alert(board, "disk-full", critical);
+	SAY(a->text,
+		"%s: %s are left on the journal's filesystem, and the journal may still grow "
+		"by %s",
+		f->journal_directory, alert_human_bytes(f->journal_free_bytes, left),
+		alert_human_bytes(may_grow, more));
+	SAY(a->cause,
+		"[journal] size is more than the filesystem holds, or something else fills it");
+	SAY(a->mend, "make room there, or lower [journal] size in landfall.conf and reload");
+}
+
+static void rule_cache_failed(const struct appliance_facts *f, struct board *board)
+{
+	if (f->cache_error.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "cache-failed", false);
+	SAY(a->text, "%s: running without a read cache; reading old points is slow",
+		f->cache_path ? f->cache_path : "cache");
+	SAY(a->cause, "%s", f->cache_error.message);
+	SAY(a->mend, "%s",
+		f->cache_error.mend[0] ? f->cache_error.mend
+				       : "mend the cause and restart landfalld");
+}
+
+static void rule_no_vault(const struct appliance_facts *f, struct board *board)
+{
+	if (f->vault_configured || f->machine_count > 0)
+		return; /* with machines, each says so itself */
+	struct alert *a = raise_alert(board, "vault-missing", false);
+	SAY(a->text, "no vault is configured: what will be protected here will not outlive this "
+		     "appliance");
+	SAY(a->cause, "landfall.conf has no [vault]");
+	SAY(a->mend, "add [vault] to landfall.conf, restart landfalld, run 'landfall vault init'");
+}
+
+void alerts_evaluate_appliance(
+	const struct appliance_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count)
+{
+	struct alert next[ALERT_MAX];
+	struct board board = { .alerts = next, .now_ns = facts->now_ns };
+	rule_disk_full(facts, &board);
+	rule_cache_failed(facts, &board);
+	rule_no_vault(facts, &board);
+	replace(alerts, count, &board);
+}
+
+enum alert_health alerts_health(const struct alert *alerts, unsigned count)
+{
+	enum alert_health worst = ALERT_OK;
+	for (unsigned i = 0; i < count; i++) {
+		enum alert_health one = alerts[i].critical ? ALERT_CRITICAL : ALERT_WARNING;
+		worst = MAX(worst, one);
+	}
+	return worst;
+}
+
+const char *alert_health_text(enum alert_health health)
+{
+	static const char *const texts[] = { "ok", "warning", "critical" };
+	return texts[health];
+}

@@ -1,0 +1,91 @@
+/*
+ * Alerts: what a person should know about, each with its cause and its mend.
+ *
+ * Every rule stands once, in alerts.c, as a function of facts. An alert lives as long as its
+ * rule holds; `since_ns` is when it began to. Not thread-safe: the owner of the facts locks.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+#define ALERT_MAX 16
+
+struct alert {
+	const char *code; /* "rpo", "journal-full", "vault-unreachable", …; static */
+	bool critical;
+	int64_t since_ns;
+	char text[256], cause[256], mend[256];
+};
+
+/* What is known of a group. Ages are −1 if there is nothing to take the age of. */
+struct alert_facts {
+	const char *machine; /* whom to name: the group's name */
+	int64_t now_ns;
+
+	/* protection */
+	bool vault_configured;
+	bool vault_initialized; /* false only if the service said so */
+	bool vault_reachable;
+	struct error vault_error; /* the last failure while not reachable */
+	int64_t vault_error_since_ns;
+	bool taken_over;
+	char owner[192]; /* who, since when, as the vault says */
+	bool paused;
+	int64_t rpo_vault_age_ns; /* of the oldest change not in the vault */
+	int64_t rpo_alert_s;      /* 0: no alert */
+	int64_t vault_interval_s;
+	uint64_t lag_bytes, flush_bytes_per_s;
+
+	/* flushing, when the vault answers but the flush fails */
+	unsigned flush_failures; /* in a row */
+	struct error flush_error;
+
+	/* the journal */
+	double fill;
+	uint64_t journal_limit_bytes;
+	uint64_t allowed_bytes_per_s; /* writes are slowed to this; 0: not slowed */
+	bool refusing;                /* writes are refused for want of room */
+	struct error commit_error;    /* the journal's disk failed; code 0: no */
+	unsigned commit_failures;     /* since the last hour without one */
+	bool open_failed;             /* the group is not running */
+	struct error open_error;
+	unsigned journal_faults; /* what opening found */
+	char first_fault[256];
+	unsigned resync_disks;
+	char resync_names[160];
+
+	/* points */
+	uint64_t failed_point; /* newest whose verification failed; 0: none */
+};
+
+/* Evaluates every rule. `alerts`/`*count` hold the result of the evaluation before (0 at first)
+ * and are replaced; an alert that goes on keeps its `since_ns`. */
+void alerts_evaluate(
+	const struct alert_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count);
+
+/* What is known of the appliance itself. */
+struct appliance_facts {
+	int64_t now_ns;
+	bool vault_configured;
+	unsigned machine_count;
+	const char *journal_directory;
+	uint64_t journal_free_bytes; /* of its filesystem */
+	uint64_t journal_limit_bytes, journal_used_bytes;
+	struct error cache_error; /* code 0: fine */
+	const char *cache_path;
+};
+
+void alerts_evaluate_appliance(const struct appliance_facts *facts,
+	struct alert alerts[static ALERT_MAX], unsigned *count);
+
+enum alert_health { ALERT_OK, ALERT_WARNING, ALERT_CRITICAL };
+enum alert_health alerts_health(const struct alert *alerts, unsigned count);
+const char *alert_health_text(enum alert_health health);
+
+/* "1.5 GiB", "17 s", "4.2 h": for people. Return ret_text. */
+#define ALERT_HUMAN_BYTES 24
+const char *alert_human_bytes(uint64_t bytes, char ret_text[static ALERT_HUMAN_BYTES]);
+const char *alert_human_age(int64_t ns, char ret_text[static ALERT_HUMAN_BYTES]);
