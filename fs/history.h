@@ -214,6 +214,8 @@ struct history_stats {
 	uint64_t used_bytes;      /* of the journal's files */
 	uint64_t freeable_bytes;  /* could be trimmed now, at the price of local points */
 	uint64_t unflushed_bytes; /* payload sealed or not that no vault point holds */
+	uint64_t unsealed_bytes;  /* written and zeroed since the newest seal, staged included; what
+				     point.changed_bytes will be */
 	uint64_t written_bytes;   /* payload taken since it was opened, */
 	uint64_t zeroed_bytes;    /* zeros likewise, */
 	uint64_t journal_bytes;   /* and what the journal wrote for it */
