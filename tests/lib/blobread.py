@@ -61,7 +61,10 @@ class Vault:
 
     def _authorization(self, method, path, query, extra):
         signed = {k.lower(): v for k, v in extra.items()}
-        lines = [method, "", "", "", "", "", "", "", "", "", "", signed.get("range", "")]
+        # verb; encoding, language, length, MD5, type, date; modified, match, none-match,
+        # unmodified; range
+        lines = [method, "", "", "", "", "", "", "", signed.get("if-match", ""), "", "",
+                 signed.get("range", "")]
         ms = sorted(k for k in signed if k.startswith("x-ms-"))
         lines += [f"{k}:{signed[k]}" for k in ms]
         lines.append(f"/{self.account}{path}")
@@ -90,10 +93,10 @@ class Vault:
                 self.connection = None
                 if attempt == 7:
                     raise
-                time.sleep(min(2, 0.05 * 2 ** attempt))
+                time.sleep(min(1, 0.02 * 2 ** attempt))
                 continue
             if answer.status in (500, 503) and attempt < 7:
-                time.sleep(min(2, 0.05 * 2 ** attempt))
+                time.sleep(min(1, 0.02 * 2 ** attempt))
                 continue
             if answer.status >= 300:
                 raise Refused(answer.status, answer.getheader("x-ms-error-code"))

@@ -324,7 +324,7 @@ class Connection:
             headers[name.lower()] = value
         if headers.get("connection", "").lower() == "close":
             self.closing = True
-        if "://" in target:     # a proxy's absolute form
+        if target.startswith(("http://", "https://")):     # as asked of a proxy
             target = "/" + target.split("://", 1)[1].partition("/")[2]
         req = Request(method, target, headers, raw)
         req.secure = self.front.tls is not None
