@@ -391,10 +391,10 @@ const char *model_recover(
 	return NULL;
 }
 
-void model_allow_trim(struct model_state *state)
+void model_allow_trim(struct model_state *state, uint64_t vault_point)
 {
 	for (unsigned i = 0; i < state->point_count; i++)
 		if (!(state->points[i].point.flags & POINT_VAULT) &&
-			state->points[i].point.number < state->newest_vault)
+			state->points[i].point.number < vault_point)
 			state->points[i].soft = true;
 }

@@ -133,8 +133,8 @@ const char *model_recover(
  * a trim took. Returns what must not have happened in words, or NULL. */
 const char *model_adopt(struct model_state *state, const struct point *points, unsigned count,
 	char text[static 256]);
-/* Points below the newest vault point may be trimmed from now on. */
-void model_allow_trim(struct model_state *state);
+/* Local points below the vault point may be trimmed from now on. */
+void model_allow_trim(struct model_state *state, uint64_t vault_point);
 
 /* One sector's bytes for a tag, and back. */
 void model_fill(uint64_t tag, void *sector);

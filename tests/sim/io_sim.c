@@ -18,46 +18,11 @@
 
 #include "tests/sim/io_sim_node.h"
 
-struct name_change {
-	struct name_change *next;
-	uint64_t sequence;
-	struct node *from_directory; /* NULL: nothing is taken away */
-	struct node *to_directory;   /* NULL: nothing is put anywhere */
-	char *from, *to;
-	struct node *node;
-};
-
 struct sim_file {
 	struct io_file file;
 	struct node *node;
 	uint64_t epoch;
 	unsigned flags;
-};
-
-struct io_sim {
-	struct io io;
-	struct rng rng;
-	struct node *nodes;
-	struct node *root;
-	struct name_change *name_changes, **name_changes_end;
-	uint64_t sequence;
-	uint64_t last_write; /* its sequence number */
-	uint64_t ops;
-	uint64_t crash_at;
-	uint64_t epoch;
-	uint64_t stamp;
-	uint64_t room;
-	bool off;
-	enum io_sim_lie lie;
-	struct node *synced_last;
-	FILE *trace;
-	struct {
-		unsigned ops;
-		uint64_t after;
-		int error;
-		bool cached;
-		bool done;
-	} fault;
 };
 
 enum verdict { GO_ON, CRASH_IN_IT, FAIL_IT, IS_OFF };
@@ -97,164 +62,6 @@ static enum verdict begin(struct io_sim *sim, enum io_sim_op op)
 
 /* ── names ───────────────────────────────────────────────────────────────────────────────── */
 
-static struct node *node_new(struct io_sim *sim, bool is_directory)
-{
-	struct node *node = sim_alloc(sizeof(*node));
-	memset(node, 0, sizeof(*node));
-	node->is_directory = is_directory;
-	node->changes_end = &node->changes;
-	node->next = sim->nodes;
-	sim->nodes = node;
-	return node;
-}
-
-static struct entry **entry_find(struct entry **names, const char *name)
-{
-	while (*names && strcmp((*names)->name, name) != 0)
-		names = &(*names)->next;
-	return names;
-}
-
-static void entry_remove(struct entry **names, const char *name, const struct node *only)
-{
-	struct entry **at = entry_find(names, name);
-	struct entry *e = *at;
-	if (!e || (only && e->node != only))
-		return;
-	*at = e->next;
-	free(e->name);
-	free(e);
-}
-
-static void entry_set(struct entry **names, const char *name, struct node *node)
-{
-	struct entry **at = entry_find(names, name);
-	if (*at) {
-		(*at)->node = node;
-		return;
-	}
-	struct entry *e = sim_alloc(sizeof(*e));
-	e->next = NULL;
-	e->name = strdup(name);
-	e->node = node;
-	*at = e;
-}
-
-static void entries_free(struct entry **names)
-{
-	while (*names)
-		entry_remove(names, (*names)->name, NULL);
-}
-
-static void name_change_apply(const struct name_change *c, bool durable)
-{
-	if (c->from_directory)
-		entry_remove(
-			durable ? &c->from_directory->durable_names : &c->from_directory->names,
-			c->from, durable ? c->node : NULL);
-	if (c->to_directory)
-		entry_set(durable ? &c->to_directory->durable_names : &c->to_directory->names,
-			c->to, c->node);
-}
-
-static void name_change_free(struct name_change *c)
-{
-	free(c->from);
-	free(c->to);
-	free(c);
-}
-
-/* Logs the change and shows it. */
-static void name_change(struct io_sim *sim, struct node *from_directory, const char *from,
-	struct node *to_directory, const char *to, struct node *node)
-{
-	struct name_change *c = sim_alloc(sizeof(*c));
-	memset(c, 0, sizeof(*c));
-	c->sequence = ++sim->sequence;
-	c->from_directory = from_directory;
-	c->to_directory = to_directory;
-	c->from = from ? strdup(from) : NULL;
-	c->to = to ? strdup(to) : NULL;
-	c->node = node;
-	*sim->name_changes_end = c;
-	sim->name_changes_end = &c->next;
-	name_change_apply(c, false);
-}
-
-/* Ends the log of the directory, or of all (NULL); what `keeps` says survives is durable. */
-static void name_changes_end(struct io_sim *sim, const struct node *directory,
-	bool (*keeps)(void *context, const struct name_change *c), void *context)
-{
-	struct name_change **link = &sim->name_changes;
-	while (*link) {
-		struct name_change *c = *link;
-		if (directory && c->from_directory != directory && c->to_directory != directory) {
-			link = &c->next;
-			continue;
-		}
-		if (!keeps || keeps(context, c))
-			name_change_apply(c, true);
-		*link = c->next;
-		name_change_free(c);
-	}
-	sim->name_changes_end = link;
-}
-
-/* Walks to the directory that holds the last part of the path, which becomes *ret_last (it
- * points into path; empty for the root). 0, -ENOENT, -ENOTDIR. */
-static int walk(struct io_sim *sim, const char *path, struct node **ret_directory,
-	char ret_last[static 256])
-{
-	struct node *at = sim->root;
-	char part[256] = "";
-	const char *p = path;
-	for (;;) {
-		while (*p == '/')
-			p++;
-		size_t n = strcspn(p, "/");
-		if (n == 0)
-			break;
-		if (n >= sizeof(part))
-			return -ENAMETOOLONG;
-		if (n == 1 && *p == '.') {
-			p += n;
-			continue;
-		}
-		if (part[0]) {
-			struct entry *e = *entry_find(&at->names, part);
-			if (!e)
-				return -ENOENT;
-			if (!e->node->is_directory)
-				return -ENOTDIR;
-			at = e->node;
-		}
-		memcpy(part, p, n);
-		part[n] = '\0';
-		p += n;
-	}
-	*ret_directory = at;
-	strcpy(ret_last, part);
-	return 0;
-}
-
-static int look_up(struct io_sim *sim, const char *path, struct node **ret_node)
-{
-	char last[256];
-	struct node *directory;
-	int r = walk(sim, path, &directory, last);
-	if (r < 0)
-		return r;
-	if (!last[0]) {
-		*ret_node = directory;
-		return 0;
-	}
-	struct entry *e = *entry_find(&directory->names, last);
-	if (!e)
-		return -ENOENT;
-	*ret_node = e->node;
-	return 0;
-}
-
 static int sim_rename(struct io *io, const char *from, const char *to)
 {
 	struct io_sim *sim = sim_of(io);
@@ -262,18 +69,18 @@ static int sim_rename(struct io *io, const char *from, const char *to)
 	char from_last[256], to_last[256];
 	if (sim->off)
 		return -EIO;
-	int r = walk(sim, from, &from_directory, from_last);
+	int r = names_walk(sim, from, &from_directory, from_last);
 	if (r == 0)
-		r = walk(sim, to, &to_directory, to_last);
+		r = names_walk(sim, to, &to_directory, to_last);
 	if (r == 0)
-		r = look_up(sim, from, &node);
+		r = names_look_up(sim, from, &node);
 	if (r < 0)
 		return r;
 	enum verdict v = begin(sim, IO_SIM_RENAME);
 	trace(sim, "rename %s to %s (%d)", from, to, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
-	name_change(sim, from_directory, from_last, to_directory, to_last, node);
+	names_change(sim, from_directory, from_last, to_directory, to_last, node);
 	sim->off = v == CRASH_IN_IT;
 	return sim->off ? -EIO : 0;
 }
@@ -285,9 +92,9 @@ static int sim_unlink(struct io *io, const char *path)
 	char last[256];
 	if (sim->off)
 		return -EIO;
-	int r = walk(sim, path, &directory, last);
+	int r = names_walk(sim, path, &directory, last);
 	if (r == 0)
-		r = look_up(sim, path, &node);
+		r = names_look_up(sim, path, &node);
 	if (r == 0 && node->is_directory)
 		r = -EISDIR;
 	if (r < 0)
@@ -296,7 +103,7 @@ static int sim_unlink(struct io *io, const char *path)
 	trace(sim, "unlink %s (%d)", path, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
-	name_change(sim, directory, last, NULL, NULL, node);
+	names_change(sim, directory, last, NULL, NULL, node);
 	sim->off = v == CRASH_IN_IT;
 	return sim->off ? -EIO : 0;
 }
@@ -308,16 +115,16 @@ static int sim_make_dir(struct io *io, const char *path)
 	char last[256];
 	if (sim->off)
 		return -EIO;
-	int r = walk(sim, path, &directory, last);
+	int r = names_walk(sim, path, &directory, last);
 	if (r < 0)
 		return r;
-	if (look_up(sim, path, &node) == 0)
+	if (names_look_up(sim, path, &node) == 0)
 		return -EEXIST;
 	enum verdict v = begin(sim, IO_SIM_MAKE_DIR);
 	trace(sim, "make_dir %s (%d)", path, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
-	name_change(sim, NULL, NULL, directory, last, node_new(sim, true));
+	names_change(sim, NULL, NULL, directory, last, names_new_node(sim, true));
 	sim->off = v == CRASH_IN_IT;
 	return sim->off ? -EIO : 0;
 }
@@ -328,7 +135,7 @@ static int sim_sync_dir(struct io *io, const char *path)
 	struct node *node;
 	if (sim->off)
 		return -EIO;
-	int r = look_up(sim, path, &node);
+	int r = names_look_up(sim, path, &node);
 	if (r == 0 && !node->is_directory)
 		r = -ENOTDIR;
 	if (r < 0)
@@ -341,7 +148,7 @@ static int sim_sync_dir(struct io *io, const char *path)
 	if (sim->off)
 		return -EIO;
 	if (sim->lie != IO_SIM_LIE_SYNC_DIR)
-		name_changes_end(sim, node, NULL, NULL);
+		names_settle(sim, node, NULL, NULL);
 	return 0;
 }
 
@@ -352,7 +159,7 @@ static int sim_list(struct io *io, const char *path, int (*each)(void *context, 
 	struct node *node;
 	if (sim->off)
 		return -EIO;
-	int r = look_up(sim, path, &node);
+	int r = names_look_up(sim, path, &node);
 	if (r == 0 && !node->is_directory)
 		r = -ENOTDIR;
 	if (r < 0)
@@ -388,10 +195,10 @@ static int sim_open(struct io *io, const char *path, unsigned flags, struct io_f
 	char last[256];
 	if (sim->off)
 		return -EIO;
-	int r = walk(sim, path, &directory, last);
+	int r = names_walk(sim, path, &directory, last);
 	if (r < 0)
 		return r;
-	r = look_up(sim, path, &node);
+	r = names_look_up(sim, path, &node);
 	if (r == 0 && node->is_directory)
 		return -EISDIR;
 	if (r == 0 && (flags & IO_CREATE) && (flags & IO_EXCLUSIVE))
@@ -403,8 +210,8 @@ static int sim_open(struct io *io, const char *path, unsigned flags, struct io_f
 		trace(sim, "create %s (%d)", path, v);
 		if (v == FAIL_IT)
 			return sim->fault.error;
-		node = node_new(sim, false);
-		name_change(sim, NULL, NULL, directory, last, node);
+		node = names_new_node(sim, false);
+		names_change(sim, NULL, NULL, directory, last, node);
 		sim->off = v == CRASH_IN_IT;
 		if (sim->off)
 			return -EIO;
@@ -614,7 +421,7 @@ static int sim_free_bytes(struct io *io, const char *path, uint64_t *ret_bytes)
 	struct node *node;
 	if (sim->off)
 		return -EIO;
-	int r = look_up(sim, path, &node);
+	int r = names_look_up(sim, path, &node);
 	if (r < 0)
 		return r;
 	uint64_t used = io_sim_used_bytes(sim);
@@ -651,7 +458,7 @@ int io_sim_new(uint64_t seed, struct io_sim **ret_sim)
 	rng_seed(&sim->rng, seed);
 	sim->name_changes_end = &sim->name_changes;
 	sim->room = UINT64_MAX;
-	sim->root = node_new(sim, true);
+	sim->root = names_new_node(sim, true);
 	*ret_sim = sim;
 	return 0;
 }
@@ -667,12 +474,12 @@ void io_sim_free(struct io_sim *sim)
 {
 	if (!sim)
 		return;
-	name_changes_end(sim, NULL, keeps_nothing, NULL);
+	names_settle(sim, NULL, keeps_nothing, NULL);
 	while (sim->nodes) {
 		struct node *node = sim->nodes;
 		sim->nodes = node->next;
-		entries_free(&node->names);
-		entries_free(&node->durable_names);
+		names_free(&node->names);
+		names_free(&node->durable_names);
 		node_free(node);
 	}
 	free(sim);
@@ -750,8 +557,8 @@ static void sweep(struct io_sim *sim)
 			continue;
 		}
 		*link = node->next;
-		entries_free(&node->names);
-		entries_free(&node->durable_names);
+		names_free(&node->names);
+		names_free(&node->durable_names);
 		node_free(node);
 	}
 }
@@ -777,7 +584,7 @@ void io_sim_power_on(struct io_sim *sim, enum io_sim_keep keep)
 	s.cut = keep == IO_SIM_KEEP_TORN ? sim->last_write : choose_pending(sim);
 	trace(sim, "power on, keep %d", (int)keep);
 
-	name_changes_end(sim, NULL, keeps_name, &s);
+	names_settle(sim, NULL, keeps_name, &s);
 	for (struct node *node = sim->nodes; node; node = node->next)
 		node_settle(node, &s);
 	if (sim->lie == IO_SIM_LIE_LOST_SECTOR && sim->synced_last)
@@ -787,9 +594,9 @@ void io_sim_power_on(struct io_sim *sim, enum io_sim_keep keep)
 	for (struct node *node = sim->nodes; node; node = node->next) {
 		content_copy(&node->seen, &node->durable);
 		node->reserved_bytes = MIN(node->reserved_bytes, node->seen.bytes);
-		entries_free(&node->names);
+		names_free(&node->names);
 		for (struct entry *e = node->durable_names; e; e = e->next)
-			entry_set(&node->names, e->name, e->node);
+			names_set(&node->names, e->name, e->node);
 	}
 	sim->epoch++;
 	sim->off = false;
@@ -859,7 +666,7 @@ void io_sim_each_file(struct io_sim *sim,
 int io_sim_rot(struct io_sim *sim, const char *path, uint64_t offset, const void *mask, size_t n)
 {
 	struct node *node;
-	int r = look_up(sim, path, &node);
+	int r = names_look_up(sim, path, &node);
 	if (r < 0)
 		return r;
 	if (offset + n > node->seen.bytes)
@@ -884,7 +691,7 @@ int io_sim_stamp(
 	struct io_sim *sim, const char *path, uint64_t offset, uint64_t *ret_stamp, bool *ret_blank)
 {
 	struct node *node;
-	int r = look_up(sim, path, &node);
+	int r = names_look_up(sim, path, &node);
 	if (r < 0)
 		return r;
 	const struct page *page = content_page(&node->seen, offset);

@@ -1,5 +1,5 @@
 /*
- * Inside the simulated disk: the content of one file, seen and durable. Only io_sim*.c use it.
+ * Inside the simulated disk: contents and names, seen and durable. Only io_sim*.c use it.
  */
 #pragma once
 
@@ -92,3 +92,56 @@ int settlement_of(const struct settlement *settlement, uint64_t sequence);
 
 /* Memory, or the end of the program: a simulation has no answer to its absence. */
 void *sim_alloc(uint64_t n);
+
+/* ── names ───────────────────────────────────────────────────────────────────────────────── */
+
+struct name_change {
+	struct name_change *next;
+	uint64_t sequence;
+	struct node *from_directory; /* NULL: nothing is taken away */
+	struct node *to_directory;   /* NULL: nothing is put anywhere */
+	char *from, *to;
+	struct node *node;
+};
+
+struct io_sim {
+	struct io io;
+	struct rng rng;
+	struct node *nodes;
+	struct node *root;
+	struct name_change *name_changes, **name_changes_end;
+	uint64_t sequence;
+	uint64_t last_write; /* its sequence number */
+	uint64_t ops;
+	uint64_t crash_at;
+	uint64_t epoch;
+	uint64_t stamp;
+	uint64_t room;
+	bool off;
+	enum io_sim_lie lie;
+	struct node *synced_last;
+	FILE *trace;
+	struct {
+		unsigned ops;
+		uint64_t after;
+		int error;
+		bool cached;
+		bool done;
+	} fault;
+};
+
+struct node *names_new_node(struct io_sim *sim, bool is_directory);
+/* Lets the name lead to the node. */
+void names_set(struct entry **names, const char *name, struct node *node);
+void names_free(struct entry **names);
+/* Logs a change of names and shows it; either side may be missing. */
+void names_change(struct io_sim *sim, struct node *from_directory, const char *from,
+	struct node *to_directory, const char *to, struct node *node);
+/* Ends the log of the directory, or of all (NULL); what `keeps` (NULL: all) says is durable. */
+void names_settle(struct io_sim *sim, const struct node *directory,
+	bool (*keeps)(void *context, const struct name_change *c), void *context);
+/* Walks to the directory that holds the last part of the path; the part is copied, empty for the
+ * root. 0, -ENOENT, -ENOTDIR, -ENAMETOOLONG. */
+int names_walk(struct io_sim *sim, const char *path, struct node **ret_directory,
+	char ret_last[static 256]);
+int names_look_up(struct io_sim *sim, const char *path, struct node **ret_node);

@@ -1,0 +1,105 @@
+/*
+ * One simulated life of a history: the history itself over a simulated disk, vault and clock,
+ * beside the model that says what it must contain.
+ *
+ * A *step* does one thing to both and compares what can be compared at once. It returns 0, or
+ * -EIO when the history is dead: the power is off, or a fault that was asked for has come. Then
+ * the run is to be *restarted*: closed, the disk settled, and opened over what survived, which
+ * must fit the model. What may not happen ends the run by run_fail, which does not return.
+ */
+#pragma once
+
+#include <setjmp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "common/rng.h"
+#include "tests/sim/base_sim.h"
+#include "tests/sim/clock_sim.h"
+#include "tests/sim/history_model.h"
+#include "tests/sim/io_sim.h"
+
+#define RUN_VIEWS 2
+#define RUN_DIRECTORY "/var/journal/g"
+
+/* How a restart comes about. */
+#define RUN_KILL IO_SIM_KEEP_MODES /* the process dies, the machine lives */
+#define RUN_RESTARTS (IO_SIM_KEEP_MODES + 1)
+
+struct run_totals {
+	uint64_t runs, crash_points, steps, points_verified, refused;
+};
+
+struct run {
+	struct rng rng;
+	struct io_sim *sim;
+	struct clock_sim clock;
+	struct base_sim *base;
+	struct history *history;
+	struct model model;
+	struct run_view {
+		struct view *view;
+		const struct model_image *image;
+		uint64_t number;
+	} views[RUN_VIEWS];
+	struct view *passing_view; /* closed if a run fails while it looks */
+	struct history_options options;
+	struct history_report report;
+	uint64_t next_tag;
+	uint64_t last_lsn;
+	uint32_t max_sectors; /* of a disk */
+	uint32_t max_write_sectors;
+	struct run_totals *totals;
+	struct model_seen seen;
+	FILE *trace; /* NULL: silent */
+	jmp_buf failed;
+	char failure[2048];
+};
+
+/* Takes the place of everything in `run`; opens nothing yet. Before run_end it must be called
+ * within `if (setjmp(run->failed) == 0)`. */
+void run_begin(struct run *run, uint64_t seed, enum io_sim_lie lie, struct run_totals *totals,
+	FILE *trace);
+void run_end(struct run *run);
+void run_fail(struct run *run, const char *format, ...)
+	__attribute__((format(printf, 2, 3), noreturn));
+void run_trace(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Opens and compares with the model: 0, or -EIO when it died in it. */
+int run_open(struct run *run);
+/* Closes views and history. */
+void run_close(struct run *run);
+/* Closes and settles the disk, by an enum io_sim_keep or RUN_KILL. */
+void run_restart(struct run *run, unsigned how);
+/* Reads everything that a history shows into run->seen. 0 or -EIO. */
+int run_see(struct run *run);
+/* All points open and are exact. 0 or -EIO. */
+int run_verify_points(struct run *run);
+/* A call failed: returns -EIO if that may be (see above), else fails the run. */
+int run_dead(struct run *run, int r, const char *what);
+/* Takes note of what is durable by now. */
+void run_note_durable(struct run *run);
+
+/* ── steps ───────────────────────────────────────────────────────────────────────────────── */
+
+int step_add_disk(struct run *run, uint32_t sectors);
+int step_write(struct run *run, uint16_t disk, uint64_t lba, uint32_t sectors);
+int step_zero(struct run *run, uint16_t disk, uint64_t lba, uint64_t sectors);
+int step_seal(struct run *run);
+int step_commit(struct run *run);
+/* Flushes a point, or goes on with the flush that is pending; does nothing if there is nothing
+ * to flush. */
+int step_flush(struct run *run);
+int step_trim(struct run *run, uint64_t target_bytes);
+int step_maintain(struct run *run);
+/* An orderly end, or one that forgets what is staged, and a new start. */
+int step_reopen(struct run *run, bool commit);
+/* The current content of every disk equals the live model. */
+int step_read_all(struct run *run);
+/* The catalogue equals the durable model. */
+int step_check_points(struct run *run);
+/* Begins with disks and points found in a vault. */
+int step_take_over(struct run *run);
+/* Any of these and more, by chance. */
+int step_random(struct run *run);
