@@ -511,6 +511,13 @@ bool io_sim_is_off(const struct io_sim *sim)
 	return sim->off;
 }
 
+bool io_sim_external_op(struct io_sim *sim)
+{
+	if (!sim->off && ++sim->ops == sim->crash_at)
+		sim->off = true;
+	return sim->off;
+}
+
 static bool keeps_name(void *context, const struct name_change *c)
 {
 	const struct settlement *s = context;

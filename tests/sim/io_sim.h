@@ -82,6 +82,9 @@ void io_sim_power_on(struct io_sim *sim, enum io_sim_keep keep);
  * in that operation). */
 void io_sim_kill(struct io_sim *sim);
 
+/* Counts an operation of something beside the disk; true if the power goes out in it. */
+bool io_sim_external_op(struct io_sim *sim);
+
 /* ── faults ──────────────────────────────────────────────────────────────────────────────── */
 
 /* The `after`-th (from 1) of the operations in the set `ops` from now on fails with `error`
