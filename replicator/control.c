@@ -11,6 +11,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -20,6 +21,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/json_check.h"
 #include "common/log.h"
 #include "replicator/control_internal.h"
 
@@ -84,10 +86,7 @@ static cJSON *call_method(
 	if (error.code == 0)
 		error_set(&error, r, NULL, "%s: %s", call->method, cause);
 	int exit = (int)exit_code_of(r);
-	/* What is read may be wrong in its bytes (a file's name, a server's words). */
-	const char *message =
-		utf8_is_valid(error.message, strlen(error.message)) ? error.message : cause;
-	return rpc_error(call->id, RPC_APPLICATION - exit, message, exit, cause, error.mend);
+	return rpc_error(call->id, RPC_APPLICATION - exit, error.message, exit, cause, error.mend);
 }
 
 static cJSON *run_call(
@@ -102,13 +101,10 @@ static cJSON *run_call(
 			strerrordesc_np(EPERM), "become root or a member of group landfall");
 	const struct control_entry *entry = find_entry(control, call->method);
 	if (!entry) {
-		CLEANUP(buf_free) struct buf text = { 0 };
-		if (buf_printf(&text, "there is no method \"%.64s\"", call->method) < 0)
-			return NULL;
-		/* Cut in the middle of a character: the name is left out. */
-		return rpc_error(call->id, RPC_METHOD_NOT_FOUND,
-			utf8_is_valid(text.data, text.len) ? text.data : "there is no such method",
-			EXIT_USAGE, "unknown method", "");
+		char text[128];
+		snprintf(text, sizeof(text), "there is no method \"%.64s\"", call->method);
+		return rpc_error(
+			call->id, RPC_METHOD_NOT_FOUND, text, EXIT_USAGE, "unknown method", "");
 	}
 	return call_method(entry, peer, call);
 }
@@ -162,6 +158,19 @@ static int answer_line(
 	return r;
 }
 
+/* Answers carry words of others (a file's name, a server's message), which may be cut within a
+ * character or no UTF-8 at all: rather than an answer that cannot be read, '?' for what is not
+ * ASCII. */
+static void repair_text(char *text, size_t n)
+{
+	if (json_check(text, n, 2 * RPC_DEPTH_MAX, NULL) == 0)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		if ((unsigned char)text[i] >= 0x80)
+			text[i] = '?';
+	}
+}
+
 static void run_task(const struct control *control, const struct control_task *task)
 {
 	static const char no_memory[] =
@@ -173,6 +182,7 @@ static void run_task(const struct control *control, const struct control_task *t
 	char *text = answer ? cJSON_PrintUnformatted(answer) : NULL;
 	if (text) {
 		size_t n = strlen(text);
+		repair_text(text, n);
 		text[n] = '\n'; /* in the NUL's place: lengths are what counts from here */
 		(void)control_peer_send(task->peer, text, n + 1);
 	} else if (r < 0 || answer) {

@@ -2,9 +2,8 @@
  * Lines and JSON-RPC messages.
  *
  * Invariants: rpc_lines never holds more than RPC_LINE_MAX bytes; a message with code set in a
- * call carries neither method nor parameters; every message has at least one call. What cJSON
- * does not check is checked before it sees the line: UTF-8, and the escape \u0000, which would
- * cut a C string short. Nothing here is shared between threads.
+ * call carries neither method nor parameters; every message has at least one call. Lines are read
+ * by common/json.h, which is stricter than cJSON. Nothing here is shared between threads.
  */
 #include "replicator/control_rpc.h"
 
@@ -13,49 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/bytes.h"
 #include "common/cleanup.h"
-
-static size_t utf8_sequence_length(const unsigned char *p, size_t n)
-{
-	unsigned char low = 0x80, high = 0xbf;
-	size_t length;
-	if (p[0] < 0x80)
-		return p[0] != 0;
-	if (p[0] >= 0xc2 && p[0] <= 0xdf) {
-		length = 2;
-	} else if (p[0] >= 0xe0 && p[0] <= 0xef) {
-		length = 3;
-		low = p[0] == 0xe0 ? 0xa0 : 0x80;
-		high = p[0] == 0xed ? 0x9f : 0xbf;
-	} else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-		length = 4;
-		low = p[0] == 0xf0 ? 0x90 : 0x80;
-		high = p[0] == 0xf4 ? 0x8f : 0xbf;
-	} else {
-		return 0;
-	}
-	if (n < length || p[1] < low || p[1] > high)
-		return 0;
-	for (size_t i = 2; i < length; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	}
-	return length;
-}
-
-bool utf8_is_valid(const char *text, size_t n)
-{
-	const unsigned char *p = (const unsigned char *)text;
-	while (n > 0) {
-		size_t length = utf8_sequence_length(p, n);
-		if (length == 0)
-			return false;
-		p += length;
-		n -= length;
-	}
-	return true;
-}
+#include "common/json.h"
 
 static int deliver(struct rpc_lines *lines, const char *data, size_t n,
 	enum rpc_line_kind *ret_kind, const char **ret_line, size_t *ret_length)
@@ -117,6 +75,7 @@ static void call_free(struct rpc_call *call)
 	cJSON_Delete(call->id);
 	cJSON_Delete(call->parameters);
 	free(call->method);
+	free(call->problem);
 }
 
 void rpc_message_free(struct rpc_message *message)
@@ -152,7 +111,10 @@ static const char *find_problem(const cJSON *json, enum rpc_code *ret_code)
 /* A broken call without a usable id is answered with id null, as the specification wants. */
 static int fill_call(cJSON *json, struct rpc_call *call)
 {
-	call->problem = find_problem(json, &call->code);
+	const char *problem = find_problem(json, &call->code);
+	call->problem = problem ? strdup(problem) : NULL;
+	if (problem && !call->problem)
+		return -ENOMEM;
 	cJSON *id = cJSON_GetObjectItemCaseSensitive(json, "id");
 	if (cJSON_IsString(id) || cJSON_IsNumber(id) || cJSON_IsNull(id))
 		call->id = cJSON_DetachItemViaPointer(json, id);
@@ -176,48 +138,26 @@ static int single_problem(enum rpc_code code, const char *problem, struct rpc_me
 		return -ENOMEM;
 	call->id = cJSON_CreateNull();
 	call->code = code;
-	call->problem = problem;
-	if (!call->id) {
-		free(call);
+	call->problem = strdup(problem);
+	struct rpc_message message = { .calls = call, .count = 1 };
+	if (!call->id || !call->problem) {
+		rpc_message_free(&message);
 		return -ENOMEM;
 	}
-	*ret_message = (struct rpc_message){ .calls = call, .count = 1 };
+	*ret_message = message;
 	return 0;
-}
-
-static bool has_nul_escape(const char *line, size_t length)
-{
-	for (size_t i = 0; i + 1 < length; i++) {
-		if (line[i] != '\\')
-			continue;
-		if (length - i >= 6 && memcmp(line + i + 1, "u0000", 5) == 0)
-			return true;
-		i++; /* what is escaped, be it a backslash */
-	}
-	return false;
-}
-
-static void delete_json(cJSON **json)
-{
-	cJSON_Delete(*json);
 }
 
 int rpc_parse(const char *line, size_t length, struct rpc_message *ret_message)
 {
-	if (!utf8_is_valid(line, length))
-		return single_problem(RPC_PARSE_ERROR, "the line is not UTF-8 text", ret_message);
-	if (has_nul_escape(line, length))
-		return single_problem(
-			RPC_PARSE_ERROR, "the line holds a NUL character", ret_message);
-	const char *end = NULL;
-	CLEANUP(delete_json) cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
-	if (!json)
-		return single_problem(RPC_PARSE_ERROR, "the line is not JSON", ret_message);
-	for (; end < line + length; end++) {
-		if (*end && !strchr(" \t\r", *end))
-			return single_problem(RPC_PARSE_ERROR,
-				"there is something after the end of the JSON", ret_message);
-	}
+	static const struct json_limits limits = { .bytes = RPC_LINE_MAX, .depth = RPC_DEPTH_MAX };
+	struct error error = { 0 };
+	CLEANUP(json_freep) cJSON *json = NULL;
+	int r = json_parse(line, length, &limits, &json, &error);
+	if (r == -ENOMEM)
+		return r;
+	if (r < 0)
+		return single_problem(RPC_PARSE_ERROR, error.message, ret_message);
 
 	struct rpc_message message = { .batch = cJSON_IsArray(json), .count = 1 };
 	if (message.batch) {
@@ -225,13 +165,16 @@ int rpc_parse(const char *line, size_t length, struct rpc_message *ret_message)
 		if (message.count == 0)
 			return single_problem(
 				RPC_INVALID_REQUEST, "the batch is empty", ret_message);
+		if (message.count > RPC_BATCH_MAX)
+			return single_problem(
+				RPC_INVALID_REQUEST, "a batch has at most 1000 calls", ret_message);
 	}
 	message.calls = calloc(message.count, sizeof(*message.calls));
 	if (!message.calls)
 		return -ENOMEM;
 	cJSON *item = message.batch ? json->child : json;
 	for (unsigned i = 0; i < message.count; i++) {
-		int r = fill_call(item, &message.calls[i]);
+		r = fill_call(item, &message.calls[i]);
 		if (r < 0) {
 			rpc_message_free(&message);
 			return r;

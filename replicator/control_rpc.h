@@ -14,6 +14,8 @@
 struct cJSON;
 
 #define RPC_LINE_MAX (1u << 20) /* bytes of a line, its newline not counted */
+#define RPC_BATCH_MAX 1000u     /* calls of a batch */
+#define RPC_DEPTH_MAX 32u       /* of nesting */
 
 enum rpc_code {
 	RPC_PARSE_ERROR = -32700,
@@ -46,7 +48,7 @@ struct rpc_call {
 	char *method;             /* owned; NULL if code is set */
 	struct cJSON *parameters; /* owned object; NULL if code is set */
 	enum rpc_code code;       /* 0, or why this is not a call */
-	const char *problem;      /* static text, if code is set */
+	char *problem;            /* owned; set if code is */
 };
 
 struct rpc_message {
@@ -65,7 +67,3 @@ void rpc_message_free(struct rpc_message *message);
 struct cJSON *rpc_result(const struct cJSON *id, struct cJSON *result);
 struct cJSON *rpc_error(const struct cJSON *id, int code, const char *message, int exit,
 	const char *cause, const char *mend);
-
-/* True if `n` bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms) without
- * NUL. */
-bool utf8_is_valid(const char *text, size_t n);

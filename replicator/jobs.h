@@ -42,10 +42,12 @@ int jobs_register(struct jobs *jobs, const struct job_kind *kind, void *context)
 /* After all kinds are registered: resumes what was unfinished. */
 int jobs_resume(struct jobs *jobs);
 
-/* Starts a job; `parameters` (taken over) are stored with it. */
+/* Starts a job; `parameters` (NULL is fine; taken over if it succeeds) are stored with it. At
+ * most 8 run at once, the others wait. Of two jobs with one subject (unless it is "") the second
+ * is refused: -EBUSY. -ENOENT: no such kind. Recorded when it returns. */
 int jobs_start(struct jobs *jobs, const char *kind, const char *subject, struct cJSON *parameters,
 	struct error *error, uint64_t *ret_id);
-/* -ENOENT, -EBUSY: cannot be canceled now. */
+/* Asks the job to stop; recorded when it returns. -ENOENT; -EBUSY: it has ended already. */
 int jobs_cancel(struct jobs *jobs, uint64_t id, struct error *error);
 /* JSON of one job or of all (newest first): id, kind, subject, state, created, finished, steps
  * [{name, state, started, finished}], progress {done, total, unit}, error {message, cause, mend},
@@ -53,7 +55,10 @@ int jobs_cancel(struct jobs *jobs, uint64_t id, struct error *error);
 int jobs_show(struct jobs *jobs, uint64_t id, struct cJSON **ret_json);
 int jobs_list(struct jobs *jobs, struct cJSON **ret_json);
 
-/* Calls `changed` (from the job's thread, no lock held) at every change until it is removed. */
+/* Calls `changed` (from the job's thread, or that of who cancels it; no lock held) at every change
+ * until it is removed; at the end of `jobs` once more with NULL, which removes it. The call may
+ * remove its own watch; otherwise jobs_unwatch waits until a call under way has returned. Within
+ * the call nothing else of `jobs` that changes a job may be called. -ENOENT: no such job. */
 int jobs_watch(struct jobs *jobs, uint64_t id,
 	void (*changed)(void *context, const struct cJSON *job), void *context,
 	uint64_t *ret_watch);
@@ -62,6 +67,8 @@ void jobs_unwatch(struct jobs *jobs, uint64_t watch);
 /* For steps: */
 const struct cJSON *job_parameters(const struct job *job);
 uint64_t job_id(const struct job *job);
+/* True once the job was canceled or the appliance stops: return -ECANCELED soon; the step is
+ * begun anew if the job resumes. Any thread. */
 bool job_should_stop(const struct job *job);
 void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit);
 /* Kept with the job, e.g. where something was mounted; taken over. Durable when it returns. */

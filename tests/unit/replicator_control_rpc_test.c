@@ -1,5 +1,5 @@
 /*
- * replicator/control_rpc.c: lines out of bytes, calls out of lines, UTF-8; and control_exit.c.
+ * replicator/control_rpc.c: lines out of bytes, calls out of lines; and control_exit.c.
  */
 #include "tests/unit/cmocka_common.h"
 
@@ -13,20 +13,6 @@
 #include "common/cleanup.h"
 #include "replicator/control.h"
 #include "replicator/control_rpc.h"
-
-static void utf8_is_told_from_what_is_not(void **state)
-{
-	(void)state;
-	static const char *const good[] = { "", "plain", "\xc3\xbc", "\xe2\x86\x92",
-		"\xf0\x9f\x98\x80", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
-	static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xe0\x80\xaf",
-		"\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "a\xff", "\xe2\x86" };
-	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-		assert_true(utf8_is_valid(good[i], strlen(good[i])));
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_false(utf8_is_valid(bad[i], strlen(bad[i])));
-	assert_false(utf8_is_valid("a\0b", 3));
-}
 
 /* Feeds `text` in pieces and writes the lines found, '|' after each, '!' for one too long. */
 static void cut(const char *text, size_t piece, char *out, size_t out_bytes)
@@ -236,7 +222,6 @@ static void unknown_parameters_are_named(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(utf8_is_told_from_what_is_not),
 		cmocka_unit_test(lines_are_cut_whatever_the_pieces),
 		cmocka_unit_test(long_lines_are_skipped_without_being_held),
 		cmocka_unit_test(the_longest_line_is_taken_and_one_byte_more_is_not),

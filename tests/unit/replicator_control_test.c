@@ -174,6 +174,10 @@ static void calls_are_answered(void **state)
 		"\"cause\":\"No such file or directory\",\"mend\":\"add it first\"}}}");
 	say(fd, CALL(3, "nothing.such", "{}"));
 	assert_non_null(strstr(hear(fd, line, sizeof(line)), "-32601"));
+	/* 63 letters and a character of two bytes: cut in its middle, yet an answer comes. */
+	say(fd, CALL(3, "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\xc3\xbc",
+			"{}"));
+	assert_non_null(strstr(hear(fd, line, sizeof(line)), "n?\\\""));
 	say(fd, "garbage\n");
 	assert_non_null(
 		strstr(hear(fd, line, sizeof(line)), "\"id\":null,\"error\":{\"code\":-32700"));
