@@ -146,3 +146,11 @@ const char *http_headers_get(const struct http_headers *headers, const char *nam
 	}
 	return NULL;
 }
+
+void http_headers_truncate(struct http_headers *headers, size_t count)
+{
+	if (count >= headers->count)
+		return;
+	headers->text.len = headers->items[count].name_at;
+	headers->count = count;
+}

@@ -27,6 +27,8 @@ struct http_headers {
 void http_headers_free(struct http_headers *headers);
 /* Forgets the fields, keeps the memory. */
 void http_headers_clear(struct http_headers *headers);
+/* Keeps the first `count` fields only. */
+void http_headers_truncate(struct http_headers *headers, size_t count);
 
 /* Adds a field; several of one name may stand side by side. `name` is a token of RFC 9110,
  * `value` has no control characters but tabs. 0, -EINVAL, -E2BIG beyond the bounds, -ENOMEM. */

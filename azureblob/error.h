@@ -1,0 +1,56 @@
+/*
+ * What the blob service, or the way to it, said when a call failed.
+ *
+ * Codes (-errno) and what they stand for:
+ *	-ENOENT      404: no such blob, snapshot or container
+ *	-EEXIST      409 BlobAlreadyExists, ContainerAlreadyExists; or If-None-Match: * not met
+ *	-ESTALE      412: lease, sequence number or If-Match does not hold; 409 if the lease one
+ *	             thought to hold is gone, or the base was overwritten since the snapshot
+ *	-EBUSY       409: leased by another, a copy is under way, the container is being deleted
+ *	-ENOTEMPTY   409 SnapshotsPresent
+ *	-EDQUOT      409 SnapshotCountExceeded (premium accounts)
+ *	-EACCES      401, 403, or no token to be had
+ *	-ERANGE      416 InvalidRange: nothing there to read
+ *	-EINVAL      any other refusal: the request itself is at fault
+ *	-EAGAIN      503, 429, 409 SnapshotOperationRateExceeded: overloaded, retries used up
+ *	-ETIMEDOUT   500, 502, 504, 408 or no answer in time
+ *	-ECONNRESET  the connection broke, or the answer was cut short
+ *	-ECONNREFUSED, -EHOSTUNREACH, -EPROTO, -EKEYREJECTED  no connection (see common/http.h)
+ *	-EBADMSG     an answer that is none: unparsable, of the wrong length, not the service's
+ *	-EMSGSIZE    an answer larger than there is room for
+ *	-ECANCELED   azureblob_cancel
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/error.h"
+#include "common/http.h"
+
+struct azureblob_error {
+	int error;       /* -errno, as above; 0: none */
+	int http_status; /* 0: no answer */
+	char code[64];   /* the service's, as "LeaseIdMissing"; may be empty */
+	char message[256];
+	char request_id[64]; /* the service's; without an answer "client " and our own */
+	bool ambiguous;      /* a change that may have happened, or may still happen later */
+};
+
+/* How `ret_error` was filled decides about trying again. */
+enum azureblob_verdict {
+	AZUREBLOB_REFUSED,   /* certain: did not happen; the same request will fare no better */
+	AZUREBLOB_TRY_AGAIN, /* certain: did not happen; later it may */
+	AZUREBLOB_MAYBE,     /* anything may have happened */
+};
+
+/* Reads a finished request that did not succeed. `ambiguous` is left to the caller. Pure. */
+enum azureblob_verdict azureblob_error_read(
+	const struct http_request *http, struct azureblob_error *ret_error);
+
+/* Fills it by hand; `ret_error` may be NULL. Returns `code`. */
+int azureblob_error_set(struct azureblob_error *ret_error, int code, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* In words for people, with a mend: "<what>: 412 LeaseIdMissing: … (request …)". `error` may be
+ * NULL. Returns from->error. */
+int azureblob_error_tell(const struct azureblob_error *from, const char *what, struct error *error);
