@@ -391,7 +391,8 @@ static void watches_see_the_end_and_the_end_of_all(void **state)
 	unsigned told = f->told;
 	assert_int_equal(jobs_watch(f->jobs, id, changed, f, &watch), 0);
 	jobs_free(f->jobs);
-	assert_int_equal(f->told, told + 1);
+	/* The thread that told of the end may have found the new watch as well. */
+	assert_true(f->told > told);
 	assert_string_equal(f->last, "");
 	open_jobs(f, &gated);
 }
