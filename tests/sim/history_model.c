@@ -336,6 +336,11 @@ const char *model_differs(
 			state->flush_pending, seen->flush_pending);
 		return text;
 	}
+	if (state->changed_bytes != seen->changed_bytes) {
+		snprintf(text, 256, "%" PRIu64 " bytes unsealed, seen %" PRIu64,
+			state->changed_bytes, seen->changed_bytes);
+		return text;
+	}
 	return points_differ(state, seen->points, seen->point_count, text);
 }
 

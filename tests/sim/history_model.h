@@ -104,6 +104,7 @@ struct model_seen {
 	unsigned point_count;
 	struct point points[MODEL_POINTS];
 	uint64_t flush_pending;
+	uint64_t changed_bytes; /* since the newest point */
 };
 
 void model_init(struct model *model);

@@ -35,6 +35,28 @@ void run_fail(struct run *run, const char *format, ...)
 	longjmp(run->failed, 1);
 }
 
+static void memory_drop(struct run *run, uint64_t number)
+{
+	base_sim_drop(run->base, number);
+}
+
+static bool memory_has(struct run *run, uint64_t number)
+{
+	return base_sim_has(run->base, number);
+}
+
+static void memory_fail(struct run *run, int error)
+{
+	base_sim_fail(run->base, error);
+}
+
+static const struct run_vault memory_vault = {
+	.flush = step_flush_to_memory,
+	.drop = memory_drop,
+	.has = memory_has,
+	.fail = memory_fail,
+};
+
 static void make_directories(struct io *io)
 {
 	/* What an operator or a package makes, long before. */
@@ -58,6 +80,7 @@ void run_begin(
 	io_sim_trace(run->sim, trace);
 	clock_sim_init(&run->clock);
 	model_init(&run->model);
+	run->vault = &memory_vault;
 	run->trace = trace;
 	run->totals = totals;
 	totals->runs++;
@@ -86,6 +109,8 @@ void run_close(struct run *run)
 	}
 	history_close(run->history);
 	run->history = NULL;
+	if (run->vault->close)
+		run->vault->close(run);
 }
 
 void run_end(struct run *run)
@@ -115,7 +140,6 @@ void run_restart(struct run *run, unsigned how)
 		io_sim_kill(run->sim);
 	else
 		io_sim_power_on(run->sim, how);
-	run->totals->crash_points++;
 }
 
 void run_note_durable(struct run *run)
@@ -127,10 +151,10 @@ void run_note_durable(struct run *run)
 	struct model_state *durable = &run->model.durable;
 	for (uint64_t n = 1; n <= durable->last_number; n++) {
 		const struct model_point *p = model_point(durable, n);
-		if (n > durable->newest_vault || !base_sim_has(run->base, n))
+		if (n > durable->newest_vault || !run->vault->has(run, n))
 			continue;
 		if (!p || !(p->point.flags & POINT_VAULT))
-			base_sim_drop(run->base, n);
+			run->vault->drop(run, n);
 	}
 }
 
@@ -168,6 +192,9 @@ int run_see(struct run *run)
 	}
 	seen->point_count = history_points(run->history, 0, seen->points, MODEL_POINTS);
 	seen->flush_pending = history_flush_pending(run->history);
+	struct history_stats stats;
+	history_stats(run->history, &stats);
+	seen->changed_bytes = stats.unsealed_bytes;
 	return 0;
 }
 
@@ -190,9 +217,9 @@ static void check_image(struct run *run, struct view *view, const struct model_p
 		bool local = view_is_local(view, id, 0, sectors);
 		/* What is local must not need the vault. */
 		if (local)
-			base_sim_fail(run->base, -EAGAIN);
+			run->vault->fail(run, -EAGAIN);
 		int r = view_read(view, id, 0, sectors, data);
-		base_sim_fail(run->base, 0);
+		run->vault->fail(run, 0);
 		if (r < 0)
 			run_fail(run, "point %" PRIu64 " disk %u (local %d) reads %d",
 				p->point.number, id, local, r);
@@ -226,7 +253,7 @@ static int verify_point(struct run *run, const struct model_point *p)
 	}
 	uint64_t under = view_base_number(run->passing_view);
 	if (view_number(run->passing_view) != p->point.number || under > p->point.number ||
-		(under && !base_sim_has(run->base, under)))
+		(under && !run->vault->has(run, under)))
 		run_fail(run, "point %" PRIu64 " stands on %" PRIu64, p->point.number, under);
 	check_image(run, run->passing_view, p);
 	view_close(run->passing_view);
@@ -271,7 +298,10 @@ int run_open(struct run *run)
 {
 	struct error error = { 0 };
 	memset(&run->report, 0xa5, sizeof(run->report));
-	int r = history_open(&run->options, &run->report, &error, &run->history);
+	int r = run->vault->open ? run->vault->open(run) : 0;
+	if (r < 0)
+		return run_dead(run, r, "opening the vault");
+	r = history_open(&run->options, &run->report, &error, &run->history);
 	if (r < 0) {
 		run->history = NULL;
 		if (!io_sim_is_off(run->sim) && !io_sim_has_failed(run->sim))

@@ -27,6 +27,24 @@
 #define RUN_KILL IO_SIM_KEEP_MODES /* the process dies, the machine lives */
 #define RUN_RESTARTS (IO_SIM_KEEP_MODES + 1)
 
+struct run;
+
+/* How points come into the vault and leave it; the default is the vault in memory. */
+struct run_vault {
+	/* Makes the point, which is sealed and durable, a vault point, from flush_begin to
+	 * flush_commit (which it tells the model by step_flush_begin and step_flush_commit). */
+	int (*flush)(struct run *run, uint64_t number);
+	/* The history has dropped the point durably. */
+	void (*drop)(struct run *run, uint64_t number);
+	bool (*has)(struct run *run, uint64_t number);
+	/* Around each life of the process: before the history is opened, after it was closed. 0 or
+	 * -EIO. NULL: nothing to do. */
+	int (*open)(struct run *run);
+	void (*close)(struct run *run);
+	/* Keeps the vault from answering, or lets it. */
+	void (*fail)(struct run *run, int error);
+};
+
 struct run_totals {
 	uint64_t runs, crash_points, steps, points_verified, refused;
 };
@@ -36,6 +54,8 @@ struct run {
 	struct io_sim *sim;
 	struct clock_sim clock;
 	struct base_sim *base;
+	const struct run_vault *vault;
+	void *vault_context;
 	struct history *history;
 	struct model model;
 	struct run_view {
@@ -91,6 +111,10 @@ int step_commit(struct run *run);
 /* Flushes a point, or goes on with the flush that is pending; does nothing if there is nothing
  * to flush. */
 int step_flush(struct run *run);
+/* Its parts, for other vaults. */
+int step_flush_to_memory(struct run *run, uint64_t number);
+int step_flush_begin(struct run *run, uint64_t number);
+int step_flush_commit(struct run *run, uint64_t number);
 int step_trim(struct run *run, uint64_t target_bytes);
 int step_maintain(struct run *run);
 /* An orderly end, or one that forgets what is staged, and a new start. */

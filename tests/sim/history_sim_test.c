@@ -109,6 +109,7 @@ static void open_whatever_comes(struct run *run)
 {
 	for (unsigned tries = 0; run_open(run) < 0; tries++) {
 		run_restart(run, any_restart(run));
+		run->totals->crash_points++;
 		io_sim_fail(run->sim, 0, 0, 0, false);
 		if (tries < 3 && rng_below(&run->rng, 2))
 			arm(run);
@@ -137,6 +138,7 @@ static void random_life(struct run *run)
 		if (r == 0)
 			io_sim_power_cut(run->sim);
 		run_restart(run, any_restart(run));
+		run->totals->crash_points++;
 	}
 	io_sim_fail(run->sim, 0, 0, 0, false);
 	if (run_open(run) < 0 || step_read_all(run) < 0)
@@ -237,6 +239,7 @@ static bool small_life(struct run *run, const char *workload, uint64_t crash_op,
 	if (!crashed)
 		io_sim_power_cut(run->sim);
 	run_restart(run, how);
+	run->totals->crash_points++;
 	r = run_open(run);
 	/* And once more: what was recovered is as good as what was written. */
 	if (r == 0 && run->model.live.disk_count == 0)

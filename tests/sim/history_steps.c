@@ -274,6 +274,36 @@ static int send_to_vault(struct run *run, uint64_t number)
 	return 0;
 }
 
+int step_flush_begin(struct run *run, uint64_t number)
+{
+	struct model_op op = { .kind = MODEL_FLUSH_BEGIN, .number = number };
+	int r = history_flush_begin(run->history, number, &op.lsn);
+	return staged(run, r, &op, "flush_begin");
+}
+
+int step_flush_commit(struct run *run, uint64_t number)
+{
+	struct model_op op = { .kind = MODEL_FLUSH_COMMIT, .number = number };
+	int r = history_flush_commit(run->history, number, &op.lsn);
+	r = staged(run, r, &op, "flush_commit");
+	uint64_t lsn;
+	if (r == 0 && history_flush_commit(run->history, number, &lsn) != -EINVAL)
+		run_fail(run, "a point is committed twice in the vault");
+	return r;
+}
+
+int step_flush_to_memory(struct run *run, uint64_t number)
+{
+	int r = step_flush_begin(run, number);
+	if (r == 0)
+		r = step_commit(run);
+	if (r == 0)
+		r = send_to_vault(run, number);
+	if (r == 0)
+		r = step_flush_commit(run, number);
+	return r == 0 && below(run, 3) ? step_commit(run) : r;
+}
+
 int step_flush(struct run *run)
 {
 	const struct model_state *durable = &run->model.durable;
@@ -290,22 +320,7 @@ int step_flush(struct run *run)
 			return 0;
 		number = candidates[below(run, n)];
 	}
-	struct model_op begin = { .kind = MODEL_FLUSH_BEGIN, .number = number };
-	int r = history_flush_begin(run->history, number, &begin.lsn);
-	r = staged(run, r, &begin, "flush_begin");
-	if (r == 0)
-		r = step_commit(run);
-	if (r == 0)
-		r = send_to_vault(run, number);
-	if (r < 0)
-		return r;
-	struct model_op commit = { .kind = MODEL_FLUSH_COMMIT, .number = number };
-	r = history_flush_commit(run->history, number, &commit.lsn);
-	r = staged(run, r, &commit, "flush_commit");
-	uint64_t lsn;
-	if (r == 0 && history_flush_commit(run->history, number, &lsn) != -EINVAL)
-		run_fail(run, "a point is committed twice in the vault");
-	return r == 0 && below(run, 3) ? step_commit(run) : r;
+	return run->vault->flush(run, number);
 }
 
 int step_check_points(struct run *run)
@@ -405,6 +420,11 @@ static int step_read_some(struct run *run)
 	uint64_t lba = below(run, sectors), n = 1 + below(run, sectors - lba);
 	int r = history_read(run->history, d->disk.id, lba, (uint32_t)n, data);
 	run->totals->steps++;
+	struct history_stats stats;
+	history_stats(run->history, &stats);
+	if (stats.unsealed_bytes != run->model.live.changed_bytes)
+		run_fail(run, "%" PRIu64 " bytes unsealed, not %" PRIu64, stats.unsealed_bytes,
+			run->model.live.changed_bytes);
 	if (r < 0)
 		return run_dead(run, r, "read");
 	for (uint64_t i = 0; i < n; i++)
