@@ -4,14 +4,22 @@
  *	timer ── point due ──► seal ──► flush when the vault interval is due ──► retention
  *	   └── back-pressure by how full the journal is; RPO and alerts
  *
- * States of a machine as DESIGN's words: new, syncing, protected, paused, resync-needed, …; a group
- * without a vault keeps local points and says that it is not protected.
+ * A group without a vault keeps local points and says that it is not protected. A vault out of
+ * reach is no error: points go on being made, and the flusher tries again by itself. A group that
+ * another appliance has taken over refuses writes and changes nothing any more, here or there.
  *
- * Back-pressure, by fill of the group's journal: below 60 % nothing; from 60 % cache and the
- * oldest local-only points give way; from 80 % a point is sealed for pressure if nothing else
- * would let the flusher free room, and writes are delayed, rising, matched to the flush rate; from
- * 92 % the flusher skips local points in between; at 97 % writes wait up to full_wait_s for room
- * and are then refused. Nothing acknowledged is ever lost to it.
+ * Back-pressure, by fill of the group's journal: below 60 % nothing; from 60 % the oldest
+ * local-only points give way; from 80 % a point is sealed for pressure if nothing else would let
+ * the flusher free room, and writes are delayed, rising, matched to the flush rate; from 92 % the
+ * flusher skips local points in between; at 97 % writes wait up to full_wait_s for room and are
+ * then refused. Nothing acknowledged is ever lost to it.
+ *
+ * When the journal's disk fails a write, the history is of no more use: whoever owns the group
+ * takes its users away and calls group_reopen, which replays what is on the disk.
+ *
+ * group.c holds the life, group_gate.c the writers' side of back-pressure, group_timer.c the
+ * timer's thread, group_vault.c the flusher's, group_retention.c what is deleted and when,
+ * group_state.c the small file that remembers what the journal cannot.
  */
 #pragma once
 
@@ -20,7 +28,9 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "fs/cache.h"
 #include "fs/committer.h"
+#include "replicator/alerts.h"
 #include "replicator/blob.h"
 #include "replicator/flusher.h"
 #include "replicator/policy.h"
@@ -29,62 +39,93 @@
 struct group;
 
 struct group_options {
-	struct io *io;
+	struct io *io; /* borrowed for the group's life, as are all that follow */
 	struct clock_source *clock;
 	struct blob_service *vault; /* NULL: none configured */
 	struct cache *cache;        /* NULL: none */
+	/* Texts are copied. */
 	const char *name;
-	const char *directory; /* journal/<group> */
+	const char *directory;  /* journal/<group> */
+	const char *state_path; /* a file of the group's own, e.g. state/groups/<group>.json */
+	const char *appliance_name;
 	struct uuid id, appliance;
 	uint64_t journal_bytes;
 	struct policy policy;
 	const char *settings; /* JSON text for owner.json */
 	unsigned full_wait_s; /* 0: 30 */
+	bool paused;
+	/* Takeover: the group as vault_group_takeover returned it; its disks and points are
+	 * imported into the journal, which must be new. Borrowed for the call. NULL otherwise. */
+	const struct vault_group *import;
 };
 
-/* Opens (replaying) or creates the group, claims it in the vault — a vault out of reach is no
- * error: it is tried again in the background — and starts its threads. */
+/* Opens (replaying) or creates the group and starts its threads; the vault is claimed in the
+ * background. Errors as history_open, and -ENODATA: the group was here before and its journal is
+ * gone. */
 int group_new(const struct group_options *options, struct error *error, struct group **ret_group);
+/* Commits what is staged, seals nothing. Views, clones and users of the committer are gone. */
 void group_free(struct group *group);
+/* True once the journal has failed (or could not be opened again): it needs group_reopen. */
+bool group_failed(struct group *group);
+/* Closes the failed journal and opens it again. No view, clone or user of the committer may be
+ * left; afterwards group_history and group_committer are other ones. On failure the group stays
+ * failed, both are NULL, and it may be tried again. */
+int group_reopen(struct group *group, struct error *error);
 
+/* Borrowed until group_reopen or group_free. NULL while a reopening has failed. */
 struct committer *group_committer(struct group *group);
 struct history *group_history(struct group *group);
+const char *group_name(const struct group *group);
 void group_set_policy(struct group *group, const struct policy *policy);
 void group_set_limit(struct group *group, uint64_t journal_bytes);
 void group_pause(struct group *group, bool paused);
+/* The vault is tried again now: it was initialized, or its credentials were renewed. */
+void group_retry_vault(struct group *group);
 
-/* Adds a disk to history and vault. Durable when it returns; the vault may follow later. */
+/* Adds a disk ("<machine>/<disk>") to history and vault. Durable when it returns; the vault
+ * follows. Adding what is there with the same size is done already. */
 int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error);
+/* Removing what is not there is done already. */
 int group_remove_disk(struct group *group, const char *name, struct error *error);
 int group_set_settings(struct group *group, const char *settings, struct error *error);
 
-enum group_wait { GROUP_WAIT_LOCAL, GROUP_WAIT_VAULT };
-/* Seals now. With GROUP_WAIT_VAULT returns when the point is in the vault (or a later one is). */
-int group_seal(struct group *group, uint8_t kind, uint32_t flags, enum group_wait wait,
+/* Seals now; durable in the journal when it returns. -EBUSY while a disk needs a resync, unless
+ * `resynced` gives the caller's word that its content was written again. */
+int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
 	struct error *error, uint64_t *ret_number);
 /* Flushes what is sealed as soon as it can. */
 void group_flush_now(struct group *group);
+/* Waits until point `number` or a later one is in the vault. 0; -ETIMEDOUT after timeout_ms;
+ * -ESTALE: taken over; -ENOTCONN: no vault is configured; -ECANCELED: the group ends. */
+int group_wait_vault(
+	struct group *group, uint64_t number, unsigned timeout_ms, struct error *error);
 int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error);
+/* -EBUSY: the newest of the vault, or something reads it. The vault follows in the background. */
 int group_point_delete(struct group *group, uint64_t number, struct error *error);
+/* Records a verification's verdict with the point. */
+int group_point_verdict(struct group *group, uint64_t number, bool verified, struct error *error);
 
-struct alert {
-	const char
-		*code; /* "rpo", "journal-full", "vault-unreachable", "taken-over", "resync", … */
-	bool critical;
-	int64_t since_ns;
-	char text[256], cause[256], mend[256];
-};
+/* A copy of the group as the vault knows it; the caller frees it. -ENOTCONN: not claimed yet. */
+int group_vault_copy(struct group *group, struct vault_group *ret_group);
+/* Stops flushing for good and deletes the group from the vault. Only group_free may follow, or
+ * this again after a failure. 0 also if it was never there. -ENOTCONN: no vault is configured. */
+int group_delete_vault(struct group *group, struct error *error);
 
 struct group_status {
-	int64_t rpo_local_ns, rpo_vault_ns; /* age of the newest point; −1: none yet */
-	uint64_t lag_bytes;                 /* sealed or not, not in the vault */
+	/* Ages of the oldest change that no point (in the vault) holds; 0: all is; −1: no point
+	 * yet. */
+	int64_t rpo_local_ns, rpo_vault_ns;
+	uint64_t lag_bytes; /* sealed or not, not in the vault */
 	uint64_t write_bytes_per_s, flush_bytes_per_s;
+	uint64_t allowed_bytes_per_s; /* writes are slowed to this; 0: not slowed */
 	double journal_fill;
-	bool vault_configured, vault_reachable, taken_over, paused, flushing;
+	bool vault_configured, vault_reachable, taken_over, paused, flushing, failed;
+	unsigned resync_disks;
 	uint64_t flush_done_bytes, flush_total_bytes;
+	uint64_t flushes, flush_failures, points_deleted, refused_writes;
 	struct history_stats history;
 	struct flusher_result totals; /* summed since the start */
-	struct alert alerts[16];
+	struct alert alerts[ALERT_MAX];
 	unsigned alert_count;
 };
 void group_status(struct group *group, struct group_status *ret_status);

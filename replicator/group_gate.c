@@ -1,0 +1,103 @@
+/*
+ * The writers' side of back-pressure: every write to the group passes group_admit before it is
+ * staged.
+ *
+ * The way through costs two atomics while the journal has room. The fill is looked at after every
+ * few MiB admitted and at every tick of the timer; from 80 % on a token bucket at the allowed
+ * rate delays, from 97 % on writes wait for room and are refused after full_wait_s. Waiting
+ * writers hold nothing, so reads, seals and flushes go on.
+ */
+#include <errno.h>
+
+#include "common/bytes.h"
+#include "replicator/group_internal.h"
+
+#define LOOK_BYTES (4 * MIB)
+#define LOOK_BYTES_PRESSED (512 * KIB)
+#define LONGEST_DELAY_NS (10 * NS_PER_S)
+#define BURST_BYTES (1 * MIB)
+
+void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan)
+{
+	struct history_stats stats;
+	history_stats(group->history, &stats);
+	struct backpressure_facts facts = { .used_bytes = stats.used_bytes,
+		.limit_bytes = stats.limit_bytes };
+	pthread_mutex_lock(&group->lock);
+	if (group->vault_reachable && !group->paused)
+		facts.flush_bytes_per_s = group->status.flush_bytes_per_s;
+	pthread_mutex_unlock(&group->lock);
+	backpressure_decide(&facts, ret_plan);
+
+	atomic_store(&group->admitted_bytes, 0);
+	pthread_mutex_lock(&group->bucket_lock);
+	if (group->bucket.per_second != ret_plan->write_bytes_per_s)
+		token_bucket_set_rate(&group->bucket, ret_plan->write_bytes_per_s, BURST_BYTES);
+	pthread_mutex_unlock(&group->bucket_lock);
+	enum backpressure_level before = atomic_exchange(&group->level, ret_plan->level);
+	if (ret_plan->level == before)
+		return;
+	SCOPED_LOCK(&group->lock);
+	if (ret_plan->level > before)
+		pthread_cond_signal(&group->timer_wake);
+	else
+		pthread_cond_broadcast(&group->changed);
+}
+
+/* Notes when the first change after a seal was made, and wakes the timer for it. */
+static void note_change(struct group *group)
+{
+	if (atomic_load_explicit(&group->first_change_ns, memory_order_relaxed) != 0)
+		return;
+	int64_t none = 0;
+	if (!atomic_compare_exchange_strong(
+		    &group->first_change_ns, &none, clock_realtime_ns(group->clock)))
+		return;
+	SCOPED_LOCK(&group->lock);
+	pthread_cond_signal(&group->timer_wake);
+}
+
+/* 0 when there is room again, -ENOSPC after full_wait_s. */
+static int wait_for_room(struct group *group)
+{
+	int64_t until = clock_monotonic_ns(group->clock) + (int64_t)group->full_wait_s * NS_PER_S;
+	SCOPED_LOCK(&group->lock);
+	pthread_cond_signal(&group->timer_wake);
+	while (atomic_load(&group->level) == BACKPRESSURE_FULL) {
+		if (group->stopping || atomic_load(&group->refuse_writes))
+			return -EROFS;
+		if (clock_monotonic_ns(group->clock) >= until) {
+			atomic_fetch_add(&group->refused_writes, 1);
+			return -ENOSPC;
+		}
+		group_wait_until_locked(group, &group->changed, until);
+	}
+	return 0;
+}
+
+int group_admit(void *context, uint64_t bytes)
+{
+	struct group *group = context;
+	if (atomic_load_explicit(&group->refuse_writes, memory_order_relaxed))
+		return -EROFS;
+	enum backpressure_level level = atomic_load_explicit(&group->level, memory_order_relaxed);
+	uint64_t admitted = atomic_fetch_add(&group->admitted_bytes, bytes) + bytes;
+	if (admitted >= (level < BACKPRESSURE_DELAY ? LOOK_BYTES : LOOK_BYTES_PRESSED)) {
+		struct backpressure_plan plan;
+		group_look_at_fill(group, &plan);
+		level = plan.level;
+	}
+	if (level == BACKPRESSURE_FULL) {
+		int r = wait_for_room(group);
+		if (r < 0)
+			return r;
+	} else if (level >= BACKPRESSURE_DELAY) {
+		pthread_mutex_lock(&group->bucket_lock);
+		int64_t delay_ns = token_bucket_reserve(&group->bucket, bytes);
+		pthread_mutex_unlock(&group->bucket_lock);
+		if (delay_ns > 0)
+			clock_sleep_ns(group->clock, MIN(delay_ns, LONGEST_DELAY_NS));
+	}
+	note_change(group);
+	return 0;
+}

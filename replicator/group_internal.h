@@ -1,0 +1,151 @@
+/*
+ * The inside of a group, shared by the group_*.c files and nobody else.
+ *
+ * Threads: the timer's (group_timer.c), the flusher's (group_vault.c), the committer's, and any
+ * number of callers and writers.
+ *
+ * Locks, in their order; none is held across I/O except where it says so:
+ *	seal_lock    one seal at a time; held across the seal's commit, so that what a seal covers
+ *	             and what is noted about it cannot part
+ *	state_lock   the state file; held across its replacing
+ *	lock         everything else; the history's own lock is below it
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/cleanup.h"
+#include "common/token_bucket.h"
+#include "replicator/backpressure.h"
+#include "replicator/group.h"
+
+#define GROUP_SEALED_MAX 1024
+
+/* What group_state.c keeps. */
+struct group_state {
+	bool opened;     /* the journal has existed */
+	bool taken_over; /* as of the last time the vault was asked */
+	char owner[192];
+	uint64_t *deletes; /* owned: points to be deleted in the vault */
+	unsigned delete_count;
+};
+
+struct group {
+	/* fixed at the start */
+	struct io *io;
+	struct clock_source *clock;
+	struct blob_service *service;
+	struct cache *cache;
+	char *name, *directory, *state_path, *appliance_name;
+	struct uuid id, appliance;
+	unsigned full_wait_s;
+
+	/* replaced by group_reopen only, while no thread of the group runs */
+	struct base *vault_base, *cached_base;
+	struct vault_group base_group; /* what vault_base reads by; a copy of its own */
+	struct history *history;
+	struct committer *committer;
+	struct history_report report;
+
+	pthread_t timer_thread, flush_thread;
+	bool timer_runs, flush_runs;
+
+	/* the writers' side, without a lock */
+	atomic_bool refuse_writes;             /* taken over or ending */
+	_Atomic int64_t first_change_ns;       /* oldest change not sealed; 0: none */
+	_Atomic uint64_t admitted_bytes;       /* since the fill was looked at */
+	_Atomic enum backpressure_level level; /* as of then */
+	_Atomic uint64_t refused_writes;
+	pthread_mutex_t bucket_lock; /* leaf */
+	struct token_bucket bucket;  /* under bucket_lock */
+
+	pthread_mutex_t seal_lock;
+	pthread_mutex_t state_lock;
+	struct group_state state; /* under state_lock */
+
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t timer_wake, flush_wake, changed;
+	bool stopping;
+	bool failed;
+	struct error commit_error; /* why it was reopened last */
+	unsigned commit_failures;
+	int64_t commit_failed_ns;
+
+	struct policy policy;
+	uint64_t limit_bytes;
+	bool paused;
+
+	char *settings;
+	bool update_due; /* settings or disks differ from the vault's */
+	bool flush_asked, retention_asked, retry_asked, deletes_asked;
+	bool deleting; /* group_delete_vault: the flusher's thread has ended for good */
+
+	bool claimed, vault_reachable, vault_initialized, taken_over, flushing;
+	struct error vault_error;
+	int64_t vault_error_since_ns;
+	unsigned flush_failures;
+	struct error flush_error;
+	struct vault_group vault_group; /* changed by the flusher's thread only; valid if claimed */
+	struct flusher *flusher;        /* of the flusher's thread; here for progress and cancel */
+
+	/* When the first change of each sealed, not yet flushed point was made. */
+	struct sealed_change {
+		uint64_t number;
+		int64_t first_change_ns;
+	} sealed[GROUP_SEALED_MAX];
+	unsigned sealed_count;
+	int64_t last_seal_mono_ns, last_flush_mono_ns;
+	int64_t last_pressure_mono_ns;
+
+	struct group_status status; /* as of the last tick; totals and counters always */
+	int64_t retained_mono_ns;   /* of the timer's thread */
+	int64_t rate_mono_ns;       /* begin of the window of the rates below */
+	uint64_t rate_written_bytes, rate_flushed_bytes;
+	uint64_t flushed_bytes; /* by finished flushes */
+	uint64_t failed_point;
+};
+
+/* group.c */
+int group_sync(struct group *group, uint64_t lsn);
+/* Fills error from r unless a callee has; returns r. */
+int group_error(struct error *error, int r, const struct group *group, const char *what);
+/* Waits on a condition with group->lock held, until a monotonic time. */
+void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int64_t mono_ns);
+
+/* The group as the vault's functions want it: names, ids and disks as the journal has them. The
+ * caller frees it. */
+int group_disks_for_vault(struct group *group, struct vault_group *ret_group);
+/* Tells the base that disks were added or removed. */
+int group_update_base(struct group *group);
+
+/* group_gate.c */
+int group_admit(void *context, uint64_t bytes);
+/* Looks at the fill and sets what writers obey. */
+void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan);
+
+/* group_timer.c */
+void *group_timer_main(void *argument);
+int group_seal_now(struct group *group, uint8_t kind, uint32_t flags, uint64_t *ret_number);
+/* Looks for the newest point whose verification failed, for its alert. */
+void group_find_failed_point(struct group *group);
+void group_alert_closed(struct group *group, const struct error *error);
+
+/* group_vault.c */
+void *group_flush_main(void *argument);
+int vault_group_copy(const struct vault_group *group, struct vault_group *ret_copy);
+
+/* group_retention.c */
+/* Applies the policy; what is to go in the vault is noted in the state. */
+int group_retain(struct group *group);
+/* Deletes noted points in the vault, at most `max`. */
+int group_delete_noted(
+	struct group *group, struct blob_store *store, unsigned max, struct error *error);
+/* At a start: what was noted and not yet taken off the history is taken off. */
+void group_resume_deletes(struct group *group);
+
+/* group_state.c; state_lock is held by the caller except for load */
+int group_state_load(struct group *group, struct error *error);
+int group_state_save(struct group *group);
+int group_state_note_delete(struct group *group, const uint64_t *numbers, unsigned count);
+void group_state_forget_delete(struct group *group, uint64_t number);

@@ -1,0 +1,127 @@
+/*
+ * What a group remembers beside its journal: that there was one, whether another appliance has
+ * taken the group, and which points are still to be deleted in the vault.
+ *
+ * A deletion is noted here before the history forgets the point, so that a crash in between
+ * leaves nothing behind in the vault that nobody knows of. A state file that cannot be read is
+ * an error: guessing could bring back writes to a group that another appliance owns.
+ */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/json.h"
+#include "common/log.h"
+#include "replicator/group_internal.h"
+
+#define STATE_MAX_BYTES (8u << 20)
+
+static int read_fields(struct group_state *state, const struct json *root, struct error *error)
+{
+	const char *owner = "";
+	struct json deletes = { 0 };
+	int r = json_get_bool(root, "opened", &state->opened, error);
+	if (r == 0)
+		r = json_get_bool(root, "taken_over", &state->taken_over, error);
+	if (r == 0)
+		r = json_get_text(root, "owner", &owner, error);
+	if (r == 0)
+		r = json_get_array(root, "deletes", &deletes, error);
+	if (r < 0)
+		return r;
+	snprintf(state->owner, sizeof(state->owner), "%s", owner);
+	unsigned count = (unsigned)cJSON_GetArraySize(deletes.node);
+	state->deletes = calloc(count + 1, sizeof(*state->deletes));
+	if (!state->deletes)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	for (struct json item = { 0 }; json_each(&deletes, &item);) {
+		r = json_as_u64(&item, &state->deletes[state->delete_count++], error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int group_state_load(struct group *group, struct error *error)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t n;
+	int r = io_load_file(group->io, group->state_path, STATE_MAX_BYTES, &text, &n);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return error_set(error, r, "check the appliance's disk", "%s: cannot be read: %s",
+			group->state_path, strerrordesc_np(-r));
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	struct json root;
+	r = json_parse(text, n, NULL, &json, error);
+	if (r == 0) {
+		json_root(json, group->state_path, &root);
+		r = read_fields(&group->state, &root, error);
+	}
+	if (r < 0)
+		error_prefix(error, "%s", group->state_path);
+	return r;
+}
+
+static int build(const struct group_state *state, struct cJSON **ret_json)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	struct cJSON *deletes;
+	int r = json_new_object(&json);
+	if (r == 0)
+		r = json_add_bool(json, "opened", state->opened);
+	if (r == 0)
+		r = json_add_bool(json, "taken_over", state->taken_over);
+	if (r == 0)
+		r = json_add_text(json, "owner", state->owner);
+	if (r == 0)
+		r = json_add_array(json, "deletes", &deletes);
+	for (unsigned i = 0; r == 0 && i < state->delete_count; i++)
+		r = json_add_u64(deletes, NULL, state->deletes[i]);
+	if (r == 0)
+		*ret_json = TAKE(json);
+	return r;
+}
+
+int group_state_save(struct group *group)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	CLEANUP(buf_free) struct buf text = { 0 };
+	int r = build(&group->state, &json);
+	if (r == 0)
+		r = json_print(json, true, &text);
+	if (r == 0)
+		r = io_replace_file(group->io, group->state_path, text.data, text.len);
+	if (r < 0)
+		log_error("%s: cannot be written: %s", group->state_path, strerrordesc_np(-r));
+	return r;
+}
+
+int group_state_note_delete(struct group *group, const uint64_t *numbers, unsigned count)
+{
+	struct group_state *state = &group->state;
+	uint64_t *more =
+		realloc(state->deletes, (state->delete_count + count) * sizeof(*state->deletes));
+	if (!more)
+		return -ENOMEM;
+	state->deletes = more;
+	memcpy(more + state->delete_count, numbers, count * sizeof(*numbers));
+	state->delete_count += count;
+	int r = group_state_save(group);
+	if (r < 0)
+		state->delete_count -= count;
+	return r;
+}
+
+void group_state_forget_delete(struct group *group, uint64_t number)
+{
+	struct group_state *state = &group->state;
+	unsigned left = 0;
+	for (unsigned i = 0; i < state->delete_count; i++)
+		if (state->deletes[i] != number)
+			state->deletes[left++] = state->deletes[i];
+	state->delete_count = left;
+}

@@ -1,0 +1,464 @@
+/*
+ * The timer's thread: seals by the clock, back-pressure, rates, RPO and alerts.
+ *
+ * It ticks five times a second while something was written and not sealed or the journal presses,
+ * else every two seconds: an idle group costs next to nothing. Nothing is sealed when nothing has
+ * changed. group->status is what the last tick found; group_status hands it out.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/log.h"
+#include "replicator/group_internal.h"
+
+#define BUSY_TICK_NS (200 * NS_PER_MS)
+#define IDLE_TICK_NS (2 * NS_PER_S)
+#define RATE_WINDOW_NS NS_PER_S
+#define PRESSURE_SEAL_NS NS_PER_S
+#define RETENTION_NS (60 * NS_PER_S)
+#define COMMIT_ALERT_NS (3600 * NS_PER_S)
+
+/* ── sealing ─────────────────────────────────────────────────────────────────────────────── */
+
+static void note_sealed(struct group *group, uint64_t number, int64_t first_change_ns)
+{
+	SCOPED_LOCK(&group->lock);
+	group->last_seal_mono_ns = clock_monotonic_ns(group->clock);
+	if (first_change_ns != 0 && group->sealed_count < GROUP_SEALED_MAX)
+		group->sealed[group->sealed_count++] =
+			(struct sealed_change){ number, first_change_ns };
+	pthread_cond_signal(&group->flush_wake);
+}
+
+int group_seal_now(struct group *group, uint8_t kind, uint32_t flags, uint64_t *ret_number)
+{
+	SCOPED_LOCK(&group->seal_lock);
+	int64_t now_ns = clock_realtime_ns(group->clock);
+	struct seal seal = { .time_ns = now_ns, .kind = kind, .flags = flags };
+	/* A write admitted from here on counts for the next point even if it gets into this one:
+	 * the age of what is unsealed may look a moment too old, never too young. */
+	int64_t first_change_ns = atomic_exchange(&group->first_change_ns, 0);
+	uint64_t number;
+	int r = committer_seal(group->committer, &seal, &number);
+	if (r < 0) {
+		int64_t none = 0;
+		atomic_compare_exchange_strong(&group->first_change_ns, &none, first_change_ns);
+		return r;
+	}
+	note_sealed(group, number, first_change_ns);
+	struct history_stats stats;
+	history_stats(group->history, &stats);
+	int64_t none = 0;
+	if (stats.unsealed_bytes > 0)
+		atomic_compare_exchange_strong(&group->first_change_ns, &none, now_ns);
+	*ret_number = number;
+	return 0;
+}
+
+static int clear_resync(struct group *group)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	unsigned count = history_disks(group->history, disks, HISTORY_MAX_DISKS);
+	uint64_t lsn = 0;
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		if (disks[i].resync_needed)
+			r = history_clear_resync(group->history, disks[i].id, &lsn);
+	return r == 0 && lsn > 0 ? group_sync(group, lsn) : r;
+}
+
+static unsigned resync_disks(struct group *group, char *ret_names, size_t size)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	unsigned count = disks ? history_disks(group->history, disks, HISTORY_MAX_DISKS) : 0;
+	unsigned needy = 0;
+	size_t used = 0;
+	for (unsigned i = 0; i < count; i++) {
+		if (!disks[i].resync_needed || disks[i].removed)
+			continue;
+		if (used < size)
+			used += (size_t)snprintf(ret_names + used, size - used, "%s%s",
+				needy ? ", " : "", disks[i].name);
+		needy++;
+	}
+	return needy;
+}
+
+int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
+	struct error *error, uint64_t *ret_number)
+{
+	char names[160] = "";
+	if (!group->committer)
+		return error_set(error, -EIO, "see the alerts of 'landfall status'",
+			"group %s: its journal failed and is not open", group->name);
+	pthread_mutex_lock(&group->lock);
+	bool taken_over = group->taken_over;
+	pthread_mutex_unlock(&group->lock);
+	if (taken_over)
+		return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
+			"group %s belongs to another appliance", group->name);
+	if (resync_disks(group, names, sizeof(names)) > 0) {
+		if (!resynced)
+			return error_set(error, -EBUSY,
+				"write their content again from the source, then create the point "
+				"with --resynced",
+				"group %s: acknowledged data of %s was lost here, so that a point "
+				"made now would not be right",
+				group->name, names);
+		int r = clear_resync(group);
+		if (r < 0)
+			return group_error(error, r, group, "clearing the need to resync");
+	}
+	int r = group_seal_now(group, kind, flags, ret_number);
+	return r < 0 ? group_error(error, r, group, "sealing a recovery point") : 0;
+}
+
+/* ── what a tick does ────────────────────────────────────────────────────────────────────── */
+
+static bool may_seal_locked(const struct group *group)
+{
+	return !group->paused && !group->taken_over && !group->failed &&
+	       group->status.resync_disks == 0;
+}
+
+/* The policy's point is due. */
+static bool interval_is_over(struct group *group, int64_t now)
+{
+	SCOPED_LOCK(&group->lock);
+	int64_t interval_ns = group->policy.point_interval_s * NS_PER_S;
+	return may_seal_locked(group) && interval_ns > 0 &&
+	       now - group->last_seal_mono_ns >= interval_ns;
+}
+
+/* A point that the flusher could use to free room, where it has none to work on. */
+static bool pressure_wants_seal(struct group *group, const struct history_stats *stats, int64_t now)
+{
+	SCOPED_LOCK(&group->lock);
+	if (!may_seal_locked(group) || !group->vault_reachable ||
+		now - group->last_pressure_mono_ns < PRESSURE_SEAL_NS)
+		return false;
+	bool waiting =
+		stats->newest_point > stats->newest_vault_point &&
+		!(group->flushing && group->status.history.newest_point == stats->newest_point);
+	group->flush_asked = true;
+	pthread_cond_signal(&group->flush_wake);
+	if (waiting)
+		return false;
+	group->last_pressure_mono_ns = now;
+	return true;
+}
+
+static void seal_if_due(struct group *group, const struct history_stats *stats,
+	const struct backpressure_plan *plan)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	if (stats->unsealed_bytes == 0)
+		return;
+	uint32_t flags = 0;
+	if (!interval_is_over(group, now)) {
+		if (plan->level < BACKPRESSURE_DELAY || !pressure_wants_seal(group, stats, now))
+			return;
+		flags = POINT_PRESSURE;
+	}
+	uint64_t number;
+	int r = group_seal_now(group, POINT_CRASH, flags, &number);
+	if (r < 0 && r != -EIO) /* a failed journal is told of by the next tick */
+		log_warning("group %s: the point that was due could not be sealed: %s", group->name,
+			strerrordesc_np(-r));
+}
+
+static void press(struct group *group, struct backpressure_plan *ret_plan)
+{
+	group_look_at_fill(group, ret_plan);
+	if (ret_plan->level < BACKPRESSURE_TRIM)
+		return;
+	struct history_stats stats;
+	history_stats(group->history, &stats);
+	if (stats.freeable_bytes == 0)
+		return;
+	uint64_t used;
+	int r = history_trim(group->history, ret_plan->trim_target_bytes, &used);
+	if (r < 0 && r != -EIO)
+		log_warning("group %s: making room in the journal: %s", group->name,
+			strerrordesc_np(-r));
+	group_look_at_fill(group, ret_plan);
+}
+
+static void notice_failure(struct group *group)
+{
+	SCOPED_LOCK(&group->lock);
+	if (group->failed)
+		return;
+	group->failed = true;
+	group->commit_failures++;
+	group->commit_failed_ns = clock_realtime_ns(group->clock);
+	uint64_t free_bytes = UINT64_MAX;
+	bool full = io_free_bytes(group->io, group->directory, &free_bytes) == 0 &&
+		    free_bytes < 16 * MIB;
+	if (full)
+		error_set(&group->commit_error, -ENOSPC, NULL,
+			"%s: no space left on the filesystem", group->directory);
+	else
+		error_set(&group->commit_error, -EIO, NULL, "%s: the disk failed a write or a sync",
+			group->directory);
+	pthread_cond_broadcast(&group->changed);
+}
+
+/* ── figures ─────────────────────────────────────────────────────────────────────────────── */
+
+static void update_rates_locked(struct group *group, const struct history_stats *stats)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	struct flusher_progress progress = { 0 };
+	if (group->flusher && group->flushing)
+		flusher_progress(group->flusher, &progress);
+	group->status.flush_done_bytes = progress.done_bytes;
+	group->status.flush_total_bytes = progress.total_bytes;
+	int64_t window = now - group->rate_mono_ns;
+	if (window < RATE_WINDOW_NS)
+		return;
+	double seconds = (double)window / (double)NS_PER_S;
+	uint64_t flushed = group->flushed_bytes + progress.done_bytes;
+	uint64_t written = stats->written_bytes + stats->zeroed_bytes;
+	uint64_t flushed_more =
+		flushed > group->rate_flushed_bytes ? flushed - group->rate_flushed_bytes : 0;
+	group->status.write_bytes_per_s =
+		(uint64_t)((double)(written - group->rate_written_bytes) / seconds);
+	/* While nothing flows the last rate stays, as the best guess of what will flow. */
+	if (flushed_more > 0) {
+		double weight = MIN(1.0, seconds / 10.0);
+		double rate = (double)flushed_more / seconds;
+		double before = (double)group->status.flush_bytes_per_s;
+		group->status.flush_bytes_per_s =
+			(uint64_t)(before == 0 ? rate : before + (rate - before) * weight);
+	} else if (!group->vault_reachable) {
+		group->status.flush_bytes_per_s = 0;
+	}
+	group->rate_written_bytes = written;
+	group->rate_flushed_bytes = flushed;
+	group->rate_mono_ns = now;
+}
+
+/* Age of the oldest change after point `after`; 0: there is none. */
+static int64_t change_age_locked(struct group *group, const struct history_stats *stats,
+	const struct point *after, int64_t now_ns)
+{
+	int64_t oldest = 0;
+	if (after->number < stats->newest_point) {
+		oldest = after->time_ns; /* certain, but perhaps too old */
+		for (unsigned i = 0; i < group->sealed_count; i++) {
+			if (group->sealed[i].number <= after->number)
+				continue;
+			oldest = MAX(oldest, group->sealed[i].first_change_ns);
+			break;
+		}
+		if (oldest == 0)
+			return 0;
+	} else if (stats->unsealed_bytes > 0) {
+		oldest = atomic_load(&group->first_change_ns);
+		if (oldest == 0)
+			oldest = after->time_ns;
+	} else {
+		return 0;
+	}
+	return MAX(now_ns - oldest, (int64_t)1);
+}
+
+/* True if points after `number` hold changes. */
+static bool sealed_changes_after(struct group *group, uint64_t number)
+{
+	struct point points[64];
+	unsigned count;
+	while ((count = history_points(group->history, number + 1, points, 64)) > 0) {
+		for (unsigned i = 0; i < count; i++)
+			if (points[i].changed_bytes > 0)
+				return true;
+		number = points[count - 1].number;
+	}
+	return false;
+}
+
+static int64_t rpo_ns(struct group *group, uint32_t flags, const struct history_stats *stats)
+{
+	struct point newest;
+	int64_t now_ns = clock_realtime_ns(group->clock);
+	if (history_point_newest(group->history, flags, INT64_MAX, &newest) < 0)
+		return -1;
+	struct history_stats adjusted = *stats;
+	if (newest.number < stats->newest_point && !sealed_changes_after(group, newest.number))
+		adjusted.newest_point = newest.number;
+	SCOPED_LOCK(&group->lock);
+	return change_age_locked(group, &adjusted, &newest, now_ns);
+}
+
+/* For the alert, a group with changes and no vault point yet has an age too. */
+static int64_t unprotected_age_ns_locked(struct group *group, const struct history_stats *stats)
+{
+	if (group->status.rpo_vault_ns >= 0)
+		return group->status.rpo_vault_ns;
+	int64_t oldest = group->sealed_count > 0 ? group->sealed[0].first_change_ns
+						 : atomic_load(&group->first_change_ns);
+	if (oldest == 0 || (stats->newest_point == 0 && stats->unsealed_bytes == 0))
+		return -1;
+	return clock_realtime_ns(group->clock) - oldest;
+}
+
+static void evaluate_alerts(struct group *group, const struct history_stats *stats,
+	const struct backpressure_plan *plan)
+{
+	struct alert_facts f = { .machine = group->name,
+		.now_ns = clock_realtime_ns(group->clock),
+		.vault_configured = group->service != NULL,
+		.fill = plan->fill,
+		.journal_limit_bytes = stats->limit_bytes,
+		.allowed_bytes_per_s = plan->write_bytes_per_s,
+		.refusing = plan->level == BACKPRESSURE_FULL,
+		.journal_faults = group->report.faults,
+		.lag_bytes = stats->unflushed_bytes };
+	memcpy(f.first_fault, group->report.first_fault, sizeof(f.first_fault));
+	f.resync_disks = resync_disks(group, f.resync_names, sizeof(f.resync_names));
+	pthread_mutex_lock(&group->state_lock);
+	memcpy(f.owner, group->state.owner, sizeof(f.owner));
+	pthread_mutex_unlock(&group->state_lock);
+
+	SCOPED_LOCK(&group->lock);
+	group->status.resync_disks = f.resync_disks;
+	group->status.allowed_bytes_per_s = plan->write_bytes_per_s;
+	f.vault_initialized = group->vault_initialized;
+	f.vault_reachable = group->vault_reachable;
+	f.vault_error = group->vault_error;
+	f.vault_error_since_ns = group->vault_error_since_ns;
+	f.taken_over = group->taken_over;
+	f.paused = group->paused;
+	f.rpo_vault_age_ns = unprotected_age_ns_locked(group, stats);
+	f.rpo_alert_s = group->policy.rpo_alert_s;
+	f.vault_interval_s = group->policy.vault_interval_s;
+	f.flush_bytes_per_s = group->status.flush_bytes_per_s;
+	f.flush_failures = group->flush_failures;
+	f.flush_error = group->flush_error;
+	f.failed_point = group->failed_point;
+	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)
+		group->commit_failures = 0;
+	if (group->commit_failures > 0) {
+		f.commit_error = group->commit_error;
+		f.commit_failures = group->commit_failures;
+	}
+	alerts_evaluate(&f, group->status.alerts, &group->status.alert_count);
+}
+
+void group_find_failed_point(struct group *group)
+{
+	struct point point;
+	uint64_t number = 0;
+	if (history_point_newest(group->history, POINT_FAILED, INT64_MAX, &point) == 0)
+		number = point.number;
+	SCOPED_LOCK(&group->lock);
+	group->failed_point = number;
+}
+
+/* With a vault the flusher's thread does it. */
+static void retain_without_vault(struct group *group)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	if (group->service || now - group->retained_mono_ns < RETENTION_NS)
+		return;
+	group->retained_mono_ns = now;
+	int r = group_retain(group);
+	if (r < 0 && r != -EIO)
+		log_warning("group %s: thinning its points: %s", group->name, strerrordesc_np(-r));
+}
+
+static void tick(struct group *group)
+{
+	struct backpressure_plan plan;
+	struct history_stats stats;
+	press(group, &plan);
+	history_stats(group->history, &stats);
+	if (stats.failed)
+		notice_failure(group);
+	else
+		seal_if_due(group, &stats, &plan);
+	history_stats(group->history, &stats);
+	int64_t none = 0;
+	if (stats.unsealed_bytes > 0)
+		atomic_compare_exchange_strong(
+			&group->first_change_ns, &none, clock_realtime_ns(group->clock));
+	retain_without_vault(group);
+	int64_t local = rpo_ns(group, POINT_LOCAL, &stats);
+	int64_t vault = rpo_ns(group, POINT_VAULT, &stats);
+	/* A vault point whose local copy was trimmed still protects. */
+	if (local < 0 || (vault >= 0 && vault < local))
+		local = vault;
+	pthread_mutex_lock(&group->lock);
+	group->status.history = stats;
+	group->status.journal_fill = plan.fill;
+	group->status.lag_bytes = stats.unflushed_bytes;
+	group->status.rpo_local_ns = local;
+	group->status.rpo_vault_ns = vault;
+	update_rates_locked(group, &stats);
+	pthread_mutex_unlock(&group->lock);
+	evaluate_alerts(group, &stats, &plan);
+}
+
+static int64_t next_tick_locked(struct group *group)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	bool busy = atomic_load(&group->first_change_ns) != 0 ||
+		    atomic_load(&group->level) >= BACKPRESSURE_TRIM || group->flushing;
+	if (!busy)
+		return now + IDLE_TICK_NS;
+	int64_t next = now + BUSY_TICK_NS;
+	int64_t interval_ns = group->policy.point_interval_s * NS_PER_S;
+	int64_t due = group->last_seal_mono_ns + interval_ns;
+	if (interval_ns > 0 && due > now && due < next)
+		next = due;
+	return next;
+}
+
+void *group_timer_main(void *argument)
+{
+	struct group *group = argument;
+	group_find_failed_point(group);
+	pthread_mutex_lock(&group->lock);
+	while (!group->stopping) {
+		pthread_mutex_unlock(&group->lock);
+		tick(group);
+		pthread_mutex_lock(&group->lock);
+		if (!group->stopping)
+			group_wait_until_locked(group, &group->timer_wake, next_tick_locked(group));
+	}
+	pthread_mutex_unlock(&group->lock);
+	return NULL;
+}
+
+/* The alerts of a group whose journal could not be opened again, and so has no ticks. */
+void group_alert_closed(struct group *group, const struct error *error)
+{
+	struct alert_facts f = { .machine = group->name,
+		.now_ns = clock_realtime_ns(group->clock),
+		.vault_configured = group->service != NULL,
+		.vault_initialized = true,
+		.open_failed = true,
+		.open_error = *error };
+	SCOPED_LOCK(&group->lock);
+	alerts_evaluate(&f, group->status.alerts, &group->status.alert_count);
+}
+
+void group_status(struct group *group, struct group_status *ret_status)
+{
+	SCOPED_LOCK(&group->lock);
+	*ret_status = group->status;
+	ret_status->vault_configured = group->service != NULL;
+	ret_status->vault_reachable = group->vault_reachable;
+	ret_status->taken_over = group->taken_over;
+	ret_status->paused = group->paused;
+	ret_status->flushing = group->flushing;
+	ret_status->failed = group->failed;
+	ret_status->flush_failures = group->flush_failures;
+	ret_status->refused_writes = atomic_load(&group->refused_writes);
+}

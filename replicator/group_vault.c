@@ -1,0 +1,632 @@
+/*
+ * The flusher's thread: everything a group does in the vault, one thing after another.
+ *
+ *	claim (or create) ─► update settings and disks ─► flush when due ─► delete what may go
+ *
+ * It owns the store, the flusher and group->vault_group (which others copy under the lock). A
+ * vault out of reach is tried again after 1 s, 2 s, … 60 s, with jitter; one that says that the
+ * group is another's (-ESTALE) is never written again by this process: the group remembers it,
+ * refuses writes and says who owns it. The flush itself is fenced by lease and sequence number
+ * (flusher.h), so a mistake here could cost a flush, not a point.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/bytes.h"
+#include "common/log.h"
+#include "common/rng.h"
+#include "replicator/group_internal.h"
+
+#define FIRST_RETRY_NS NS_PER_S
+#define LONGEST_RETRY_NS (60 * NS_PER_S)
+#define IDLE_NS (60 * NS_PER_S)
+#define RETENTION_NS (60 * NS_PER_S)
+#define ORPHANS_NS (24 * 3600 * NS_PER_S)
+#define DELETES_AT_ONCE 8
+
+struct worker {
+	struct group *group;
+	struct blob_store *store;
+	int64_t retry_delay_ns, retry_at_ns; /* 0: nothing failed */
+	int64_t retention_at_ns, orphans_at_ns;
+	bool refused; /* this process was told that the group is another's */
+	struct rng rng;
+};
+
+/* ── copies of a vault_group ─────────────────────────────────────────────────────────────── */
+
+int vault_group_copy(const struct vault_group *group, struct vault_group *ret_copy)
+{
+	struct vault_group copy = *group;
+	copy.settings = group->settings ? strdup(group->settings) : NULL;
+	copy.disks = calloc(group->disk_count + 1, sizeof(*copy.disks));
+	if (!copy.disks || (group->settings && !copy.settings)) {
+		free(copy.settings);
+		free(copy.disks);
+		return -ENOMEM;
+	}
+	if (group->disk_count > 0)
+		memcpy(copy.disks, group->disks, group->disk_count * sizeof(*copy.disks));
+	*ret_copy = copy;
+	return 0;
+}
+
+int group_vault_copy(struct group *group, struct vault_group *ret_group)
+{
+	SCOPED_LOCK(&group->lock);
+	if (!group->claimed)
+		return -ENOTCONN;
+	return vault_group_copy(&group->vault_group, ret_group);
+}
+
+/* Makes `next` (taken over) what the group knows of the vault. */
+static void set_vault_group(struct group *group, struct vault_group *next)
+{
+	SCOPED_LOCK(&group->lock);
+	struct vault_group old = group->vault_group;
+	group->vault_group = *next;
+	*next = (struct vault_group){ 0 };
+	vault_group_free(&old);
+}
+
+/* ── what results mean ───────────────────────────────────────────────────────────────────── */
+
+static void become_taken_over(struct group *group, const struct error *error)
+{
+	atomic_store(&group->refuse_writes, true);
+	pthread_mutex_lock(&group->state_lock);
+	group->state.taken_over = true;
+	snprintf(group->state.owner, sizeof(group->state.owner), "%s", error->message);
+	/* If it cannot be written the vault is asked again at the next start. */
+	(void)group_state_save(group);
+	pthread_mutex_unlock(&group->state_lock);
+	pthread_mutex_lock(&group->lock);
+	group->taken_over = true;
+	group->claimed = false;
+	pthread_cond_broadcast(&group->changed);
+	pthread_mutex_unlock(&group->lock);
+	log_error("group %s: %s; nothing is written or sent any more", group->name, error->message);
+}
+
+static void remember_failure(struct worker *w, const struct error *error, bool in_flush)
+{
+	struct group *group = w->group;
+	w->retry_delay_ns =
+		w->retry_delay_ns ? MIN(w->retry_delay_ns * 2, LONGEST_RETRY_NS) : FIRST_RETRY_NS;
+	int64_t jitter = (int64_t)rng_below(&w->rng, (uint64_t)w->retry_delay_ns / 4 + 1);
+	w->retry_at_ns = clock_monotonic_ns(group->clock) + w->retry_delay_ns - jitter;
+	bool news;
+	pthread_mutex_lock(&group->lock);
+	if (in_flush) {
+		news = group->flush_failures == 0 ||
+		       strcmp(group->flush_error.message, error->message) != 0;
+		group->flush_failures++;
+		group->status.flush_failures++;
+		group->flush_error = *error;
+	} else {
+		news = group->vault_error.code != error->code;
+		group->vault_reachable = false;
+		if (group->vault_error.code == 0)
+			group->vault_error_since_ns = clock_realtime_ns(group->clock);
+		group->vault_error = *error;
+	}
+	pthread_mutex_unlock(&group->lock);
+	if (news)
+		log_warning("group %s: %s; it is tried again", group->name, error->message);
+}
+
+static void remember_success(struct worker *w)
+{
+	struct group *group = w->group;
+	w->retry_delay_ns = w->retry_at_ns = 0;
+	SCOPED_LOCK(&group->lock);
+	if (group->vault_error.code != 0)
+		log_info("group %s: the vault answers again", group->name);
+	group->vault_reachable = group->vault_initialized = true;
+	group->vault_error = (struct error){ 0 };
+	group->vault_error_since_ns = 0;
+}
+
+/* The service could not be reached or would not have us, as opposed to a fault of the content. */
+static bool is_vaults_fault(int r)
+{
+	switch (-r) {
+	case EAGAIN:
+	case ETIMEDOUT:
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case ECONNABORTED:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ENETDOWN:
+	case EPIPE:
+	case EACCES:
+	case EPERM:
+	case EBADMSG:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void judge(struct worker *w, int r, const struct error *error, bool in_flush)
+{
+	if (r == 0)
+		remember_success(w);
+	else if (r == -ESTALE) {
+		w->refused = true;
+		become_taken_over(w->group, error);
+	} else if (r != -ECANCELED)
+		remember_failure(w, error, in_flush && !is_vaults_fault(r));
+}
+
+/* ── claiming ────────────────────────────────────────────────────────────────────────────── */
+
+static int check_vault(struct worker *w, struct error *error)
+{
+	struct vault_identity identity;
+	int r = vault_open(w->store, error, &identity);
+	SCOPED_LOCK(&w->group->lock);
+	w->group->vault_initialized = r != -ENOENT;
+	return r;
+}
+
+static int create_group(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	CLEANUP(vault_group_free) struct vault_group g = { 0 };
+	int r = group_disks_for_vault(group, &g);
+	if (r < 0)
+		return group_error(error, r, group, "listing its disks");
+	pthread_mutex_lock(&group->lock);
+	g.settings = strdup(group->settings);
+	group->update_due = false;
+	pthread_mutex_unlock(&group->lock);
+	g.claimed_ns = clock_realtime_ns(group->clock);
+	r = g.settings ? vault_group_create(w->store, &g, error)
+		       : group_error(error, -ENOMEM, group, "its settings");
+	if (r < 0) {
+		SCOPED_LOCK(&group->lock);
+		group->update_due = true;
+		return r;
+	}
+	set_vault_group(group, &g);
+	log_info("group %s: created in the vault", group->name);
+	return 0;
+}
+
+static int claim_group(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	CLEANUP(vault_group_free) struct vault_group g = { 0 };
+	int r = vault_group_load(w->store, group->name, error, &g);
+	if (r < 0)
+		return r;
+	if (memcmp(&g.id, &group->id, sizeof(g.id)) != 0)
+		return error_set(error, -EEXIST,
+			"remove the machine here and bring that one back with 'landfall vault "
+			"takeover', or add it under another group's name",
+			"the vault holds another history under the name of group %s, of "
+			"appliance %s",
+			group->name, g.owner_name);
+	vault_group_free(&g);
+	g = (struct vault_group){ 0 };
+	r = vault_group_claim(w->store, group->name, &group->appliance, group->clock, error, &g);
+	if (r < 0)
+		return r;
+	set_vault_group(group, &g);
+	return 0;
+}
+
+static int claim(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	int r = check_vault(w, error);
+	if (r < 0)
+		return r;
+	r = claim_group(w, error);
+	if (r == -ENOENT)
+		r = create_group(w, error);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&group->state_lock);
+	bool was_taken_over = group->state.taken_over;
+	group->state.taken_over = false;
+	group->state.owner[0] = '\0';
+	if (was_taken_over)
+		(void)group_state_save(group);
+	pthread_mutex_unlock(&group->state_lock);
+	SCOPED_LOCK(&group->lock);
+	group->claimed = true;
+	group->taken_over = false;
+	group->update_due = true; /* compared below, written only if it differs */
+	atomic_store(&group->refuse_writes, group->stopping);
+	w->orphans_at_ns = clock_monotonic_ns(group->clock);
+	return 0;
+}
+
+/* ── settings and disks ──────────────────────────────────────────────────────────────────── */
+
+static struct vault_disk *find_disk(struct vault_group *group, uint16_t id)
+{
+	for (unsigned i = 0; i < group->disk_count; i++)
+		if (group->disks[i].id == id)
+			return &group->disks[i];
+	return NULL;
+}
+
+/* Brings the journal's disks into `g`; the vault's footers stay. */
+static int merge_disks(struct vault_group *g, const struct vault_group *ours, bool *changed)
+{
+	struct vault_disk *disks =
+		realloc(g->disks, (g->disk_count + ours->disk_count + 1) * sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	g->disks = disks;
+	for (unsigned i = 0; i < ours->disk_count; i++) {
+		const struct vault_disk *disk = &ours->disks[i];
+		struct vault_disk *there = find_disk(g, disk->id);
+		if (!there) {
+			g->disks[g->disk_count++] = *disk;
+			*changed = true;
+		} else if (there->size_bytes != disk->size_bytes ||
+			   there->removed != disk->removed) {
+			there->size_bytes = disk->size_bytes;
+			there->removed = disk->removed;
+			*changed = true;
+		}
+	}
+	return 0;
+}
+
+static int update(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	CLEANUP(vault_group_free) struct vault_group next = { 0 }, ours = { 0 };
+	bool changed = false;
+	int r = group_disks_for_vault(group, &ours);
+	pthread_mutex_lock(&group->lock);
+	group->update_due = false;
+	if (r == 0)
+		r = vault_group_copy(&group->vault_group, &next);
+	if (r == 0 && (!next.settings || strcmp(next.settings, group->settings) != 0)) {
+		free(next.settings);
+		next.settings = strdup(group->settings);
+		changed = true;
+		r = next.settings ? 0 : -ENOMEM;
+	}
+	pthread_mutex_unlock(&group->lock);
+	if (r == 0)
+		r = merge_disks(&next, &ours, &changed);
+	if (r < 0)
+		group_error(error, r, group, "preparing its settings");
+	else if (changed)
+		r = vault_group_update(w->store, &next, error);
+	if (r < 0) {
+		SCOPED_LOCK(&group->lock);
+		group->update_due = true;
+		return r;
+	}
+	if (changed)
+		set_vault_group(group, &next);
+	return 0;
+}
+
+/* ── flushing ────────────────────────────────────────────────────────────────────────────── */
+
+static int sync_for_flusher(void *context, uint64_t lsn)
+{
+	return group_sync(context, lsn);
+}
+
+static uint64_t bandwidth_now(void *context)
+{
+	struct group *group = context;
+	time_t now = (time_t)(clock_realtime_ns(group->clock) / NS_PER_S);
+	struct tm local;
+	localtime_r(&now, &local);
+	SCOPED_LOCK(&group->lock);
+	return policy_bandwidth(&group->policy, (unsigned)(local.tm_hour * 60 + local.tm_min));
+}
+
+/* The newest sealed point that the vault does not have. */
+static bool next_point(struct group *group, uint64_t *ret_number)
+{
+	struct history_stats stats;
+	struct point newest;
+	history_stats(group->history, &stats);
+	if (stats.newest_point <= stats.newest_vault_point ||
+		history_point_newest(group->history, POINT_LOCAL, INT64_MAX, &newest) < 0 ||
+		newest.number <= stats.newest_vault_point || (newest.flags & POINT_DAMAGED))
+		return false;
+	*ret_number = newest.number;
+	return true;
+}
+
+static int open_flusher(struct worker *w, struct error *error, struct flusher **ret_flusher)
+{
+	struct group *group = w->group;
+	struct flusher_options options = { .history = group->history,
+		.store = w->store,
+		.clock = group->clock,
+		.group = &group->vault_group,
+		.sync = sync_for_flusher,
+		.sync_context = group,
+		.bandwidth = bandwidth_now,
+		.bandwidth_context = group };
+	struct flusher *flusher;
+	int r = flusher_new(&options, &flusher);
+	if (r < 0)
+		return group_error(error, r, group, "starting the flusher");
+	SCOPED_LOCK(&group->lock);
+	group->flusher = flusher;
+	group->flushing = true;
+	/* A wish to stop that came just before would otherwise be missed. */
+	if (group->stopping || group->paused)
+		flusher_cancel(flusher);
+	*ret_flusher = flusher;
+	return 0;
+}
+
+static void close_flusher(struct group *group, struct flusher *flusher)
+{
+	pthread_mutex_lock(&group->lock);
+	group->flusher = NULL;
+	group->flushing = false;
+	pthread_mutex_unlock(&group->lock);
+	flusher_free(flusher);
+}
+
+static void count_flush(struct group *group, const struct flusher_result *result)
+{
+	SCOPED_LOCK(&group->lock);
+	struct flusher_result *totals = &group->status.totals;
+	totals->point = result->point;
+	totals->put_bytes += result->put_bytes;
+	totals->put_requests += result->put_requests;
+	totals->clear_bytes += result->clear_bytes;
+	totals->clear_requests += result->clear_requests;
+	totals->bridged_bytes += result->bridged_bytes;
+	totals->retries += result->retries;
+	totals->fences += result->fences;
+	totals->duration_ns += result->duration_ns;
+	group->status.flushes++;
+	group->flushed_bytes += result->put_bytes + result->clear_bytes;
+	group->flush_failures = 0;
+	group->flush_error = (struct error){ 0 };
+	group->retention_asked = true;
+	unsigned left = 0;
+	for (unsigned i = 0; i < group->sealed_count; i++)
+		if (group->sealed[i].number > result->point)
+			group->sealed[left++] = group->sealed[i];
+	group->sealed_count = left;
+	pthread_cond_broadcast(&group->changed);
+	pthread_cond_signal(&group->timer_wake);
+}
+
+static int flush(struct worker *w, uint64_t number, struct error *error)
+{
+	struct group *group = w->group;
+	struct flusher *flusher;
+	struct flusher_result result = { 0 };
+	int r = open_flusher(w, error, &flusher);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&group->lock);
+	group->last_flush_mono_ns = clock_monotonic_ns(group->clock);
+	group->flush_asked = false;
+	pthread_mutex_unlock(&group->lock);
+	r = flusher_flush(flusher, number, error, &result);
+	close_flusher(group, flusher);
+	if (r == 0) {
+		count_flush(group, &result);
+		log_debug("group %s: point %" PRIu64 " is in the vault, %" PRIu64
+			  " bytes sent in %" PRIu64 " requests",
+			group->name, result.point, result.put_bytes, result.put_requests);
+	} else {
+		/* The wish stands until it is fulfilled. */
+		SCOPED_LOCK(&group->lock);
+		group->flush_asked = true;
+	}
+	return r;
+}
+
+/* ── deletions ───────────────────────────────────────────────────────────────────────────── */
+
+static int clean_up(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	int r = group_delete_noted(group, w->store, DELETES_AT_ONCE, error);
+	int64_t now = clock_monotonic_ns(group->clock);
+	if (r < 0 || now < w->orphans_at_ns)
+		return r;
+	unsigned deleted;
+	r = vault_collect_orphans(w->store, &group->vault_group,
+		history_flush_pending(group->history), error, &deleted);
+	if (r == 0) {
+		w->orphans_at_ns = now + ORPHANS_NS;
+		if (deleted > 0)
+			log_info("group %s: %u unexplained snapshots or objects deleted in the "
+				 "vault",
+				group->name, deleted);
+	}
+	return r;
+}
+
+/* ── the thread ──────────────────────────────────────────────────────────────────────────── */
+
+enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_RETAIN, WORK_CLEAN };
+
+/* What is to be done now, or until when to sleep. */
+static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_until_ns)
+{
+	struct group *group = w->group;
+	int64_t now = clock_monotonic_ns(group->clock);
+	*ret_until_ns = now + IDLE_NS;
+	if (group->retry_asked) {
+		group->retry_asked = false;
+		w->retry_at_ns = w->retry_delay_ns = 0;
+		w->refused = false;
+	}
+	if (w->refused)
+		return WORK_NONE;
+	if (now < w->retry_at_ns) {
+		*ret_until_ns = w->retry_at_ns;
+		return WORK_NONE;
+	}
+	if (!group->claimed)
+		return WORK_CLAIM;
+	if (group->update_due)
+		return WORK_UPDATE;
+	int64_t due = group->last_flush_mono_ns + group->policy.vault_interval_s * NS_PER_S;
+	if (sealed && !group->paused) {
+		if (group->flush_asked || now >= due)
+			return WORK_FLUSH;
+		*ret_until_ns = MIN(*ret_until_ns, due);
+	}
+	if (group->retention_asked && now >= w->retention_at_ns)
+		return WORK_RETAIN;
+	if (group->retention_asked)
+		*ret_until_ns = MIN(*ret_until_ns, w->retention_at_ns);
+	if (group->deletes_asked || now >= w->orphans_at_ns)
+		return WORK_CLEAN;
+	return WORK_NONE;
+}
+
+static void do_work(struct worker *w, enum work work, uint64_t number)
+{
+	struct group *group = w->group;
+	struct error error = { 0 };
+	int r = 0;
+	if (!w->store)
+		r = group->service->ops->open_store(group->service, &error, &w->store);
+	if (r == 0 && work == WORK_CLAIM)
+		r = claim(w, &error);
+	else if (r == 0 && work == WORK_UPDATE)
+		r = update(w, &error);
+	else if (r == 0 && work == WORK_FLUSH)
+		r = flush(w, number, &error);
+	else if (r == 0 && work == WORK_CLEAN)
+		r = clean_up(w, &error);
+	else if (r == 0 && work == WORK_RETAIN) {
+		w->retention_at_ns = clock_monotonic_ns(group->clock) + RETENTION_NS;
+		r = group_retain(group);
+		if (r < 0)
+			group_error(&error, r, group, "thinning its points");
+	}
+	judge(w, r, &error, work == WORK_FLUSH || work == WORK_RETAIN);
+}
+
+void *group_flush_main(void *argument)
+{
+	struct group *group = argument;
+	struct worker w = { .group = group };
+	rng_seed(&w.rng, (uint64_t)clock_realtime_ns(group->clock) ^ (uintptr_t)group);
+	uint64_t number = 0;
+	pthread_mutex_lock(&group->lock);
+	while (!group->stopping && !group->deleting) {
+		pthread_mutex_unlock(&group->lock);
+		bool sealed = next_point(group, &number);
+		pthread_mutex_lock(&group->lock);
+		if (group->stopping || group->deleting)
+			break;
+		int64_t until_ns;
+		enum work work = next_work_locked(&w, sealed, &until_ns);
+		if (work == WORK_NONE) {
+			group_wait_until_locked(group, &group->flush_wake, until_ns);
+			continue;
+		}
+		pthread_mutex_unlock(&group->lock);
+		do_work(&w, work, number);
+		pthread_mutex_lock(&group->lock);
+	}
+	pthread_mutex_unlock(&group->lock);
+	if (w.store)
+		w.store->ops->free(w.store);
+	return NULL;
+}
+
+/* ── waiting, and the end in the vault ───────────────────────────────────────────────────── */
+
+void group_flush_now(struct group *group)
+{
+	SCOPED_LOCK(&group->lock);
+	group->flush_asked = true;
+	pthread_cond_signal(&group->flush_wake);
+}
+
+int group_wait_vault(struct group *group, uint64_t number, unsigned timeout_ms, struct error *error)
+{
+	if (!group->service)
+		return error_set(error, -ENOTCONN,
+			"add [vault] to landfall.conf, restart landfalld, run 'landfall vault "
+			"init'",
+			"group %s: no vault is configured", group->name);
+	if (!group->history)
+		return error_set(error, -EIO, "see the alerts of 'landfall status'",
+			"group %s: its journal failed and is not open", group->name);
+	int64_t until = clock_monotonic_ns(group->clock) + timeout_ms * NS_PER_MS;
+	SCOPED_LOCK(&group->lock);
+	for (;;) {
+		struct history_stats stats;
+		history_stats(group->history, &stats);
+		if (stats.newest_vault_point >= number)
+			return 0;
+		if (group->taken_over)
+			return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
+				"group %s belongs to another appliance", group->name);
+		if (group->stopping || group->failed)
+			return error_set(
+				error, -ECANCELED, NULL, "group %s is ending", group->name);
+		if (clock_monotonic_ns(group->clock) >= until)
+			return error_set(error, -ETIMEDOUT, NULL,
+				"point %" PRIu64 " of group %s is not in the vault yet", number,
+				group->name);
+		group->flush_asked = true;
+		pthread_cond_signal(&group->flush_wake);
+		group_wait_until_locked(group, &group->changed, until);
+	}
+}
+
+static void stop_flushing(struct group *group)
+{
+	pthread_mutex_lock(&group->lock);
+	group->deleting = true;
+	if (group->flusher)
+		flusher_cancel(group->flusher);
+	pthread_cond_broadcast(&group->flush_wake);
+	pthread_mutex_unlock(&group->lock);
+	if (group->flush_runs)
+		pthread_join(group->flush_thread, NULL);
+	group->flush_runs = false;
+}
+
+int group_delete_vault(struct group *group, struct error *error)
+{
+	if (!group->service)
+		return error_set(
+			error, -ENOTCONN, NULL, "group %s: no vault is configured", group->name);
+	stop_flushing(group);
+	struct blob_store *store;
+	int r = group->service->ops->open_store(group->service, error, &store);
+	if (r < 0)
+		return r;
+	/* Asked of the vault itself: what this process remembers may be from before a failure. */
+	CLEANUP(vault_group_free) struct vault_group g = { 0 };
+	r = vault_group_load(store, group->name, error, &g);
+	if (r == 0 && memcmp(&g.id, &group->id, sizeof(g.id)) != 0)
+		r = -ENOENT; /* another's of the same name: not ours to delete */
+	if (r == 0) {
+		vault_group_free(&g);
+		g = (struct vault_group){ 0 };
+		r = vault_group_claim(
+			store, group->name, &group->appliance, group->clock, error, &g);
+	}
+	if (r == 0)
+		r = vault_group_delete(store, &g, error);
+	store->ops->free(store);
+	return r == -ENOENT ? 0 : r;
+}
