@@ -7,7 +7,7 @@
  * Locks, in their order; none is held across I/O except where it says so:
  *	seal_lock    one seal at a time; held across the seal's commit, so that what a seal covers
  *	             and what is noted about it cannot part
- *	state_lock   the state file; held across its replacing
+ *	state_lock   the state file; held across its replacing and across the drops it announces
  *	lock         everything else; the history's own lock is below it
  */
 #pragma once

@@ -195,7 +195,8 @@ int group_delete_noted(
 	uint64_t numbers[64];
 	unsigned done = 0;
 	pthread_mutex_lock(&group->state_lock);
-	unsigned count = MIN(MIN(group->state.delete_count, max), (unsigned)ARRAY_SIZE(numbers));
+	unsigned most = MIN(max, (unsigned)ARRAY_SIZE(numbers));
+	unsigned count = MIN(group->state.delete_count, most);
 	if (count > 0)
 		memcpy(numbers, group->state.deletes, count * sizeof(*numbers));
 	bool more = group->state.delete_count > count;
