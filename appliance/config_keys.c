@@ -1,0 +1,61 @@
+/*
+ * Every section and key of the configuration file but [policy NAME], whose keys are policy.h's.
+ */
+#include <stdbool.h>
+
+#include "appliance/config.h"
+#include "appliance/config_keys.h"
+#include "common/bytes.h"
+
+/* clang-format off */
+#define KEY(section, member, type) \
+	{ #section, #member, type, offsetof(struct config, section.member), false }
+#define SIZE_KEY(section) \
+	{ #section, "size", CONFIG_SIZE, offsetof(struct config, section.size_bytes), false }
+/* clang-format on */
+
+const struct config_key config_keys[] = {
+	KEY(appliance, state_dir, CONFIG_PATH),
+	KEY(appliance, mount, CONFIG_PATH),
+	KEY(appliance, control_socket, CONFIG_PATH),
+	KEY(appliance, control_group, CONFIG_TEXT),
+	KEY(appliance, listen, CONFIG_ADDRESS),
+	{ "appliance", "log_level", CONFIG_LEVEL, offsetof(struct config, appliance.log_level),
+		true },
+	KEY(journal, dir, CONFIG_PATH),
+	SIZE_KEY(journal),
+	KEY(cache, file, CONFIG_PATH),
+	SIZE_KEY(cache),
+	KEY(vault, account, CONFIG_TEXT),
+	KEY(vault, endpoint, CONFIG_URL),
+	KEY(vault, container, CONFIG_TEXT),
+	KEY(vault, auth, CONFIG_AUTH),
+	KEY(vault, connection_string_file, CONFIG_SECRET),
+	KEY(vault, key_file, CONFIG_SECRET),
+	KEY(vault, sas_file, CONFIG_SECRET),
+	KEY(vault, client_id, CONFIG_TEXT),
+	KEY(vault, tenant_id, CONFIG_TEXT),
+	KEY(vault, client_secret_file, CONFIG_SECRET),
+	KEY(vault, federated_token_file, CONFIG_SECRET),
+	KEY(vault, login_endpoint, CONFIG_URL),
+	KEY(vault, imds_endpoint, CONFIG_URL),
+	KEY(vault, proxy, CONFIG_URL),
+	KEY(vault, ca_file, CONFIG_PATH),
+	KEY(azure, subscription, CONFIG_TEXT),
+	KEY(azure, resource_group, CONFIG_TEXT),
+	KEY(azure, location, CONFIG_TEXT),
+	KEY(azure, subnet, CONFIG_TEXT),
+	KEY(azure, drill_subnet, CONFIG_TEXT),
+	KEY(azure, drill_nsg, CONFIG_TEXT),
+	KEY(azure, vm_size, CONFIG_TEXT),
+	KEY(azure, arm_endpoint, CONFIG_URL),
+	KEY(azure, login_endpoint, CONFIG_URL),
+	KEY(aws, region, CONFIG_TEXT),
+	KEY(aws, role_arn, CONFIG_TEXT),
+	KEY(aws, endpoint_ec2, CONFIG_URL),
+	KEY(aws, endpoint_ebs, CONFIG_URL),
+	KEY(aws, endpoint_sts, CONFIG_URL),
+	KEY(aws, endpoint_imds, CONFIG_URL),
+};
+
+const unsigned config_key_count = ARRAY_SIZE(config_keys);
