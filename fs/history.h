@@ -176,6 +176,9 @@ int history_point_drop(struct history *history, uint64_t number, uint32_t flags,
  * Staged. -EEXIST. */
 int history_point_import(struct history *history, const struct point *point, uint64_t *ret_lsn);
 
+/* Size of the disk at the point, 0 if the point does not have it. A look-up; opens nothing. */
+uint64_t history_point_disk_bytes(struct history *history, uint64_t number, uint16_t disk);
+
 /* A point's disks: what was changed since the vault point below it is in the journal, the rest
  * in that vault point. Holds the segments it needs, and keeps the vault point from being dropped.
  * -ENOENT: no such point; -ENODATA: damaged, or its segments are gone. */

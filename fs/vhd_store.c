@@ -118,52 +118,70 @@ static int vhd_read(struct store *store, uint64_t offset, void *data, size_t n)
 	return 0;
 }
 
-/* Merges n bytes (NULL: zeros) into the one sector they lie in. Its stripe is held alone. */
-static int merge_piece(struct vhd_store *vhd, uint64_t offset, const void *data, size_t n)
+/* Makes `span`, the whole sectors around [offset, offset + n), of what is on the disk at its ends
+ * and `data` between. */
+static int merge(struct vhd_store *vhd, uint64_t offset, const uint8_t *data, size_t n,
+	uint8_t *span, size_t span_n)
 {
-	uint8_t sector[SECTOR_BYTES];
+	size_t before = (size_t)(offset % SECTOR_BYTES);
+	size_t after = span_n - before - n;
+	uint64_t start = offset - before;
+	size_t last = span_n - SECTOR_BYTES;
+	if (before > 0 || span_n == SECTOR_BYTES) {
+		int r = store_read(vhd->disk, start, span, SECTOR_BYTES);
+		if (r < 0)
+			return r;
+	}
+	if (after > 0 && last > 0) {
+		int r = store_read(vhd->disk, start + last, span + last, SECTOR_BYTES);
+		if (r < 0)
+			return r;
+	}
+	memcpy(span + before, data, n);
+	return 0;
+}
+
+/* Writes n bytes that do not fill their sectors, in one write of whole ones, so that it fails or
+ * succeeds as one. Its stripes are held alone. */
+static int write_merged(struct vhd_store *vhd, uint64_t offset, const uint8_t *data, size_t n)
+{
 	uint64_t start = round_down(offset, SECTOR_BYTES);
-	int r = store_read(vhd->disk, start, sector, sizeof(sector));
-	if (r < 0)
-		return r;
-	if (data)
-		memcpy(sector + (offset - start), data, n);
-	else
-		memset(sector + (offset - start), 0, n);
-	return store_write(vhd->disk, start, sector, sizeof(sector));
+	size_t span_n = (size_t)(round_up(offset + n, SECTOR_BYTES) - start);
+	CLEANUP_FREE uint8_t *span = malloc(span_n);
+	if (!span)
+		return -ENOMEM;
+	int r = merge(vhd, offset, data, n, span, span_n);
+	return r < 0 ? r : store_write(vhd->disk, start, span, span_n);
 }
 
-/* Writes n bytes (NULL: zeros) at any alignment; the stripes are held as it needs. */
-static int write_disk_locked(
-	struct vhd_store *vhd, uint64_t offset, const uint8_t *data, uint64_t n)
+/* Zeroes n bytes: what is whole without a payload, then what is not. */
+static int zero_merged(struct vhd_store *vhd, uint64_t offset, uint64_t n)
 {
-	uint64_t inside = offset % SECTOR_BYTES;
-	if (inside != 0) {
-		uint64_t head = MIN(n, SECTOR_BYTES - inside);
-		int r = merge_piece(vhd, offset, data, (size_t)head);
-		if (r < 0)
-			return r;
-		offset += head, n -= head;
-		data = data ? data + head : NULL;
-	}
-	uint64_t whole = round_down(n, SECTOR_BYTES);
-	if (whole > 0) {
-		int r = data ? store_write(vhd->disk, offset, data, (size_t)whole)
-			     : store_zero(vhd->disk, offset, whole);
-		if (r < 0)
-			return r;
-	}
-	if (n == whole)
-		return 0;
-	return merge_piece(vhd, offset + whole, data ? data + whole : NULL, (size_t)(n - whole));
+	static const uint8_t zeros[SECTOR_BYTES];
+	uint64_t end = offset + n;
+	uint64_t low = round_up(offset, SECTOR_BYTES), high = round_down(end, SECTOR_BYTES);
+	if (low > high) /* inside one sector */
+		return write_merged(vhd, offset, zeros, (size_t)n);
+	int r = high > low ? store_zero(vhd->disk, low, high - low) : 0;
+	if (r == 0 && low > offset)
+		r = write_merged(vhd, offset, zeros, (size_t)(low - offset));
+	if (r == 0 && end > high)
+		r = write_merged(vhd, high, zeros, (size_t)(end - high));
+	return r;
 }
 
+/* Writes n bytes (NULL: zeros) of the disk, at any alignment. */
 static int write_disk(struct vhd_store *vhd, uint64_t offset, const uint8_t *data, uint64_t n)
 {
 	bool merges = offset % SECTOR_BYTES != 0 || n % SECTOR_BYTES != 0;
 	uint32_t set = stripes_of(offset, n);
+	int r;
 	lock_stripes(vhd, set, merges);
-	int r = write_disk_locked(vhd, offset, data, n);
+	if (merges)
+		r = data ? write_merged(vhd, offset, data, (size_t)n) : zero_merged(vhd, offset, n);
+	else
+		r = data ? store_write(vhd->disk, offset, data, (size_t)n)
+			 : store_zero(vhd->disk, offset, n);
 	unlock_stripes(vhd, set);
 	return r;
 }

@@ -173,7 +173,8 @@ struct memory_store {
 	struct store store;
 	uint8_t *bytes;
 	pthread_mutex_t lock;
-	int fail; /* what the next reads answer */
+	int fail; /* what reads answer */
+	int full; /* writes that still succeed; -1: all */
 };
 
 static void check_range(struct store *store, uint64_t offset, uint64_t n)
@@ -198,6 +199,9 @@ static int memory_write(struct store *store, uint64_t offset, const void *data, 
 	struct memory_store *m = CONTAINER_OF(store, struct memory_store, store);
 	check_range(store, offset, n);
 	SCOPED_LOCK(&m->lock);
+	if (m->full == 0)
+		return -ENOSPC;
+	m->full -= m->full > 0;
 	memcpy(m->bytes + offset, data, n);
 	return 0;
 }
@@ -236,6 +240,7 @@ static struct memory_store *memory_new(uint64_t bytes, bool writable)
 	struct memory_store *m = calloc(1, sizeof(*m));
 	m->store = (struct store){ &ops, bytes, writable };
 	m->bytes = calloc(1, bytes);
+	m->full = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	return m;
 }
@@ -337,6 +342,24 @@ static void failures_below_come_up(void **state)
 	store_free(vhd);
 }
 
+static void unaligned_write_is_one_write(void **state)
+{
+	(void)state;
+	struct memory_store *m = memory_new(MIB, true);
+	struct store *vhd = vhd_over(m);
+	uint8_t data[5000];
+	memset(data, 7, sizeof(data));
+	m->full = 0;
+	assert_int_equal(store_write(vhd, 300, data, sizeof(data)), -ENOSPC);
+	assert_true(is_zero(m->bytes, MIB));
+	m->full = 1;
+	assert_int_equal(store_write(vhd, 300, data, sizeof(data)), 0);
+	assert_memory_equal(m->bytes + 300, data, sizeof(data));
+	assert_true(is_zero(m->bytes, 300));
+	assert_true(is_zero(m->bytes + 5300, MIB - 5300));
+	store_free(vhd);
+}
+
 static void immutable_stays_immutable(void **state)
 {
 	(void)state;
@@ -417,6 +440,7 @@ int main(void)
 		cmocka_unit_test(store_behaves_as_an_array),
 		cmocka_unit_test(footer_cannot_be_changed),
 		cmocka_unit_test(failures_below_come_up),
+		cmocka_unit_test(unaligned_write_is_one_write),
 		cmocka_unit_test(immutable_stays_immutable),
 		cmocka_unit_test(bad_sizes_make_no_store),
 		cmocka_unit_test(unaligned_writers_do_not_undo_each_other),

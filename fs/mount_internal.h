@@ -1,0 +1,175 @@
+/*
+ * What the files of the mount share. Nobody else includes this.
+ *
+ *	mount.c        the session: mounting, threads, unmounting
+ *	mount_tree.c   machines and clones: what is shown, and for how long it may be used
+ *	mount_names.c  the tree: names, attributes, directory entries
+ *	mount_files.c  open files: one store for each, shared by all who have it open
+ *	mount_ops.c    the handlers of FUSE requests
+ *
+ * Inode numbers say what they mean (struct node), so the kernel's references cost no memory here
+ * and need no counting: whatever number comes back is looked up in what is shown now. Numbers of
+ * machines and clones are not used twice, so another content is always another inode.
+ *
+ * Lock order: `lock` is the only one, and it is not held across calls to a history, a clone or a
+ * store. What a handler uses meanwhile is held by a count (`busy`), for which removal waits.
+ */
+#pragma once
+
+#define FUSE_MAX_IO_BYTES (1024u * 1024u)
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include <fuse_lowlevel.h>
+
+#include "fs/mount.h"
+#include "fs/store.h"
+
+#define MOUNT_NAME_BYTES 64
+#define MOUNT_FILE_BUCKETS 64u
+
+/* ── inodes ──────────────────────────────────────────────────────────────────────────────── */
+
+enum node_kind {
+	NODE_ROOT,
+	NODE_MACHINE,
+	NODE_LIVE,
+	NODE_POINTS,
+	NODE_CLONES,
+	NODE_POINT,
+	NODE_CLONE,
+	NODE_LATEST,
+	NODE_LIVE_FILE,
+	NODE_POINT_FILE,
+	NODE_CLONE_FILE,
+};
+
+struct node {
+	enum node_kind kind;
+	uint16_t machine; /* its serial number, below 2^12 */
+	uint16_t disk;    /* of a file */
+	uint32_t number;  /* of the point or the clone */
+};
+
+fuse_ino_t node_ino(const struct node *node);
+struct node node_of(fuse_ino_t ino);
+
+/* ── what is shown ───────────────────────────────────────────────────────────────────────── */
+
+struct clone_entry {
+	struct clone_entry *next; /* by rising serial */
+	uint32_t serial;
+	char name[MOUNT_NAME_BYTES];
+	struct clone *clone;         /* borrowed */
+	_Atomic int64_t modified_ns; /* the last write */
+	unsigned disk_count;
+	struct clone_disk_entry {
+		uint16_t id;
+		uint64_t bytes;
+		char name[MOUNT_NAME_BYTES];
+	} disks[]; /* by rising id */
+};
+
+struct machine {
+	struct machine *next; /* by rising serial */
+	uint16_t serial;
+	char name[MOUNT_NAME_BYTES];
+	struct committer *committer; /* borrowed */
+	struct history *history;     /* the committer's */
+	bool writable;
+	unsigned busy;              /* handlers that use it; under the mount's lock */
+	struct clone_entry *clones; /* under the mount's lock */
+	_Atomic uint64_t seen_lsn;  /* when it was last looked at, and */
+	_Atomic int64_t changed_ns; /* since when the live disks are as they are */
+};
+
+struct open_file {
+	struct open_file *next;
+	struct mount *mount;
+	fuse_ino_t ino;
+	struct node node;
+	struct machine *machine;   /* NULL once that is gone */
+	struct clone_entry *clone; /* of a clone's file */
+	struct store *store;       /* owned; NULL while it is being opened, or once gone */
+	uint64_t size_bytes;
+	bool writable;
+	bool opening;
+	unsigned refs;    /* opens; under the mount's lock */
+	atomic_uint busy; /* requests under way */
+	atomic_bool gone; /* answers -EIO from now on */
+};
+
+struct mount {
+	char *path;
+	struct fuse_session *session;
+	pthread_t thread;
+	unsigned max_threads;
+	int64_t started_ns;
+	dev_t device;
+	atomic_bool stopping; /* mount_free was called */
+	atomic_bool ended;    /* the session is over: there is no kernel to talk to */
+	pthread_key_t buffer; /* each thread's, for reads */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* some busy count went to 0, or an opening ended */
+	struct machine *machines;
+	uint16_t last_machine; /* serials given out */
+	uint32_t last_clone;
+	struct open_file *files[MOUNT_FILE_BUCKETS];
+};
+
+/* The machine with that serial, held until machine_put. -ESTALE. */
+int machine_get(struct mount *mount, uint16_t serial, struct machine **ret_machine);
+int machine_get_named(struct mount *mount, const char *name, struct machine **ret_machine);
+/* The first machine with a serial above `after`. -ENOENT. */
+int machine_get_next(struct mount *mount, uint16_t after, struct machine **ret_machine);
+void machine_put(struct mount *mount, struct machine *machine);
+
+/* The clone with that serial, or name, or the first with a serial above `after`; valid while the
+ * lock is held. NULL if there is none. */
+struct clone_entry *clone_find_locked(struct machine *machine, uint32_t serial);
+struct clone_entry *clone_find_named_locked(struct machine *machine, const char *name);
+struct clone_entry *clone_next_locked(struct machine *machine, uint32_t after);
+
+/* ── names ───────────────────────────────────────────────────────────────────────────────── */
+
+struct dir_entry {
+	char name[256];
+	struct node node;
+	uint64_t key; /* its place in the directory, from 1, rising */
+};
+
+/* All 0 or -errno: -ENOENT, -ESTALE (what it stood for is gone), -ENOTDIR. */
+int tree_lookup(
+	struct mount *mount, const struct node *parent, const char *name, struct node *ret_node);
+int tree_stat(struct mount *mount, const struct node *node, struct stat *ret_stat);
+/* The first entry whose key is above `after`. -ENOENT at the end. */
+int tree_next(struct mount *mount, const struct node *parent, uint64_t after,
+	struct dir_entry *ret_entry);
+int tree_parent(const struct node *node, struct node *ret_parent);
+int tree_readlink(struct mount *mount, const struct node *node, char ret_name[static 64]);
+
+/* ── open files ──────────────────────────────────────────────────────────────────────────── */
+
+int file_open(struct mount *mount, fuse_ino_t ino, bool for_writing, struct open_file **ret_file);
+void file_release(struct open_file *file);
+/* Around each request: -EIO once its machine is gone. */
+int file_enter(struct open_file *file);
+void file_leave(struct open_file *file);
+/* Makes a writable file's disk all zeros: what emptying a file whose size is fixed comes to. */
+int file_empty(struct mount *mount, fuse_ino_t ino);
+/* Size of the file if it is open now, else 0. */
+uint64_t file_open_size(struct mount *mount, fuse_ino_t ino);
+/* Makes the machine's open files answer -EIO and frees their stores, when nobody is inside. */
+void files_abandon(struct mount *mount, struct machine *machine);
+/* At the end, when no handler runs any more. */
+void files_free_all(struct mount *mount);
+bool files_use_clone_locked(struct mount *mount, const struct clone_entry *clone);
+
+/* ── handlers ────────────────────────────────────────────────────────────────────────────── */
+
+const struct fuse_lowlevel_ops *mount_ops(void);

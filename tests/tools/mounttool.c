@@ -1,0 +1,198 @@
+/*
+ * A small server for the mount's tests: one history in a directory, its machines mounted.
+ *
+ *	mounttool DIRECTORY MOUNT-POINT
+ *
+ * Commands come a line each on stdin, answers a line each on stdout: "ok [value]" or
+ * "error ERRNO". The end of stdin is an orderly end.
+ *
+ *	machine NAME writable|readonly   shows it
+ *	remove NAME                      hides it
+ *	disk NAME MIB                    adds the disk "<machine>/<disk>"; value: its id
+ *	grow ID MIB
+ *	seal [COUNT]                     value: the last point's number
+ *	drop NUMBER                      drops the local point
+ *	clone MACHINE NAME POINT MIB     MIB: its quota
+ *	unclone MACHINE NAME
+ *	staged                           value: the staged lsn
+ *	durable                          value: the durable lsn
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/clock.h"
+#include "common/io.h"
+#include "fs/clone.h"
+#include "fs/committer.h"
+#include "fs/history.h"
+#include "fs/mount.h"
+
+#define MAX_CLONES 8
+
+struct tool {
+	const char *directory;
+	struct history *history;
+	struct committer *committer;
+	struct mount *mount;
+	struct named_clone {
+		char name[32];
+		struct clone *clone;
+	} clones[MAX_CLONES];
+};
+
+static int answer(int r, uint64_t value)
+{
+	if (r < 0)
+		printf("error %s\n", strerrorname_np(-r));
+	else
+		printf("ok %" PRIu64 "\n", value);
+	fflush(stdout);
+	return r;
+}
+
+static int seal_times(struct tool *t, unsigned count, uint64_t *ret_number)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct seal seal = { .time_ns = clock_realtime_ns(clock_system()),
+			.kind = POINT_CRASH };
+		uint64_t lsn;
+		int r = i + 1 == count ? committer_seal(t->committer, &seal, ret_number)
+				       : history_seal(t->history, &seal, ret_number, &lsn);
+		if (r == -EAGAIN)
+			r = committer_sync(t->committer), i--;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int make_clone(
+	struct tool *t, const char *machine, const char *name, uint64_t point, uint64_t quota_mib)
+{
+	char path[4096];
+	for (unsigned i = 0; i < MAX_CLONES; i++) {
+		struct named_clone *c = &t->clones[i];
+		if (c->clone)
+			continue;
+		snprintf(path, sizeof(path), "%s/clone-%u", t->directory, i);
+		int r = clone_new(io_posix(), path, t->history, point, quota_mib * MIB, &c->clone);
+		if (r < 0)
+			return r;
+		r = mount_add_clone(t->mount, machine, name, c->clone);
+		if (r < 0) {
+			clone_free(c->clone);
+			c->clone = NULL;
+		}
+		snprintf(c->name, sizeof(c->name), "%s", name);
+		return r;
+	}
+	return -ENOSPC;
+}
+
+static int unmake_clone(struct tool *t, const char *machine, const char *name)
+{
+	int r = mount_remove_clone(t->mount, machine, name);
+	for (unsigned i = 0; r == 0 && i < MAX_CLONES; i++) {
+		struct named_clone *c = &t->clones[i];
+		if (c->clone && strcmp(c->name, name) == 0) {
+			clone_free(c->clone);
+			c->clone = NULL;
+		}
+	}
+	return r;
+}
+
+static int run_command(struct tool *t, char *line)
+{
+	char a[64] = "", b[64] = "";
+	uint64_t n = 0, m = 0, lsn = 0;
+	uint16_t disk = 0;
+	int r;
+	if (sscanf(line, "machine %63s %63s", a, b) == 2) {
+		r = mount_add_machine(t->mount, a, t->committer, strcmp(b, "writable") == 0);
+		return answer(r, 0);
+	}
+	if (sscanf(line, "remove %63s", a) == 1)
+		return answer(mount_remove_machine(t->mount, a), 0);
+	if (sscanf(line, "disk %63s %" SCNu64, a, &n) == 2) {
+		r = history_add_disk(t->history, a, n * MIB, &disk, &lsn);
+		if (r == 0)
+			r = committer_wait(t->committer, lsn);
+		return answer(r, disk);
+	}
+	if (sscanf(line, "grow %" SCNu64 " %" SCNu64, &n, &m) == 2) {
+		r = history_grow_disk(t->history, (uint16_t)n, m * MIB, &lsn);
+		return answer(r < 0 ? r : committer_wait(t->committer, lsn), 0);
+	}
+	if (strncmp(line, "seal", 4) == 0) {
+		if (sscanf(line, "seal %" SCNu64, &n) != 1)
+			n = 1;
+		r = seal_times(t, (unsigned)n, &m);
+		return answer(r, m);
+	}
+	if (sscanf(line, "drop %" SCNu64, &n) == 1) {
+		r = history_point_drop(t->history, n, POINT_LOCAL, &lsn);
+		return answer(r < 0 ? r : committer_wait(t->committer, lsn), 0);
+	}
+	if (sscanf(line, "clone %63s %63s %" SCNu64 " %" SCNu64, a, b, &n, &m) == 4)
+		return answer(make_clone(t, a, b, n, m), 0);
+	if (sscanf(line, "unclone %63s %63s", a, b) == 2)
+		return answer(unmake_clone(t, a, b), 0);
+	if (strcmp(line, "staged") == 0)
+		return answer(0, history_staged_lsn(t->history));
+	if (strcmp(line, "durable") == 0)
+		return answer(0, history_durable_lsn(t->history));
+	return answer(-EINVAL, 0);
+}
+
+static void finish(struct tool *t)
+{
+	mount_free(t->mount);
+	for (unsigned i = 0; i < MAX_CLONES; i++)
+		clone_free(t->clones[i].clone);
+	committer_free(t->committer);
+	history_close(t->history);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 3) {
+		fprintf(stderr, "usage: mounttool DIRECTORY MOUNT-POINT\n");
+		return 2;
+	}
+	struct tool t = { .directory = argv[1] };
+	char journal[4096];
+	snprintf(journal, sizeof(journal), "%s/journal", argv[1]);
+	struct history_options options = {
+		.io = io_posix(),
+		.clock = clock_system(),
+		.directory = journal,
+		.group = { { 42 } },
+		.limit_bytes = 4 * GIB,
+	};
+	struct history_report report;
+	struct error error = { 0 };
+	if (history_open(&options, &report, &error, &t.history) < 0 ||
+		committer_new(t.history, NULL, &t.committer) < 0) {
+		fprintf(stderr, "mounttool: %s\n", error.message);
+		return 1;
+	}
+	struct mount_options mount = { .path = argv[2] };
+	if (mount_new(&mount, &error, &t.mount) < 0) {
+		fprintf(stderr, "mounttool: %s\n", error.message);
+		finish(&t);
+		return 1;
+	}
+	answer(0, report.records_replayed);
+	char line[256];
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = '\0';
+		(void)run_command(&t, line);
+	}
+	finish(&t);
+	return 0;
+}
