@@ -627,6 +627,18 @@ int blob_sim_peek(struct blob_sim *service, const char *name, const char *snapsh
 	return 0;
 }
 
+int blob_sim_peek_object(struct blob_sim *service, const char *name, struct buf *ret_data)
+{
+	const struct sim_blob *blob = blob_state_find(service, name);
+	if (!blob || !blob->is_object || blob->etag == 0)
+		return -ENOENT;
+	unsigned char *data = sim_alloc(blob->content.bytes);
+	content_read(&blob->content, 0, data, blob->content.bytes);
+	int r = buf_append(ret_data, data, blob->content.bytes);
+	free(data);
+	return r;
+}
+
 unsigned blob_sim_snapshots(struct blob_sim *service, const char *name)
 {
 	unsigned n = 0;

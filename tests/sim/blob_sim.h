@@ -47,5 +47,7 @@ const char *blob_sim_violation(const struct blob_sim *service);
 /* For oracles, with no faults. -ENOENT. */
 int blob_sim_peek(struct blob_sim *service, const char *blob, const char *snapshot, uint64_t offset,
 	void *data, uint64_t n);
+/* Appends an object's content. -ENOENT. */
+int blob_sim_peek_object(struct blob_sim *service, const char *name, struct buf *ret_data);
 /* Number of snapshots of the blob. */
 unsigned blob_sim_snapshots(struct blob_sim *service, const char *blob);
