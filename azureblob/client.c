@@ -395,14 +395,14 @@ static int bad_answer(struct azureblob_request *request, const char *what)
 	return -EBADMSG;
 }
 
-/* "bytes 0-511/1024" */
+/* "bytes 0-511/1024". The end of a blob as the emulator tells it: "bytes 6-5/6". */
 static bool range_matches(const char *text, uint64_t offset, uint64_t n)
 {
-	uint64_t first, last;
-	int used = 0;
-	if (!text || sscanf(text, "bytes %" SCNu64 "-%" SCNu64 "/%n", &first, &last, &used) < 2)
+	uint64_t first, last, total;
+	if (!text ||
+		sscanf(text, "bytes %" SCNu64 "-%" SCNu64 "/%" SCNu64, &first, &last, &total) != 3)
 		return false;
-	return used > 0 && first == offset && n > 0 && last - first == n - 1;
+	return first == offset && last + 1 == offset + n && offset + n <= total;
 }
 
 static int check_range(struct azureblob_request *request)

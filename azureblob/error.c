@@ -20,24 +20,18 @@ static const struct {
 	const char *code;
 	int error;
 } by_code[] = {
-	{ 409, "BlobAlreadyExists", -EEXIST },
-	{ 409, "ContainerAlreadyExists", -EEXIST },
-	{ 409, "ResourceAlreadyExists", -EEXIST },
-	{ 409, "LeaseAlreadyPresent", -EBUSY },
+	{ 409, "BlobAlreadyExists", -EEXIST }, { 409, "ContainerAlreadyExists", -EEXIST },
+	{ 409, "ResourceAlreadyExists", -EEXIST }, { 409, "LeaseAlreadyPresent", -EBUSY },
 	{ 409, "LeaseIdMismatchWithLeaseOperation", -EBUSY },
 	{ 409, "LeaseIsBreakingAndCannotBeAcquired", -EBUSY },
 	{ 409, "LeaseIsBreakingAndCannotBeChanged", -EBUSY },
 	{ 409, "LeaseNotPresentWithLeaseOperation", -ESTALE },
-	{ 409, "LeaseIsBrokenAndCannotBeRenewed", -ESTALE },
-	{ 409, "LeaseAlreadyBroken", -ESTALE },
-	{ 409, "PendingCopyOperation", -EBUSY },
-	{ 409, "ContainerBeingDeleted", -EBUSY },
-	{ 409, "SnapshotsPresent", -ENOTEMPTY },
-	{ 409, "SnapshotCountExceeded", -EDQUOT },
-	{ 409, "SnapshotOperationRateExceeded", -EAGAIN },
-	{ 409, "BlobOverwritten", -ESTALE },
-	{ 409, "PreviousSnapshotCannotBeNewer", -EINVAL },
-	{ 416, "InvalidRange", -ERANGE },
+	{ 409, "LeaseIsBrokenAndCannotBeRenewed", -ESTALE }, { 409, "LeaseAlreadyBroken", -ESTALE },
+	{ 409, "PendingCopyOperation", -EBUSY }, { 409, "ContainerBeingDeleted", -EBUSY },
+	{ 409, "SnapshotsPresent", -ENOTEMPTY }, { 409, "SnapshotCountExceeded", -EDQUOT },
+	{ 409, "SnapshotOperationRateExceeded", -EAGAIN }, { 409, "BlobOverwritten", -ESTALE },
+	{ 409, "PreviousSnapshotCannotBeNewer", -EINVAL }, { 416, "InvalidRange", -ERANGE },
+	{ 500, "FeatureNotSupported", -EOPNOTSUPP }, /* the emulator */
 };
 
 static const struct {
@@ -58,6 +52,7 @@ static const struct {
 	{ 416, -ERANGE },
 	{ 429, -EAGAIN },
 	{ 500, -ETIMEDOUT },
+	{ 501, -EOPNOTSUPP },
 	{ 502, -ETIMEDOUT },
 	{ 503, -EAGAIN },
 	{ 504, -ETIMEDOUT },
@@ -138,7 +133,9 @@ enum azureblob_verdict azureblob_error_read(
 			copy_line(e.code, sizeof(e.code), code);
 		read_document(http, &e);
 		e.error = errno_of(http->status, e.code);
-		if (http->status >= 500 && http->status != 503)
+		if (e.error == -EOPNOTSUPP)
+			verdict = AZUREBLOB_REFUSED;
+		else if (http->status >= 500 && http->status != 503)
 			verdict = AZUREBLOB_MAYBE;
 		else if (e.error == -EAGAIN || http->status == 408)
 			verdict = AZUREBLOB_TRY_AGAIN;

@@ -11,6 +11,7 @@
  *	-EDQUOT      409 SnapshotCountExceeded (premium accounts)
  *	-EACCES      401, 403, or no token to be had
  *	-ERANGE      416 InvalidRange: nothing there to read
+ *	-EOPNOTSUPP  501: the service (an emulator) does not know this
  *	-EINVAL      any other refusal: the request itself is at fault
  *	-EAGAIN      503, 429, 409 SnapshotOperationRateExceeded: overloaded, retries used up
  *	-ETIMEDOUT   500, 502, 504, 408 or no answer in time
