@@ -42,6 +42,7 @@ class StrictService:
     def __enter__(self):
         ready = pathlib.Path(self.work) / "service.ready"
         data = pathlib.Path(self.work) / "service"
+        data.mkdir(exist_ok=True)
         with open(f"{self.work}/service.log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(TOP / "tests/servers/pageblob/server.py"), "--port", "0",
