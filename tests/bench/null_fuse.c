@@ -108,7 +108,8 @@ int main(int argc, char **argv)
 		.fsync = null_fsync,
 	};
 	struct server s = { .bytes = strtoull(argv[2], NULL, 0), .zeros = calloc(1, 1 << 20) };
-	char *options[] = { argv[0], "-o", "max_read=1048576,fsname=null" };
+	char dash_o[] = "-o", limits[] = "max_read=1048576,fsname=null";
+	char *options[] = { argv[0], dash_o, limits };
 	struct fuse_args args = FUSE_ARGS_INIT(3, options);
 	struct fuse_session *session = fuse_session_new(&args, &ops, sizeof(ops), &s);
 	if (!session || fuse_set_signal_handlers(session) != 0 ||
