@@ -6,8 +6,10 @@
 #   $lf_tmp                   the scratch directory, gone at exit (kept with LANDFALL_KEEP=1)
 #   lf_skip WHY / lf_fail WHY ends the test as skipped (77) / failed (1)
 #   lf_at_exit COMMAND ARG…   runs at exit; the last registered runs first
-#   lf_spawn LOG COMMAND…     starts a daemon, sets lf_pid; at exit: TERM, then KILL after 10 s
-#   lf_stop PID               stops one of these now and waits for its end
+#   lf_spawn LOG COMMAND…     starts a daemon, sets lf_pid; at exit: TERM, then KILL after 10 s.
+#                             It gets TERM also when the test itself is killed
+#   lf_stop PID               stops one of these now and waits for its end; lf_stop_patience is
+#                             how many times 50 ms it gives it (200)
 #   lf_mount ARG…             mount(8) with these arguments, the last is the mount point
 #   lf_umount DIR             unmounts, lazily where it must, waiting for a busy one
 #   lf_losetup FILE [OPT…]    attaches a loop device, sets lf_loop
@@ -86,7 +88,7 @@ lf_ended() { ! kill -0 "$1" 2>/dev/null; }
 lf_spawn() {
 	local log=$1
 	shift
-	"$@" >"$log" 2>&1 &
+	setpriv --pdeathsig TERM "$@" >"$log" 2>&1 &
 	lf_pid=$!
 	lf_at_exit lf_stop "$lf_pid"
 }
@@ -97,7 +99,7 @@ lf_stop() {
 	local pid=$1 i
 	jobs -p | grep -qx "$pid" || return 0
 	kill -TERM "$pid" 2>/dev/null || true
-	for ((i = 0; i < 200; i++)); do
+	for ((i = 0; i < ${lf_stop_patience:-200}; i++)); do
 		lf_ended "$pid" && break
 		sleep 0.05
 	done

@@ -2,7 +2,6 @@
 """The strict server's faults: each does what it says, no more, and the witness saw it."""
 import http.client
 import os
-import socket
 import sys
 import threading
 import time
@@ -11,8 +10,6 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from testing import MIB, Signer, admin      # noqa: E402
 from strict_test import CLEAR, PAGE, StrictCase     # noqa: E402
-from pageblob.crc64 import crc64, slow      # noqa: E402
-from pageblob.extents import ExtentMap, subtract    # noqa: E402
 
 GONE = (http.client.HTTPException, ConnectionError, TimeoutError)
 
@@ -356,43 +353,9 @@ class Load(FaultCase):
         return total
 
 
-class Parts(unittest.TestCase):
-    """The map against a plain array."""
-
-    def test_extent_map(self):
-        import random
-        rng = random.Random(1)
-        extents, plain, tail = ExtentMap(), [None] * 200, 0
-        for turn in range(3000):
-            a, b = sorted(rng.sample(range(201), 2))
-            if rng.random() < 0.7:
-                removed = extents.put(a * 512, b * 512, tail, turn % 7)
-                now = [(tail + (i - a) * 512, turn % 7) for i in range(a, b)]
-                tail += (b - a) * 512
-            else:
-                removed, now = extents.cut(a * 512, b * 512), [None] * (b - a)
-            gone = {i: (p + i * 512 - s, g) for s, e, p, g in removed
-                    for i in range(s // 512, e // 512)}
-            self.assertEqual(gone, {i: plain[i] for i in range(a, b) if plain[i]})
-            plain[a:b] = now
-            self.assertIsNone(extents.check(200 * 512))
-        found = {i: (p + i * 512 - s, g) for s, e, p, g in extents.span(0, 200 * 512)
-                 for i in range(s // 512, e // 512)}
-        self.assertEqual(found, {i: v for i, v in enumerate(plain) if v})
-
-    def test_subtract(self):
-        self.assertEqual(list(subtract([(0, 10), (20, 30)], [(2, 4), (8, 22), (29, 40)])),
-                         [(0, 2), (4, 8), (22, 29)])
-        self.assertEqual(list(subtract([(0, 10)], [])), [(0, 10)])
-
-    def test_crc64(self):
-        for data in (b"", b"123456789", os.urandom(1000), bytearray(os.urandom(4097))):
-            self.assertEqual(crc64(data), slow(data))
-
-
 if __name__ == "__main__":
     # strict_test's own classes came in with the import: leave them to that program
     loader, suite = unittest.TestLoader(), unittest.TestSuite()
-    for case in (Answers, Resets, LateWrites, Account, Witness, Load, Parts):
+    for case in (Answers, Resets, LateWrites, Account, Witness, Load):
         suite.addTests(loader.loadTestsFromTestCase(case))
     sys.exit(not unittest.TextTestRunner().run(suite).wasSuccessful())

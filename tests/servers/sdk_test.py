@@ -3,10 +3,13 @@
 
 Needs Debian's python3-azure-storage; skipped (77) without it.
 """
+import json
 import os
+import ssl
 import sys
 import time
 import unittest
+import urllib.request
 import uuid
 from datetime import datetime, timedelta, timezone
 
@@ -26,7 +29,7 @@ except ImportError:
     sys.exit(77)
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from testing import MIB, ServerCase, admin, rest      # noqa: E402
+from testing import MIB, ServerCase, TlsServerCase, admin       # noqa: E402
 
 
 class SdkCase(ServerCase):
@@ -182,6 +185,20 @@ class Pages(SdkCase):
                 self.assertEqual(code, 412)
                 self.refused("SequenceNumberConditionNotMet", blob.clear_page, 0, 512, **option)
 
+    def test_from_url(self):
+        blob, data = self.blob(size=MIB), os.urandom(8192)
+        blob.upload_page(data, 0, 8192)
+        snapshot = blob.create_snapshot()["snapshot"]
+        blob.clear_page(0, MIB)
+        sas = generate_blob_sas(self.server["account"], self.name, "d.vhd", snapshot=snapshot,
+                                account_key=self.server["key"], permission="r",
+                                expiry=datetime.now(timezone.utc) + timedelta(minutes=5))
+        source = f"{blob.url}?snapshot={snapshot}"
+        with self.assertRaises(HttpResponseError):
+            blob.upload_pages_from_url(source, offset=0, length=4096, source_offset=4096)
+        blob.upload_pages_from_url(f"{source}&{sas}", offset=0, length=4096, source_offset=4096)
+        self.assertEqual(blob.download_blob(0, 8192).readall(), data[4096:] + bytes(4096))
+
     def test_resize(self):
         blob = self.blob(size=MIB)
         blob.upload_page(b"x" * 4096, 0, 4096)
@@ -290,15 +307,35 @@ class Copies(SdkCase):
         self.assertEqual(started["copy_status"], "pending")
         self.refused("PendingCopyOperation", copy.upload_page, b"x" * 512, 0, 512)
         self.refused("PendingCopyOperation", copy.create_snapshot)
-        deadline = time.monotonic() + 20
-        while copy.get_blob_properties().copy.status == "pending":
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.02)
+        self.assertEqual(copy.download_blob(MIB, 4096).readall(), bytes(4096), "not there yet")
+        self.assertEqual(self.ended(copy), "success")
         self.assertEqual(copy.download_blob().readall(), bytes(MIB) + data + bytes(2 * MIB))
         copy.upload_page(b"x" * 512, MIB, 512)          # the source does not notice
         frozen = self.container.get_blob_client("d.vhd", snapshot=snapshot)
         self.assertEqual(frozen.download_blob(MIB, MIB).readall(), data)
         self.refused("NoPendingCopyOperation", copy.abort_copy, started["copy_id"])
+
+    def test_failure_and_block_blobs(self):
+        source = self.container.upload_blob("text", b"text")
+        copy = self.container.get_blob_client("copy")
+        copy.start_copy_from_url(source.url)
+        self.assertEqual(self.ended(copy), "success")
+        self.assertEqual(copy.download_blob().readall(), b"text")
+        admin(self.server, "POST", "/settings", {"copy_fails": True})
+        blob = self.blob(size=MIB)
+        blob.upload_page(b"x" * 512, 0, 512)
+        copy = self.container.get_blob_client("copy.vhd")
+        copy.start_copy_from_url(blob.url)
+        self.assertEqual(self.ended(copy), "failed")
+        self.assertIn("500", copy.get_blob_properties().copy.status_description)
+        self.assertEqual(copy.download_blob(0, 512).readall(), bytes(512))
+
+    def ended(self, blob):
+        deadline = time.monotonic() + 20
+        while (status := blob.get_blob_properties().copy.status) == "pending":
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+        return status
 
     def test_abort(self):
         admin(self.server, "POST", "/settings", {"copy_pending_s": 60})
@@ -360,31 +397,33 @@ class Identity(SdkCase):
         self.assertEqual(len(list(service.get_container_client(self.name).list_blobs())), 1)
         self.client("d.vhd", credential=everything).upload_page(b"q" * 512, 0, 512)
 
-    def test_bearer(self):
-        status, _, token = rest("GET", self.server["imds_endpoint"]
-                                + "/metadata/identity/oauth2/token?api-version=2018-02-01"
-                                  "&resource=https%3A%2F%2Fstorage.azure.com%2F",
-                                {"Metadata": "true"})
-        self.assertEqual(status, 200)
+
+class Bearer(TlsServerCase):
+    """The SDK sends tokens over TLS only."""
+
+    def test_token(self):
+        url = (self.server["imds_endpoint"] + "/metadata/identity/oauth2/token"
+               "?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F")
+        request = urllib.request.Request(url, headers={"Metadata": "true"})
+        context = ssl.create_default_context(cafile=self.cert)
+        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+            token = json.load(answer)
 
         class Credential:
             def get_token(self, *_scopes, **_kwargs):
                 return AccessToken(token["access_token"], int(token["expires_on"]))
 
-        self.blob(size=MIB)
-        url = self.server["endpoint"]
-        blob = BlobClient(url, self.name, "d.vhd", credential=Credential(), retry_total=0) \
-            if url.startswith("https") else None
-        headers = {"Authorization": "Bearer " + token["access_token"],
-                   "x-ms-version": "2021-12-02"}
-        where = f"{url}/{self.name}/d.vhd"
-        self.assertIsNone(blob)     # the SDK sends tokens over TLS only: ask by hand
-        self.assertEqual(rest("HEAD", where, headers)[0], 200)
+        service = BlobServiceClient(self.server["endpoint"], credential=Credential(),
+                                    connection_verify=self.cert, retry_total=0)
+        container = service.create_container("tokens")
+        blob = container.get_blob_client("d.vhd")
+        blob.create_page_blob(MIB)
+        blob.upload_page(b"t" * 512, 0, 512)
+        self.assertEqual(blob.download_blob(0, 512).readall(), b"t" * 512)
         admin(self.server, "POST", "/tokens/expire", {})
-        status, answer, _ = rest("GET", where, headers)
-        self.assertEqual(status, 401)
-        self.assertIn("Bearer", answer["WWW-Authenticate"])
+        with self.assertRaises(ClientAuthenticationError):
+            blob.upload_page(b"u" * 512, 0, 512)
 
 
 if __name__ == "__main__":
-    unittest.main()
+    unittest.main(warnings="ignore")     # the SDK leaves sockets to the collector

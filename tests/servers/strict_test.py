@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from email.utils import formatdate
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from testing import MIB, ServerCase, Signer, admin, rest      # noqa: E402
+from testing import MIB, ServerCase, Signer, TlsServerCase, admin, rest      # noqa: E402
 
 PAGE = {"x-ms-page-write": "update", "x-ms-range": "bytes=0-511"}
 CLEAR = {"x-ms-page-write": "clear", "x-ms-range": "bytes=0-511"}
@@ -191,8 +192,12 @@ class Refusals(StrictCase):
         status, headers, _ = rest("GET", f"{self.signer.root}/someone/cont/d.vhd")
         self.assertEqual((status, headers["x-ms-error-code"]), (400, "InvalidUri"))
 
+    def test_idle_connections_are_closed(self):
+        admin(self.server, "POST", "/settings", {"idle_close_s": 0.1})
+        with socket.create_connection(("127.0.0.1", self.server["port"]), 10) as sock:
+            self.assertEqual(sock.recv(1), b"")
+
     def test_no_content_length(self):
-        import socket
         with socket.create_connection(("127.0.0.1", self.server["port"]), 10) as sock:
             sock.sendall(b"PUT /landfalltest/cont/d.vhd?comp=page HTTP/1.1\r\nHost: x\r\n\r\n")
             self.assertIn(b"411 ", sock.recv(4096))
@@ -306,26 +311,7 @@ class Curl(StrictCase):
                                    {**CLEAR, "x-ms-range": f"bytes=0-{8 * MIB - 1}"})[0], 201)
 
 
-class Tls(ServerCase):
-    @classmethod
-    def setUpClass(cls):
-        if not shutil.which("openssl"):
-            raise unittest.SkipTest("openssl is not installed")
-        import tempfile
-        cls.pki = tempfile.TemporaryDirectory(prefix="landfall-test-")
-        cls.cert, key = cls.pki.name + "/cert.pem", cls.pki.name + "/key.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext",
-                        "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out",
-                        cls.cert], check=True, capture_output=True)
-        cls.options = ("--tls", cls.cert, key)
-        super().setUpClass()
-
-    @classmethod
-    def tearDownClass(cls):
-        super().tearDownClass()
-        cls.pki.cleanup()
-
+class Tls(TlsServerCase):
     def test_round_trip(self):
         context = ssl.create_default_context(cafile=self.cert)
         signer = Signer(self.server)

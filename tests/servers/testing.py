@@ -5,6 +5,7 @@ import hmac
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,28 @@ class ServerCase(unittest.TestCase):
         self.assertEqual(stats["crashes"], 0, "the server itself failed")
         found = admin(self.server, "GET", "/verify")
         self.assertEqual(found["problems"], [])
+
+
+class TlsServerCase(ServerCase):
+    """The same over TLS, with a certificate of its own in cls.cert."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not shutil.which("openssl"):
+            raise unittest.SkipTest("openssl is not installed")
+        cls.pki = tempfile.TemporaryDirectory(prefix="landfall-test-")
+        cls.cert, key = cls.pki.name + "/cert.pem", cls.pki.name + "/key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                        "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out",
+                        cls.cert], check=True, capture_output=True)
+        cls.options = ("--tls", cls.cert, key)
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.pki.cleanup()
 
 
 def rest(method, url, headers=None, body=None, connection=None, timeout=30):

@@ -90,7 +90,7 @@ class Front:
             status, code = response.status, None
         except BlobError as error:
             status, code = error.status, error.code
-        kind = "duplicates" if getattr(req, "duplicate", False) else "late"
+        kind = "duplicates" if req.duplicate else "late"
         applied = {"late": "landed", "duplicates": "applied"}[kind]
         self.witness.count(f"{kind}_{applied if code is None else 'rejected'}")
         self.witness.record(req, status, code, fault=kind, marks=marks)
@@ -155,6 +155,7 @@ class Connection:
 
     def _one(self):
         req, declared = self._head()
+        self.witness.enter(req)
         started, fault, marks = time.monotonic(), None, []
         state = {"marks": marks}
         try:
@@ -304,10 +305,13 @@ class Connection:
 
     def _head(self):
         """The next request's head: (Request, declared body length or None)."""
+        idle = self.service.account.settings.idle_close_s
+        self.sock.settimeout(idle or None)
         while (at := self.buffer.find(b"\r\n\r\n")) < 0:
             if len(self.buffer) > MAX_HEAD:
                 raise Gone
             self._more()
+        self.sock.settimeout(None)
         lines = bytes(self.buffer[:at]).decode("latin-1").split("\r\n")
         del self.buffer[:at + 4]
         try:
@@ -373,7 +377,7 @@ class Connection:
         headers = {"x-ms-error-code": error.code, **error.headers}
         body = b""
         if error.status != 304:
-            body = xmlbody.error(error.code, error.message, self._request_id(req),
+            body = xmlbody.error(error.code, error.message, req.request_id,
                                  self.service.account.http_date(), error.detail)
             headers["Content-Type"] = "application/xml"
         response = Response(error.status, headers, body)
@@ -387,16 +391,10 @@ class Connection:
             error.headers["Retry-After"] = str(fault["retry_after"])
         return self._refusal(req, error)
 
-    @staticmethod
-    def _request_id(req):
-        if not hasattr(req, "request_id"):
-            req.request_id = str(uuid.uuid4())
-        return req.request_id
-
     def _answer(self, req, response, fault):
         length = len(response.body) if response.stream is None else response.length
         headers = {"Server": "Windows-Azure-Blob/1.0 Microsoft-HTTPAPI/2.0",
-                   "x-ms-request-id": self._request_id(req),
+                   "x-ms-request-id": req.request_id,
                    "Date": self.service.account.http_date(),
                    "Content-Length": str(length), **response.headers}
         if req.version:

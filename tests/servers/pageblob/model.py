@@ -35,6 +35,8 @@ class Settings:
         "clock_skew_s": 0,              # the server's clock minus the machine's
         "token_ttl_s": 3600,
         "copy_pending_s": 0.3,          # how long a copy stays pending at least
+        "copy_fails": False,            # copies end as failed
+        "idle_close_s": 0,              # closes connections that were idle so long; 0: never
         "lease_mismatch_status": 409,   # a write with another lease id while leased
         "fence_prefix": "",             # page blobs whose mutations must be fenced
         "throttle_requests_per_s": 0,   # per blob; 0: off. The real limit is 500

@@ -138,8 +138,6 @@ def get_blob(service, req):
     wanted = req.byte_range()
     with service.account.lock:
         entry, version = find(service, req)
-        if version.copy and version.copy["status"] == "pending":
-            raise BlobError("PendingCopyOperation")
         headers, size = describe(service, entry, version), version.size
         start, end = wanted if wanted else (0, size)
         end = size if end is None else min(end, size)

@@ -71,7 +71,7 @@ def copy_blob(service, req):
         service.check_lease(req, entry)
         if entry.base and entry.base.kind != source.kind:
             raise BlobError("InvalidBlobType")
-        version = account.new_version(source.kind, source.size)
+        version = account.new_version(source.kind, source.size if source.pages else 0)
         version.headers, version.sequence = dict(source.headers), source.sequence
         version.metadata = metadata or dict(source.metadata)
         version.copy = {"id": str(uuid.uuid4()), "source": req.headers["x-ms-copy-source"],
@@ -85,17 +85,16 @@ def copy_blob(service, req):
         if file:
             file.pin()
             version.pages.file.use()
-        else:
-            version.body, version.blocks = source.body, list(source.blocks)
         headers = service.stamp(version)
-    threading.Thread(target=_run, args=(account, entry, copy, extents, file),
+    threading.Thread(target=_run, args=(account, entry, copy, source.body, extents, file),
                      daemon=True).start()
     return Response(202, {**headers, "x-ms-copy-id": version.copy["id"],
                           "x-ms-copy-status": "pending"})
 
 
-def _run(account, entry, copy, extents, file):
-    """The copying thread: bytes first, then one step that makes them visible."""
+def _run(account, entry, copy, body, extents, file):
+    """The copying thread: bytes first, then one step that makes them visible. Until then a
+    page blob reads as zeros and a block blob is empty."""
     version, deadline = copy.version, time.monotonic() + account.settings.copy_pending_s
     pieces = []
     try:
@@ -110,12 +109,19 @@ def _run(account, entry, copy, extents, file):
         with account.lock:
             if copy.aborted.is_set() or entry.base is not version:
                 return
+            entry.copying = None
+            account.touch(version)
+            if account.settings.copy_fails:
+                version.copy.update(status="failed", completion=account.http_date(),
+                                    description="500 InternalError \"Copy failed.\"")
+                return
             for start, end, phys in pieces:
                 version.pages.extents.put(start, end, phys, version.pages.gen)
+            if file is None:
+                version.body = body
+                version.size = len(version.body)
             version.copy.update(status="success", progress=f"{version.size}/{version.size}",
                                 completion=account.http_date())
-            account.touch(version)
-            entry.copying = None
     finally:
         if file:
             file.unpin()

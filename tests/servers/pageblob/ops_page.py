@@ -40,6 +40,14 @@ def _judge(service, req, start, end):
 
 
 def _publish(service, req, start, end, data):
+    while True:
+        answer = _try_publish(service, req, start, end, data)
+        if answer is not None:
+            return answer
+
+
+def _try_publish(service, req, start, end, data):
+    """The answer's headers; None when the blob was replaced in between: judge it anew."""
     with service.account.lock:
         _, version = _judge(service, req, start, end)
         file = version.pages.file
@@ -50,7 +58,7 @@ def _publish(service, req, start, end, data):
         with service.account.lock:
             entry, version = _judge(service, req, start, end)
             if version.pages.file is not file:
-                raise BlobError("InternalError", "The blob was replaced meanwhile.")
+                return None
             service.account.write_pages(entry, start, end, phys)
             phys = None
             service.account.touch(version)

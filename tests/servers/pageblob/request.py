@@ -6,6 +6,7 @@ metadata, the conditional headers.
 import base64
 import binascii
 import re
+import uuid
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote
 
@@ -42,6 +43,9 @@ class Request:
         self.identity = None            # how it was authorised: sharedkey | sas | bearer
         self.version = None
         self.late = False               # this is the landing of a delayed write
+        self.entered = False            # it counts as in flight
+        self.duplicate = False          # it will be delivered once more
+        self.request_id = str(uuid.uuid4())
 
     @property
     def snapshot(self):

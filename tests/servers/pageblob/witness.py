@@ -15,6 +15,7 @@ class Witness:
     def __init__(self, account):
         self.account = account
         self.lock = threading.Lock()
+        self.in_flight = 0
         self.reset()
 
     def reset(self):
@@ -26,10 +27,18 @@ class Witness:
             self.unfenced, self.unnumbered = [], []
             self.log = collections.deque()
             self.sequence = 0
+            self.in_flight_max = 0
 
     def count(self, name, by=1):
         with self.lock:
             self.counts[name] += by
+
+    def enter(self, req):
+        """A request has begun: it is in flight until it is recorded."""
+        with self.lock:
+            req.entered = True
+            self.in_flight += 1
+            self.in_flight_max = max(self.in_flight_max, self.in_flight)
 
     def fencing(self, req):
         """Judges a request just before it is executed; returns the marks for the log."""
@@ -62,6 +71,9 @@ class Witness:
                "identity": req.identity, "connection": connection,
                "seconds": round(seconds, 6)}
         with self.lock:
+            if req.entered:
+                req.entered = False
+                self.in_flight -= 1
             self.sequence += 1
             row["seq"], row["at_s"] = self.sequence, round(time.monotonic() - self.started, 6)
             name = req.operation or "Unknown"
@@ -96,6 +108,7 @@ class Witness:
             return {"requests": sum(self.operations.values()),
                     "operations": dict(self.operations), "answers": dict(self.answers),
                     **{name: self.counts[name] for name in names},
+                    "in_flight_max": self.in_flight_max,
                     "first_unfenced": self.unfenced[:10],
                     "first_unnumbered": self.unnumbered[:10],
                     "seconds": time.monotonic() - self.started}
