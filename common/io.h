@@ -55,6 +55,7 @@ struct io_ops {
 	int (*list)(struct io *io, const char *path, int (*each)(void *context, const char *name),
 		void *context);
 	int (*free_bytes)(struct io *io, const char *path, uint64_t *ret_bytes);
+	int (*lock)(struct io_file *file); /* NULL: nobody else could have it open */
 };
 
 struct io {
@@ -159,6 +160,13 @@ static inline int io_list(struct io *io, const char *path,
 static inline int io_free_bytes(struct io *io, const char *path, uint64_t *ret_bytes)
 {
 	return io->ops->free_bytes(io, path, ret_bytes);
+}
+
+/* Keeps the file for this opening of it until it is closed (or its process ends): nobody else's
+ * io_lock succeeds meanwhile. -EBUSY: somebody else has it. */
+static inline int io_lock(struct io_file *file)
+{
+	return file->io->ops->lock ? file->io->ops->lock(file) : 0;
 }
 
 /* Replaces `path` by `data` in one durable step: temporary file beside it, datasync, rename,

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -226,6 +227,13 @@ static int posix_free_bytes(struct io *io, const char *path, uint64_t *ret_bytes
 	return 0;
 }
 
+static int posix_lock(struct io_file *file)
+{
+	if (flock(file_fd(file), LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	return errno == EWOULDBLOCK ? -EBUSY : -errno;
+}
+
 struct io *io_posix(void)
 {
 	static const struct io_ops ops = {
@@ -244,6 +252,7 @@ struct io *io_posix(void)
 		.sync_dir = posix_sync_dir,
 		.list = posix_list,
 		.free_bytes = posix_free_bytes,
+		.lock = posix_lock,
 	};
 	static struct io io = { &ops };
 	return &io;

@@ -1,0 +1,132 @@
+/*
+ * What a record does to the state: the one place, used when a record is staged and when it is
+ * replayed. history.lock is held, or nobody else is there yet.
+ *
+ * Replay may meet records about things that damage has made unknown; these are passed over.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "fs/history_internal.h"
+
+struct extent record_extent(
+	const struct journal_record *record, unsigned index, uint64_t seq, uint64_t offset)
+{
+	const struct journal_extent *e = &record->extents[index];
+	return (struct extent){
+		.lba = e->lba,
+		.sectors = e->sectors,
+		.zero = e->flags & JOURNAL_ZERO,
+		.segment = (uint32_t)(seq & 0xffffff),
+		.header = (uint32_t)(offset / SECTOR_BYTES),
+		.index = (uint8_t)index,
+	};
+}
+
+int apply_extent(struct history *history, uint16_t disk_id, const struct extent *extent)
+{
+	struct disk *disk = disk_find(history, disk_id);
+	if (!disk || disk->info.removed)
+		return 0;
+	if (!disk->map) {
+		int r = extent_map_new(&disk->map);
+		if (r < 0)
+			return r;
+	}
+	return extent_map_insert(disk->map, extent);
+}
+
+void apply_data_totals(struct history *history, const struct journal_record *record)
+{
+	for (unsigned i = 0; i < record->count; i++) {
+		uint64_t bytes = (uint64_t)record->extents[i].sectors * SECTOR_BYTES;
+		if (!(record->extents[i].flags & JOURNAL_ZERO))
+			history->payload_total += bytes;
+		history->changed_bytes += bytes;
+	}
+}
+
+static int apply_seal(struct history *history, const struct journal_record *record)
+{
+	const struct journal_seal *seal = &record->seal;
+	disk_take_bookmarks(history, seal, record->lsn);
+	history->changed_bytes = 0;
+	if (seal->number <= history->last_point)
+		return 0;
+	history->last_point = seal->number;
+	struct catalogue_point p = {
+		.point = {
+			.number = seal->number,
+			.lsn = record->lsn,
+			.time_ns = seal->time_ns,
+			.changed_bytes = seal->changed_bytes,
+			.flags = seal->flags | POINT_LOCAL,
+			.kind = (uint8_t)seal->kind,
+		},
+		.position = record->lsn,
+		.payload_total = history->payload_total,
+	};
+	return catalogue_append(history, &p);
+}
+
+/* The point is newer than anything here: the head is now the point and what comes after. */
+static int apply_import(struct history *history, const struct journal_record *record)
+{
+	const struct journal_point *from = &record->point;
+	if (from->number == 0 ||
+		(history->point_count > 0 &&
+			history->points[history->point_count - 1].point.number >= from->number))
+		return 0;
+	struct catalogue_point p = {
+		.point = {
+			.number = from->number,
+			.time_ns = from->time_ns,
+			.changed_bytes = from->changed_bytes,
+			.flags = (from->flags | POINT_VAULT) & ~(uint32_t)POINT_LOCAL,
+			.kind = (uint8_t)from->kind,
+		},
+		.position = record->lsn,
+		.payload_total = history->payload_total,
+	};
+	int r = catalogue_append(history, &p);
+	if (r < 0)
+		return r;
+	history->last_point = MAX(history->last_point, from->number);
+	history->head_floor = record->lsn;
+	catalogue_note_vault(history);
+	return disk_clear_maps(history);
+}
+
+static void apply_flush_commit(struct history *history, uint64_t number)
+{
+	struct catalogue_point *p = catalogue_find(history, number);
+	if (p)
+		p->point.flags |= POINT_VAULT;
+	if (history->flush_pending <= number)
+		history->flush_pending = 0;
+	catalogue_note_vault(history);
+}
+
+int apply_record(struct history *history, const struct journal_record *record)
+{
+	switch (record->type) {
+	case JOURNAL_SEAL:
+		return apply_seal(history, record);
+	case JOURNAL_DISK:
+		return disk_apply(history, &record->disk);
+	case JOURNAL_POINT_FLAGS:
+		catalogue_set_flags(history, record->point_flags, record->count);
+		catalogue_note_vault(history);
+		return 0;
+	case JOURNAL_POINT_IMPORT:
+		return apply_import(history, record);
+	case JOURNAL_FLUSH_BEGIN:
+		history->flush_pending = record->flush;
+		return 0;
+	case JOURNAL_FLUSH_COMMIT:
+		apply_flush_commit(history, record->flush);
+		return 0;
+	default:
+		return 0;
+	}
+}

@@ -1,0 +1,85 @@
+/*
+ * The catalogue: every recovery point, sorted by number, in one array.
+ *
+ * A point is 56 bytes, so that tens of thousands are listed by copying. history.lock is held.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "fs/history_internal.h"
+
+uint64_t catalogue_rank(const struct history *history, uint64_t number)
+{
+	uint64_t low = 0, high = history->point_count;
+	while (low < high) {
+		uint64_t middle = (low + high) / 2;
+		if (history->points[middle].point.number < number)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+struct catalogue_point *catalogue_find(const struct history *history, uint64_t number)
+{
+	uint64_t i = catalogue_rank(history, number);
+	if (i == history->point_count || history->points[i].point.number != number)
+		return NULL;
+	return &history->points[i];
+}
+
+int catalogue_append(struct history *history, const struct catalogue_point *point)
+{
+	if (history->point_count == history->point_capacity) {
+		uint64_t capacity = MAX(16u, history->point_capacity * 3 / 2);
+		struct catalogue_point *grown =
+			realloc(history->points, capacity * sizeof(*history->points));
+		if (!grown)
+			return -ENOMEM;
+		history->points = grown;
+		history->point_capacity = capacity;
+	}
+	history->points[history->point_count++] = *point;
+	return 0;
+}
+
+struct catalogue_point *catalogue_vault_below(
+	const struct history *history, uint64_t number, bool or_equal)
+{
+	uint64_t i = number == UINT64_MAX ? history->point_count
+					  : catalogue_rank(history, number + or_equal);
+	while (i > 0)
+		if (history->points[--i].point.flags & POINT_VAULT)
+			return &history->points[i];
+	return NULL;
+}
+
+void catalogue_note_vault(struct history *history)
+{
+	const struct catalogue_point *p = catalogue_vault_below(history, UINT64_MAX, true);
+	history->vault_point = p ? p->point.number : 0;
+	history->vault_position = p ? p->position : 0;
+}
+
+void catalogue_set_flags(
+	struct history *history, const struct journal_point_flags *changes, unsigned count)
+{
+	bool gone = false;
+	for (unsigned i = 0; i < count; i++) {
+		struct catalogue_point *p = catalogue_find(history, changes[i].number);
+		if (!p)
+			continue;
+		p->point.flags = (p->point.flags | changes[i].set) & ~changes[i].clear;
+		if (!(p->point.flags & (POINT_LOCAL | POINT_VAULT)))
+			gone = true;
+	}
+	if (!gone)
+		return;
+	uint64_t kept = 0;
+	for (uint64_t i = 0; i < history->point_count; i++)
+		if (history->points[i].point.flags & (POINT_LOCAL | POINT_VAULT))
+			history->points[kept++] = history->points[i];
+	history->point_count = kept;
+	disk_purge(history);
+}

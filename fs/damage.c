@@ -1,0 +1,163 @@
+/*
+ * When replay found that acknowledged records are lost.
+ *
+ * A loss at or below the newest vault point costs only local points that need it: the head and
+ * all later points stand on the vault. Any other loss ends the history where it is whole: the
+ * head goes back to the last record before (or to the newest vault point, if that is later),
+ * what came after is set aside under the name `.damaged`, and all disks need a comparison with
+ * their source. Nothing is deleted. New records get numbers above all that were ever seen, and
+ * say with their segment what they follow.
+ *
+ * What was decided is written as records and checkpointed into both slots before the opening
+ * returns, so that it holds whatever else breaks.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "common/log.h"
+#include "fs/history_internal.h"
+
+/* True if every record of (from, to] lies in a live segment. */
+bool journal_covers(const struct history *history, uint64_t from, uint64_t to)
+{
+	uint64_t at = from;
+	for (unsigned i = 0; i < history->segment_count && at < to; i++) {
+		const struct segment *s = history->segments[i];
+		if (s->last_lsn <= at)
+			continue;
+		/* After damage was cut out, lsns jump, but the link holds. */
+		if (s->prev_lsn > at)
+			return false;
+		at = s->last_lsn;
+	}
+	return at >= to;
+}
+
+/* The lowest lsn that a local point does not need. */
+uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p)
+{
+	const struct catalogue_point *vault =
+		catalogue_vault_below(history, p->point.number, false);
+	return vault ? vault->position : 0;
+}
+
+static int set_aside(struct history *history, uint64_t seq)
+{
+	char from[SEGMENT_PATH_BYTES(history)], to[SEGMENT_PATH_BYTES(history)];
+	segment_path(history, seq, "seg", from);
+	segment_path(history, seq, "damaged", to);
+	log_warning("%s is set aside as %s: it follows records that are lost", from, to);
+	return io_rename(history->io, from, to);
+}
+
+/* Lists the points that are not what they were: after `from` if that is not 0, or in need of
+ * records that are gone. */
+static int judge_points(struct history *history, uint64_t from, struct buf *changes)
+{
+	for (uint64_t i = 0; i < history->point_count; i++) {
+		const struct catalogue_point *p = &history->points[i];
+		if (!(p->point.flags & POINT_LOCAL) || (p->point.flags & POINT_DAMAGED))
+			continue;
+		bool lost = from > 0 && p->position >= from;
+		if (!lost && journal_covers(history, point_needs_above(history, p), p->position))
+			continue;
+		struct journal_point_flags change = { .number = p->point.number };
+		if (p->point.flags & POINT_VAULT)
+			change.clear = POINT_LOCAL;
+		else
+			change.set = POINT_DAMAGED;
+		int r = buf_append(changes, &change, sizeof(change));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Goes back to the state before `from`. */
+static int go_back(struct history *history, struct replay *replay, uint64_t from, uint64_t floor)
+{
+	segments_free(history);
+	history->cut_seq = 0;
+	history->head_floor = floor;
+	int r = disk_clear_maps(history);
+	if (r == 0)
+		r = replay_segments(history, replay, from - 1);
+	if (r == 0 && history->vault_position >= from) {
+		history->head_floor = replay->max_lsn;
+		r = disk_clear_maps(history);
+	}
+	return r;
+}
+
+/* After all is written down: no file that is not part of the history keeps its name. */
+static int set_aside_rest(struct history *history, const struct replay *replay)
+{
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < replay->link_count; i++) {
+		bool kept = false;
+		for (unsigned s = 0; s < history->segment_count; s++)
+			kept |= history->segments[s]->seq == replay->links[i].seq;
+		if (!kept)
+			r = set_aside(history, replay->links[i].seq);
+	}
+	for (unsigned i = 0; r == 0 && i < history->leftover_count; i++) {
+		r = set_aside(history, history->leftovers[i]);
+		r = r == -ENOENT ? 0 : r;
+	}
+	history->leftover_count = 0;
+	return r < 0 ? r : io_sync_dir(history->io, history->directory);
+}
+
+static int stage_resync(struct history *history)
+{
+	for (unsigned i = 0; i < history->disk_count; i++) {
+		const struct disk *disk = history->disks[i];
+		if (disk->info.removed)
+			continue;
+		struct journal_record record = { .type = JOURNAL_DISK };
+		record.disk.action = JOURNAL_DISK_RESYNC_SET;
+		record.disk.id = disk->info.id;
+		uint64_t lsn;
+		int r = stage_record(history, &record, &lsn);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int damage_settle(struct history *history, struct replay *replay)
+{
+	uint64_t from = 0, floor = replay->floor_before;
+	for (unsigned i = 0; i < replay->lost_count && from == 0; i++) {
+		if (replay->lost[i].to > history->vault_position)
+			from = replay->lost[i].from;
+		else
+			floor = MAX(floor, replay->lost[i].to);
+	}
+	CLEANUP(buf_free) struct buf changes = { 0 };
+	int r = 0;
+	if (from > 0) {
+		r = go_back(history, replay, from, floor);
+		replay->report->damaged_after = from - 1;
+		log_error("%s: acknowledged records from %" PRIu64
+			  " on are lost; all disks need a resync",
+			history->directory, from);
+	}
+	if (r == 0)
+		r = judge_points(history, from, &changes);
+	if (r < 0)
+		return r;
+	history->staged_lsn = history->durable_lsn = replay->max_lsn;
+	r = new_incarnation(history);
+	uint64_t lsn;
+	if (r == 0)
+		r = stage_point_flags(history, (const void *)changes.data,
+			changes.len / sizeof(struct journal_point_flags), &lsn);
+	if (r == 0 && from > 0)
+		r = stage_resync(history);
+	if (r == 0)
+		r = checkpoint_write(history, true);
+	return r == 0 && from > 0 ? set_aside_rest(history, replay) : r;
+}

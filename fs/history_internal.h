@@ -1,0 +1,357 @@
+/*
+ * What the files of the history share. Nobody else includes this.
+ *
+ *	history.c     opening, closing, statistics         apply.c       what a record does to the
+ *state stage.c       batches in memory                    disks.c       the table of disks commit.c
+ *batches to disk                      catalogue.c   the table of points segment.c     segment
+ *files, who uses them         record.c      headers: made, proven scan.c        the records of a
+ *segment in order    replay.c      all segments in order index.c       runs of a closed segment
+ *damage.c      when replay found a loss checkpoint.c  two alternating slots history_read.c, view.c
+ *reading trim.c        giving segments back                 upkeep.c      maintain, spares
+ *
+ * Locks, in this order:
+ *	upkeep_lock   one trim or maintain at a time; held across I/O
+ *	commit_lock   one commit at a time; held across I/O; guards chain_lsn, chain_hash, writers
+ *	lock          everything else; never held across I/O
+ *
+ * State is changed by records only: staging a record and replaying it run the same code
+ * (apply.c), so what is in memory is always what replay would give, up to staged_lsn.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "fs/history.h"
+#include "fs/journal_format.h"
+
+/* ── segments ────────────────────────────────────────────────────────────────────────────── */
+
+struct segment {
+	uint64_t seq, incarnation;
+	uint64_t first_lsn, last_lsn; /* last_lsn: committed */
+	uint64_t prev_lsn, prev_hash, end_hash;
+	uint64_t end;           /* bytes committed */
+	uint64_t staged_end;    /* bytes that have their place */
+	uint64_t index_bytes;   /* of its index file; 0: there is none */
+	bool closed;            /* complete: nothing is or will be staged for it */
+	bool live;              /* in history.segments */
+	bool index_failed;      /* it cannot be scanned: no index will come */
+	unsigned refs;          /* readers, views, and 1 while live */
+	unsigned reading;       /* users of `reader` */
+	struct io_file *reader; /* opened when first read */
+	struct io_file *writer; /* commit_lock */
+};
+
+struct batch {
+	struct batch *next;
+	struct segment *segment;
+	uint64_t offset; /* in the segment */
+	uint32_t capacity, used;
+	uint32_t record; /* offset of the open data record; UINT32_MAX: none is open */
+	uint32_t record_payload;
+	uint64_t staged_bytes; /* payload */
+	bool closed;
+	uint8_t *data;
+};
+
+/* ── disks and points ────────────────────────────────────────────────────────────────────── */
+
+struct disk_size {
+	uint64_t from_point, bytes;
+};
+
+struct disk {
+	struct history_disk info;
+	uint64_t removed_point; /* first point that does not show it; UINT64_MAX */
+	struct disk_size *sizes;
+	unsigned size_count;
+	uint64_t bookmark_lsn;                       /* of the seal that set bookmark[1] */
+	uint8_t bookmark[2][HISTORY_BOOKMARK_BYTES]; /* [0]: of the seal before */
+	struct extent_map *map;                      /* head; NULL while empty */
+};
+
+struct catalogue_point {
+	struct point point;
+	uint64_t position; /* lsn of the record that made it: what the journal's ranges mean */
+	uint64_t payload_total;
+};
+
+struct header_cache;
+
+#define MAX_SPARES 2u
+
+struct history {
+	struct io *io;
+	struct clock_source *clock;
+	struct base *base;
+	char *directory;
+	struct uuid group;
+	uint32_t segment_bytes;
+	struct io_file *lock_file;
+
+	pthread_mutex_t upkeep_lock, commit_lock, lock;
+	bool failed;
+	uint64_t limit_bytes;
+	uint64_t incarnation; /* of this opening */
+
+	uint64_t staged_lsn, durable_lsn;
+	uint64_t chain_lsn, chain_hash; /* commit_lock: the last record written */
+
+	struct segment **segments; /* live, by rising seq */
+	unsigned segment_count, segment_capacity;
+	struct segment *active; /* where staging goes on; NULL until the first write */
+	uint64_t next_seq;
+	unsigned open_readers;
+	uint64_t live_bytes; /* staged_end + index_bytes of all live segments */
+
+	struct batch *batches, *last_batch; /* in order; the last may be open */
+	uint8_t *spare_buffer;              /* one batch buffer kept while busy */
+	uint64_t staged_bytes;
+
+	struct disk *disks[HISTORY_MAX_DISKS]; /* by rising id */
+	unsigned disk_count;
+	uint32_t next_disk;
+
+	struct catalogue_point *points; /* by rising number */
+	uint64_t point_count, point_capacity;
+	uint64_t last_point; /* number, of all there ever were */
+	uint64_t vault_point, vault_position;
+	uint64_t flush_pending;
+	uint64_t head_floor;
+	uint64_t payload_total;
+	uint64_t changed_bytes; /* since the last seal */
+
+	struct view *views;
+	struct header_cache *headers; /* has a lock of its own */
+
+	/* checkpoints; upkeep_lock */
+	uint64_t generation;
+	uint64_t slot_lsn[2]; /* what each slot holds; 0 if it holds nothing valid */
+	uint64_t checkpoint_bytes;
+	uint64_t checkpoint_closed; /* highest seq listed as closed */
+	uint64_t *leftovers;        /* segment files that no valid slot needs any more */
+	unsigned leftover_count;
+	struct spare {
+		uint64_t seq, bytes; /* file `<seq>.spr` */
+	} spares[MAX_SPARES];
+	unsigned spare_count;
+	uint64_t spare_bytes;        /* lock */
+	unsigned slots_written;      /* in this life */
+	uint64_t commits_at_upkeep;  /* to notice idleness */
+	uint64_t cut_seq, cut_bytes; /* torn tail to cut off at the first write; 0: none */
+
+	uint64_t written_bytes, zeroed_bytes, journal_bytes, commits;
+};
+
+#define STAGE_LIMIT_BYTES (8u << 20)
+#define STAGE_HARD_LIMIT_BYTES (10u << 20)
+#define BATCH_BYTES ((1u << 20) + (64u << 10))
+
+/* segment.c */
+void segment_path(const struct history *history, uint64_t seq, const char *suffix, char *ret_path);
+#define SEGMENT_PATH_BYTES(history) (strlen((history)->directory) + 32)
+int segment_add(struct history *history, const struct segment *values, struct segment **ret);
+void segment_remove(struct history *history, struct segment *segment); /* not live any more */
+void segment_ref(struct segment *segment);
+/* Takes history->lock; frees a segment that nobody uses. */
+void segment_unref(struct history *history, struct segment *segment);
+struct segment *segment_find(struct history *history, uint32_t seq_modulo);
+/* Outside the lock, with a reference held. */
+int segment_read(
+	struct history *history, struct segment *segment, void *data, size_t n, uint64_t offset);
+void segment_close_readers(struct history *history, unsigned keep);
+void segments_free(struct history *history);
+
+/* record.c */
+uint64_t page_checksum(void *page, size_t n, uint64_t *checksum_field);
+void record_begin(const struct history *history, struct journal_record *record,
+	enum journal_type type, const struct segment *segment, uint64_t lsn);
+void record_encode(struct journal_record *record, uint64_t durable_lsn, uint64_t prev_hash);
+/* True if the page is a record of that segment at that offset, whole and sensible. */
+bool record_check(const struct history *history, const struct journal_record *record, uint64_t seq,
+	uint64_t offset);
+/* Offset of extent `index`'s payload from the record's start. */
+uint32_t record_payload_offset(const struct journal_record *record, unsigned index);
+bool segment_header_check(
+	const struct history *history, const struct journal_segment *header, uint64_t seq);
+
+/* scan.c */
+struct scan {
+	struct history *history;
+	struct io_file *file;
+	uint64_t seq, file_bytes;
+	uint8_t *window;
+	uint64_t window_at;
+	uint32_t window_bytes, window_next;
+};
+
+int scan_open(struct history *history, uint64_t seq, struct scan *ret_scan);
+void scan_close(struct scan *scan);
+/* The page at `offset`, NULL beyond the file's end. Valid until the next call. */
+int scan_page(struct scan *scan, uint64_t offset, const void **ret_page);
+/* 0 with the record, or NULL if there is none that is valid. */
+int scan_record(struct scan *scan, uint64_t offset, const struct journal_record **ret_record);
+/* Proves the payloads of a record just returned (copied by the caller). */
+int scan_payloads(
+	struct scan *scan, uint64_t offset, const struct journal_record *record, bool *ret_good);
+
+struct scan_end {
+	uint64_t offset, lsn, hash;
+};
+typedef int scan_each(void *context, uint64_t offset, const struct journal_record *record);
+/* Walks the chain from `end` (in: where and after what to start; out: where it stopped) as far as
+ * it is valid and up to lsn_limit. Records above `verify_above` have their payloads proven. */
+int scan_chain(struct scan *scan, uint64_t first_lsn, uint64_t lsn_limit, uint64_t verify_above,
+	scan_each *each, void *context, struct scan_end *end);
+
+/* apply.c: history->lock held (or nobody else there yet) */
+int apply_record(struct history *history, const struct journal_record *record);
+/* The head takes an extent of a data record. */
+int apply_extent(struct history *history, uint16_t disk, const struct extent *extent);
+void apply_data_totals(struct history *history, const struct journal_record *record);
+struct extent record_extent(
+	const struct journal_record *record, unsigned index, uint64_t seq, uint64_t offset);
+
+/* disks.c */
+struct disk *disk_find(const struct history *history, uint16_t id);
+/* Size at a point; 0 if it did not have the disk. UINT64_MAX: the head. */
+uint64_t disk_bytes_at(const struct disk *disk, uint64_t number);
+int disk_set_size(struct disk *disk, uint64_t from_point, uint64_t bytes);
+int disk_apply(struct history *history, const struct journal_disk *body);
+int disk_insert(struct history *history, const struct history_disk *info, struct disk **ret_disk);
+void disk_purge(struct history *history);
+void disk_free(struct disk *disk);
+void disk_take_bookmarks(struct history *history, const struct journal_seal *seal, uint64_t lsn);
+int disk_clear_maps(struct history *history);
+
+/* catalogue.c */
+struct catalogue_point *catalogue_find(const struct history *history, uint64_t number);
+/* Index of the first with number ≥ `number`. */
+uint64_t catalogue_rank(const struct history *history, uint64_t number);
+int catalogue_append(struct history *history, const struct catalogue_point *point);
+/* Newest vault point with number < `number` (≤ if `or_equal`); NULL if none. */
+struct catalogue_point *catalogue_vault_below(
+	const struct history *history, uint64_t number, bool or_equal);
+void catalogue_set_flags(
+	struct history *history, const struct journal_point_flags *changes, unsigned count);
+void catalogue_note_vault(struct history *history);
+
+/* stage.c: history->lock held */
+int stage_record(
+	struct history *history, const struct journal_record *prototype, uint64_t *ret_lsn);
+int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
+	uint64_t count, uint64_t *ret_lsn);
+void stage_close_batch(struct history *history);
+const struct batch *stage_find(
+	const struct history *history, const struct segment *segment, uint64_t offset);
+void stage_free_batch(struct history *history, struct batch *batch);
+void stage_free_spare(struct history *history);
+
+/* commit.c */
+struct buf;
+/* commit_lock is taken inside. If `checkpoint` is not NULL, the state after the commit is written
+ * into it. */
+int commit_all(struct history *history, struct buf *checkpoint, uint64_t *ret_durable_lsn);
+
+/* index.c */
+struct run {
+	uint64_t part_count;
+	struct journal_index_part *parts;
+	struct journal_index_extent *extents;
+	uint64_t extent_count;
+};
+
+void run_free(struct run *run);
+/* The runs of a segment up to last_lsn: from its index, or scanned. -EBADMSG if neither will do.
+ * `segment` is a copy of the values, so that commits do not change it meanwhile. */
+int run_load(struct history *history, const struct segment *segment, struct run *ret_run);
+/* As run_load, of the index alone; -ENOENT or -EBADMSG. */
+int run_read(struct history *history, const struct segment *segment, struct run *ret_run);
+int run_scan(struct history *history, const struct segment *segment, struct run *ret_run);
+int run_write(struct history *history, struct segment *segment, const struct run *run);
+void run_unpack(const struct journal_index_extent *packed, uint64_t seq, uint16_t *ret_disk,
+	struct extent *ret_extent);
+
+/* checkpoint.c */
+int checkpoint_capture(struct history *history, struct buf *ret_image);
+void checkpoint_finish(struct buf *image, uint64_t hash);
+/* upkeep_lock held. Writes the next slot, or both. */
+int checkpoint_write(struct history *history, bool both);
+struct replay;
+int checkpoint_load(struct history *history, struct replay *replay);
+
+/* replay.c */
+struct replay_link {
+	uint64_t seq;
+	bool usable, header_good, rotten;
+	uint64_t incarnation, first_lsn, prev_lsn, prev_hash;
+};
+
+struct replay {
+	struct history_report *report;
+	struct error *error;
+	bool have_checkpoint, other_slot_good;
+	uint64_t checkpoint_lsn, checkpoint_hash;
+	uint64_t tail_seq;
+	struct journal_checkpoint_segment *listed;
+	unsigned listed_count;
+	struct replay_link *links; /* of the files that are there, by rising seq */
+	unsigned link_count;
+	uint64_t max_lsn;      /* seen anywhere */
+	uint64_t floor_before; /* head_floor as the checkpoint had it */
+	struct lost_range {
+		uint64_t from, to;
+	} * lost;
+	unsigned lost_count;
+};
+
+int replay_all(struct history *history, struct replay *replay);
+void replay_fault(struct replay *replay, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+int replay_note_lost(struct replay *replay, uint64_t from, uint64_t to);
+int replay_segments(struct history *history, struct replay *replay, uint64_t stop_lsn);
+
+/* damage.c */
+int damage_settle(struct history *history, struct replay *replay);
+bool journal_covers(const struct history *history, uint64_t from, uint64_t to);
+uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p);
+
+/* history_read.c */
+struct header_cache *header_cache_new(void);
+void header_cache_free(struct header_cache *cache);
+void header_cache_drop(struct header_cache *cache);
+struct piece {
+	enum { PIECE_DONE, PIECE_ZERO, PIECE_FILE, PIECE_BASE } kind;
+	uint8_t *data;
+	uint64_t lba;
+	uint32_t sectors;
+	struct segment *segment; /* PIECE_FILE: a reference is held */
+	struct extent extent;
+};
+/* lock held: the pieces of [lba, lba + sectors) under `map` (NULL: empty), at most `max`; returns
+ * how many, and copies what is in memory at once. */
+unsigned pieces_collect(struct history *history, const struct extent_map *map, uint64_t lba,
+	uint32_t sectors, void *data, struct piece *ret_pieces, unsigned max);
+int pieces_read(struct history *history, uint16_t disk, uint64_t base_point, uint64_t base_sectors,
+	struct piece *pieces, unsigned count);
+void pieces_release(struct history *history, struct piece *pieces, unsigned count);
+
+/* view.c: lock held */
+bool views_stand_on(const struct history *history, uint64_t number);
+
+/* history.c */
+int new_incarnation(struct history *history);
+
+/* spare.c: commit_lock held, for the list of spares */
+int spare_note(struct history *history, uint64_t seq); /* found at the opening */
+/* Makes a spare the segment `seq`. -ENOENT if there is none. */
+int spare_take(struct history *history, uint64_t seq);
+/* Takes over the file of a segment that is not needed any more, or removes it. */
+int spare_give(struct history *history, const struct segment *segment);
+int spare_drop_one(struct history *history);
+
+/* upkeep.c: upkeep_lock held */
+int upkeep_drop_leftovers(struct history *history);
+uint64_t upkeep_used(const struct history *history); /* lock held */

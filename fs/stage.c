@@ -1,0 +1,363 @@
+/*
+ * Staging: records take shape in memory, in batches that commit writes as they are.
+ *
+ * A batch is a run of whole records at a known place of a segment. The last batch may be open,
+ * and in it the last record, to which writes are added until it is full, another kind of record
+ * comes, or a commit takes it. All data of one call goes into one record where that is possible
+ * (up to a segment's size), so that replay has it whole or not at all.
+ *
+ * What is staged is at once part of the state: the head maps it, the tables know it. Reads of it
+ * are served from the batch until the commit is through.
+ *
+ * Everything here wants history.lock held. Memory that runs out half-way through a record makes
+ * the history fail rather than half-know something: closing and opening it again mends it.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fs/history_internal.h"
+
+static uint32_t batch_limit(const struct history *history)
+{
+	return MIN(BATCH_BYTES, history->segment_bytes - JOURNAL_PAGE_BYTES);
+}
+
+/* Pages of the kernel's own, so that a small batch costs only what it touches. */
+static int take_buffer(struct history *history, uint8_t **ret_buffer)
+{
+	if (history->spare_buffer) {
+		*ret_buffer = TAKE(history->spare_buffer);
+		return 0;
+	}
+	void *p =
+		mmap(NULL, BATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	*ret_buffer = p;
+	return 0;
+}
+
+void stage_free_spare(struct history *history)
+{
+	if (history->spare_buffer)
+		munmap(TAKE(history->spare_buffer), BATCH_BYTES);
+}
+
+void stage_free_batch(struct history *history, struct batch *batch)
+{
+	if (history->spare_buffer)
+		munmap(batch->data, BATCH_BYTES);
+	else
+		history->spare_buffer = batch->data;
+	free(batch);
+}
+
+/* Ends the open record: its length is known now, what is behind its payload is zero. */
+static void close_record(struct batch *batch)
+{
+	if (batch->record == UINT32_MAX)
+		return;
+	struct journal_record *record = (struct journal_record *)(batch->data + batch->record);
+	uint32_t end = batch->record + JOURNAL_PAGE_BYTES + batch->record_payload;
+	batch->used = (uint32_t)round_up(end, JOURNAL_PAGE_BYTES);
+	memset(batch->data + end, 0, batch->used - end);
+	record->bytes = batch->used - batch->record;
+	batch->record = UINT32_MAX;
+	batch->record_payload = 0;
+}
+
+static uint32_t batch_end(const struct batch *batch)
+{
+	if (batch->record == UINT32_MAX)
+		return batch->used;
+	return batch->record + JOURNAL_PAGE_BYTES + batch->record_payload;
+}
+
+void stage_close_batch(struct history *history)
+{
+	struct batch *batch = history->last_batch;
+	if (!batch || batch->closed)
+		return;
+	close_record(batch);
+	batch->closed = true;
+	struct segment *segment = batch->segment;
+	uint64_t end = batch->offset + batch->used;
+	history->live_bytes += end - segment->staged_end;
+	segment->staged_end = end;
+}
+
+static uint64_t next_lsn(const struct history *history)
+{
+	return history->staged_lsn + 1;
+}
+
+static int begin_segment(struct history *history)
+{
+	struct segment values = {
+		.seq = history->next_seq,
+		.incarnation = history->incarnation,
+		.first_lsn = next_lsn(history),
+		.end = 0,
+		.staged_end = JOURNAL_PAGE_BYTES,
+	};
+	struct segment *segment;
+	int r = segment_add(history, &values, &segment);
+	if (r < 0)
+		return r;
+	history->next_seq++;
+	history->active = segment;
+	return 0;
+}
+
+/* Makes the last batch one that has room for `bytes` more; closes what was open if need be. */
+static int room_for(struct history *history, uint32_t bytes)
+{
+	struct batch *batch = history->last_batch;
+	if (batch && !batch->closed &&
+		round_up(batch_end(batch), JOURNAL_PAGE_BYTES) + bytes <= batch->capacity) {
+		close_record(batch);
+		return 0;
+	}
+	stage_close_batch(history);
+	struct segment *segment = history->active;
+	if (!segment || segment->staged_end + bytes > history->segment_bytes) {
+		int r = begin_segment(history);
+		if (r < 0)
+			return r;
+		segment = history->active;
+	}
+	batch = calloc(1, sizeof(*batch));
+	if (!batch)
+		return -ENOMEM;
+	int r = take_buffer(history, &batch->data);
+	if (r < 0) {
+		free(batch);
+		return r;
+	}
+	batch->segment = segment;
+	batch->offset = segment->staged_end;
+	batch->capacity = (uint32_t)MIN(
+		(uint64_t)batch_limit(history), history->segment_bytes - segment->staged_end);
+	batch->record = UINT32_MAX;
+	if (history->last_batch)
+		history->last_batch->next = batch;
+	else
+		history->batches = batch;
+	history->last_batch = batch;
+	return 0;
+}
+
+int stage_record(struct history *history, const struct journal_record *prototype, uint64_t *ret_lsn)
+{
+	if (history->failed)
+		return -EIO;
+	if (history->staged_bytes > STAGE_HARD_LIMIT_BYTES)
+		return -EAGAIN;
+	int r = room_for(history, JOURNAL_PAGE_BYTES);
+	if (r < 0)
+		return r;
+	struct batch *batch = history->last_batch;
+	struct journal_record *record = (struct journal_record *)(batch->data + batch->used);
+	uint64_t lsn = next_lsn(history);
+	record_begin(history, record, prototype->type, batch->segment, lsn);
+	record->count = prototype->count;
+	memcpy(record->body, prototype->body, sizeof(record->body));
+	history->staged_lsn = lsn;
+	batch->used += JOURNAL_PAGE_BYTES;
+	batch->staged_bytes += JOURNAL_PAGE_BYTES;
+	history->staged_bytes += JOURNAL_PAGE_BYTES;
+	r = apply_record(history, record);
+	if (r < 0) {
+		history->failed = true;
+		return r;
+	}
+	*ret_lsn = lsn;
+	return 0;
+}
+
+int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
+	uint64_t count, uint64_t *ret_lsn)
+{
+	int r = 0;
+	for (uint64_t done = 0; done < count && r == 0;) {
+		struct journal_record record = { .type = JOURNAL_POINT_FLAGS };
+		record.count = (uint16_t)MIN(count - done, (uint64_t)JOURNAL_MAX_POINT_FLAGS);
+		memcpy(record.point_flags, changes + done, record.count * sizeof(*changes));
+		r = stage_record(history, &record, ret_lsn);
+		done += record.count;
+	}
+	return r;
+}
+
+/* ── data ────────────────────────────────────────────────────────────────────────────────── */
+
+/* One call's data, or as much of it as one record takes. */
+struct write {
+	uint16_t disk;
+	bool zero;
+	uint64_t lba, sectors;
+	const uint8_t *data;
+};
+
+static uint64_t piece_limit(const struct write *w)
+{
+	return w->zero ? EXTENT_MAX_ZERO_SECTORS : JOURNAL_MAX_PAYLOAD_SECTORS;
+}
+
+static unsigned piece_count(const struct write *w)
+{
+	return (unsigned)((w->sectors + piece_limit(w) - 1) / piece_limit(w));
+}
+
+static uint32_t payload_bytes(const struct write *w)
+{
+	return w->zero ? 0 : (uint32_t)(w->sectors * SECTOR_BYTES);
+}
+
+/* Finds or begins a data record that takes all of `w`. */
+static int data_record(struct history *history, const struct write *w)
+{
+	struct batch *batch = history->last_batch;
+	if (batch && !batch->closed && batch->record != UINT32_MAX) {
+		const struct journal_record *open =
+			(const struct journal_record *)(batch->data + batch->record);
+		if (open->count + piece_count(w) <= JOURNAL_MAX_EXTENTS &&
+			round_up(batch_end(batch) + payload_bytes(w), JOURNAL_PAGE_BYTES) <=
+				batch->capacity)
+			return 0;
+	}
+	uint32_t need =
+		(uint32_t)round_up(JOURNAL_PAGE_BYTES + payload_bytes(w), JOURNAL_PAGE_BYTES);
+	int r = room_for(history, need);
+	if (r < 0)
+		return r;
+	batch = history->last_batch;
+	batch->record = batch->used;
+	batch->record_payload = 0;
+	uint64_t lsn = next_lsn(history);
+	record_begin(history, (struct journal_record *)(batch->data + batch->record), JOURNAL_DATA,
+		batch->segment, lsn);
+	history->staged_lsn = lsn;
+	return 0;
+}
+
+static int add_pieces(struct history *history, const struct write *w)
+{
+	struct batch *batch = history->last_batch;
+	struct journal_record *record = (struct journal_record *)(batch->data + batch->record);
+	uint64_t done = 0;
+	while (done < w->sectors) {
+		uint32_t sectors = (uint32_t)MIN(w->sectors - done, piece_limit(w));
+		unsigned i = record->count++;
+		record->extents[i] = (struct journal_extent){
+			.disk = w->disk,
+			.flags = w->zero ? JOURNAL_ZERO : 0,
+			.sectors = sectors,
+			.lba = w->lba + done,
+		};
+		if (!w->zero) {
+			size_t n = (size_t)sectors * SECTOR_BYTES;
+			memcpy(batch->data + batch_end(batch), w->data + done * SECTOR_BYTES, n);
+			batch->record_payload += (uint32_t)n;
+		}
+		struct extent e = record_extent(
+			record, i, batch->segment->seq, batch->offset + batch->record);
+		int r = apply_extent(history, w->disk, &e);
+		if (r < 0)
+			return r;
+		done += sectors;
+	}
+	return 0;
+}
+
+static int stage_data(struct history *history, const struct write *w)
+{
+	int r = data_record(history, w);
+	if (r < 0)
+		return r;
+	uint64_t payload = payload_bytes(w);
+	uint64_t counted = MAX(payload, (uint64_t)JOURNAL_PAGE_BYTES);
+	struct batch *batch = history->last_batch;
+	batch->staged_bytes += counted;
+	history->staged_bytes += counted;
+	history->payload_total += payload;
+	history->changed_bytes += w->sectors * SECTOR_BYTES;
+	if (w->zero)
+		history->zeroed_bytes += w->sectors * SECTOR_BYTES;
+	else
+		history->written_bytes += payload;
+	r = add_pieces(history, w);
+	if (r < 0)
+		history->failed = true;
+	return r;
+}
+
+static int admit(const struct history *history, uint16_t disk_id, uint64_t lba, uint64_t sectors,
+	uint64_t payload)
+{
+	if (history->failed)
+		return -EIO;
+	const struct disk *disk = disk_find(history, disk_id);
+	if (!disk || disk->info.removed)
+		return -ENOENT;
+	uint64_t size = disk->info.size_bytes / SECTOR_BYTES;
+	if (sectors == 0 || lba > size || sectors > size - lba)
+		return -EINVAL;
+	if (history->staged_bytes > 0 && history->staged_bytes + payload > STAGE_LIMIT_BYTES)
+		return -EAGAIN;
+	const struct batch *open = history->last_batch;
+	uint64_t used = history->live_bytes + history->checkpoint_bytes + payload +
+			JOURNAL_PAGE_BYTES + (open && !open->closed ? batch_end(open) : 0);
+	if (used > history->limit_bytes / 100 * 97)
+		return -ENOSPC;
+	return 0;
+}
+
+int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
+		return -EINVAL;
+	SCOPED_LOCK(&history->lock);
+	int r = admit(history, disk, lba, sectors, (uint64_t)sectors * SECTOR_BYTES);
+	uint64_t most = (batch_limit(history) - JOURNAL_PAGE_BYTES) / SECTOR_BYTES;
+	for (uint64_t done = 0; done < sectors && r == 0;) {
+		struct write w = {
+			.disk = disk,
+			.lba = lba + done,
+			.sectors = MIN(sectors - done, most),
+			.data = (const uint8_t *)data + done * SECTOR_BYTES,
+		};
+		r = stage_data(history, &w);
+		if (r < 0 && done > 0)
+			history->failed = true;
+		done += w.sectors;
+	}
+	if (r == 0)
+		*ret_lsn = history->staged_lsn;
+	return r;
+}
+
+int history_zero(
+	struct history *history, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn)
+{
+	SCOPED_LOCK(&history->lock);
+	int r = admit(history, disk, lba, sectors, 0);
+	struct write w = { .disk = disk, .zero = true, .lba = lba, .sectors = sectors };
+	if (r == 0)
+		r = stage_data(history, &w);
+	if (r == 0)
+		*ret_lsn = history->staged_lsn;
+	return r;
+}
+
+const struct batch *stage_find(
+	const struct history *history, const struct segment *segment, uint64_t offset)
+{
+	for (const struct batch *b = history->batches; b; b = b->next)
+		if (b->segment == segment && offset >= b->offset &&
+			offset < b->offset + MAX(b->used, batch_end(b)))
+			return b;
+	return NULL;
+}

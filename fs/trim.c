@@ -1,0 +1,194 @@
+/*
+ * Trim: giving back the oldest segments.
+ *
+ * A segment may go when the newest vault point holds all that it says. In this order:
+ *  1. points that are only local and need it are dropped, by a record, and that is committed;
+ *  2. the head forgets it, so that reads go to the base instead;
+ *  3. a checkpoint that does not name it is written, into both slots if the older one would
+ *     still need its records for replay;
+ *  4. the file is removed or becomes a spare.
+ * A crash between any two leaves a file that nobody names, or points dropped early; never a name
+ * without its file.
+ *
+ * upkeep_lock is held throughout, also across I/O.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "fs/history_internal.h"
+
+/* How many of the oldest segments are to go; lock held. */
+static unsigned count_candidates(const struct history *history, uint64_t target_bytes)
+{
+	uint64_t used = upkeep_used(history);
+	unsigned n = 0;
+	while (n < history->segment_count && used > target_bytes) {
+		const struct segment *s = history->segments[n];
+		if (!s->closed || s->last_lsn > history->vault_position || s->refs > 1)
+			break;
+		used -= MIN(used, s->staged_end + s->index_bytes);
+		n++;
+	}
+	return n;
+}
+
+/* Takes POINT_LOCAL off the points that need records up to `lsn`; lock held. */
+static int drop_points(struct history *history, uint64_t lsn)
+{
+	CLEANUP(buf_free) struct buf changes = { 0 };
+	uint64_t needs_above = 0;
+	for (uint64_t i = 0; i < history->point_count && needs_above < lsn; i++) {
+		const struct catalogue_point *p = &history->points[i];
+		if (p->point.flags & POINT_LOCAL) {
+			struct journal_point_flags change = { .number = p->point.number,
+				.clear = POINT_LOCAL };
+			int r = buf_append(&changes, &change, sizeof(change));
+			if (r < 0)
+				return r;
+		}
+		if (p->point.flags & POINT_VAULT)
+			needs_above = p->position;
+	}
+	uint64_t unused;
+	return stage_point_flags(history, (const void *)changes.data,
+		changes.len / sizeof(struct journal_point_flags), &unused);
+}
+
+static int forget_run(struct history *history, const struct segment *segment, const struct run *run)
+{
+	for (uint64_t i = 0; i < run->extent_count; i++) {
+		uint16_t id;
+		struct extent e;
+		run_unpack(&run->extents[i], segment->seq, &id, &e);
+		const struct disk *disk = disk_find(history, id);
+		int r = disk && disk->map
+				? extent_map_forget(disk->map, e.lba, e.sectors, e.segment)
+				: 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Without a run: from end to end. */
+static int forget_all(struct history *history, const struct segment *segment)
+{
+	for (unsigned i = 0; i < history->disk_count; i++) {
+		struct extent_map *map = history->disks[i]->map;
+		int r = map ? extent_map_forget(map, 0, EXTENT_MAX_LBA, (uint32_t)segment->seq) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Takes the oldest segment out of the state. -EBUSY if somebody has begun to use it. */
+static int take_out(struct history *history, struct segment *segment)
+{
+	struct run run = { 0 };
+	struct segment values = *segment; /* closed: it does not change any more */
+	int loaded = run_load(history, &values, &run);
+	pthread_mutex_lock(&history->lock);
+	int r = segment->refs > 1 ? -EBUSY : 0;
+	if (r == 0)
+		r = loaded == 0 ? forget_run(history, segment, &run) : forget_all(history, segment);
+	if (r == 0)
+		segment_remove(history, segment);
+	pthread_mutex_unlock(&history->lock);
+	run_free(&run);
+	return r;
+}
+
+static int remove_files(struct history *history, const struct segment *segment)
+{
+	char path[SEGMENT_PATH_BYTES(history)];
+	segment_path(history, segment->seq, "idx", path);
+	(void)io_unlink(history->io, path); /* perhaps there is none */
+	SCOPED_LOCK(&history->commit_lock);
+	return spare_give(history, segment);
+}
+
+/* What goes, and how far. */
+struct trim {
+	struct segment **out;
+	unsigned count;
+};
+
+static int plan(struct history *history, uint64_t target_bytes, struct trim *trim)
+{
+	SCOPED_LOCK(&history->lock);
+	if (history->failed)
+		return -EIO;
+	unsigned n = count_candidates(history, target_bytes);
+	trim->out = calloc(n + 1, sizeof(struct segment *));
+	if (!trim->out)
+		return -ENOMEM;
+	trim->count = n;
+	memcpy(trim->out, history->segments, n * sizeof(struct segment *));
+	return n > 0 ? drop_points(history, trim->out[n - 1]->last_lsn) : 0;
+}
+
+static int carry_out(struct history *history, struct trim *trim, bool *ret_did)
+{
+	uint64_t lsn;
+	int r = commit_all(history, NULL, &lsn);
+	unsigned done = 0;
+	while (r == 0 && done < trim->count) {
+		r = take_out(history, trim->out[done]);
+		done += r == 0;
+	}
+	if (r == -EBUSY)
+		r = 0;
+	if (r == 0 && done > 0) {
+		uint64_t other = history->slot_lsn[history->generation % 2];
+		r = checkpoint_write(history, other < trim->out[done - 1]->last_lsn);
+	}
+	for (unsigned i = 0; i < done; i++) {
+		if (r == 0)
+			r = remove_files(history, trim->out[i]);
+		segment_unref(history, trim->out[i]);
+	}
+	*ret_did = done > 0;
+	if (r == 0)
+		r = upkeep_drop_leftovers(history);
+	return r < 0 || done == 0 ? r : io_sync_dir(history->io, history->directory);
+}
+
+static int drop_spares(struct history *history, uint64_t target_bytes)
+{
+	SCOPED_LOCK(&history->commit_lock);
+	int r = 0;
+	while (r == 0 && history->spare_count > 0) {
+		pthread_mutex_lock(&history->lock);
+		uint64_t used = upkeep_used(history);
+		pthread_mutex_unlock(&history->lock);
+		if (used <= target_bytes)
+			break;
+		r = spare_drop_one(history);
+	}
+	return r;
+}
+
+int history_trim(struct history *history, uint64_t target_bytes, uint64_t *ret_used_bytes)
+{
+	SCOPED_LOCK(&history->upkeep_lock);
+	int r = drop_spares(history, target_bytes);
+	/* Trimming writes a little itself, which may close one more segment. */
+	for (bool did = true; r == 0 && did;) {
+		struct trim trim = { 0 };
+		did = false;
+		r = plan(history, target_bytes, &trim);
+		if (r == 0 && trim.count > 0)
+			r = carry_out(history, &trim, &did);
+		free(trim.out);
+	}
+	if (r == 0)
+		r = drop_spares(history, target_bytes);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&history->lock);
+	*ret_used_bytes = upkeep_used(history);
+	pthread_mutex_unlock(&history->lock);
+	return 0;
+}

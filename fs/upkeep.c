@@ -1,0 +1,119 @@
+/*
+ * Upkeep: what is due between commits. An index for each closed segment, a checkpoint after it,
+ * memory given back when nothing happens.
+ *
+ * upkeep_lock is held throughout, also across I/O: maintain and trim take turns.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "fs/history_internal.h"
+
+#define IDLE_READERS 4u
+
+uint64_t upkeep_used(const struct history *history)
+{
+	return history->live_bytes + history->checkpoint_bytes + history->spare_bytes;
+}
+
+/* Files of segments that no slot of a checkpoint names any more. */
+int upkeep_drop_leftovers(struct history *history)
+{
+	if (history->slots_written < 2)
+		return 0;
+	for (; history->leftover_count > 0; history->leftover_count--) {
+		char path[SEGMENT_PATH_BYTES(history)];
+		uint64_t seq = history->leftovers[history->leftover_count - 1];
+		segment_path(history, seq, "seg", path);
+		int r = io_unlink(history->io, path);
+		segment_path(history, seq, "idx", path);
+		(void)io_unlink(history->io, path); /* perhaps there is none */
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	return 0;
+}
+
+/* The oldest closed segment without an index, with a reference; NULL if there is none. */
+static struct segment *next_to_index(struct history *history, struct segment *ret_values)
+{
+	SCOPED_LOCK(&history->lock);
+	for (unsigned i = 0; i < history->segment_count; i++) {
+		struct segment *s = history->segments[i];
+		if (!s->closed)
+			break;
+		if (s->index_bytes == 0 && !s->index_failed) {
+			segment_ref(s);
+			*ret_values = *s;
+			return s;
+		}
+	}
+	return NULL;
+}
+
+static int index_one(struct history *history, bool *ret_did)
+{
+	struct segment values;
+	struct segment *segment = next_to_index(history, &values);
+	*ret_did = segment != NULL;
+	if (!segment)
+		return 0;
+	struct run run;
+	int r = run_scan(history, &values, &run);
+	if (r == 0) {
+		r = run_write(history, segment, &run);
+		run_free(&run);
+	}
+	if (r < 0) {
+		log_warning("%s/%016" PRIx64 ".seg: no index could be made: %s", history->directory,
+			segment->seq, strerror(-r));
+		pthread_mutex_lock(&history->lock);
+		segment->index_failed = true;
+		pthread_mutex_unlock(&history->lock);
+	}
+	segment_unref(history, segment);
+	return r == -ENOMEM ? r : 0;
+}
+
+static bool checkpoint_due(struct history *history)
+{
+	SCOPED_LOCK(&history->lock);
+	uint64_t closed = 0;
+	for (unsigned i = 0; i < history->segment_count && history->segments[i]->closed; i++)
+		closed = history->segments[i]->seq;
+	return !history->failed && closed > history->checkpoint_closed;
+}
+
+/* Nothing was committed since the last time: gives memory and files back. */
+static void rest(struct history *history)
+{
+	pthread_mutex_lock(&history->lock);
+	bool idle = history->commits == history->commits_at_upkeep && history->staged_bytes == 0;
+	history->commits_at_upkeep = history->commits;
+	if (idle)
+		stage_free_spare(history);
+	pthread_mutex_unlock(&history->lock);
+	if (!idle)
+		return;
+	header_cache_drop(history->headers);
+	segment_close_readers(history, IDLE_READERS);
+}
+
+int history_maintain(struct history *history, bool *ret_more)
+{
+	SCOPED_LOCK(&history->upkeep_lock);
+	bool did;
+	int r = index_one(history, &did);
+	bool due = checkpoint_due(history);
+	if (r == 0 && due)
+		r = checkpoint_write(history, false);
+	if (r == 0)
+		r = upkeep_drop_leftovers(history);
+	if (r < 0)
+		return r;
+	rest(history);
+	*ret_more = did;
+	return 0;
+}

@@ -1,0 +1,289 @@
+/*
+ * A view: the disks of a group at one recovery point.
+ *
+ * It stands on the newest vault point at or below its own, and lays over that everything the
+ * journal holds since, merged from the segments' runs, oldest first, when it is opened. It holds
+ * references on those segments, so trim leaves them alone, and history.views keeps its vault
+ * point from being dropped. Immutable once open: reads need the history's lock only to find the
+ * segments' handles.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "fs/history_internal.h"
+
+#define MAX_PIECES 64u
+
+struct view_disk {
+	uint16_t id;
+	uint64_t bytes, base_bytes;
+	struct extent_map *map; /* NULL: nothing changed */
+};
+
+struct view {
+	struct history *history;
+	struct view *next; /* history.views */
+	uint64_t number, base_number;
+	uint64_t from_lsn, to_lsn; /* the records laid over the base: (from, to] */
+	struct view_disk *disks;
+	unsigned disk_count;
+	struct segment **segments; /* with references */
+	struct segment *copies;    /* their values at the opening */
+	unsigned segment_count;
+};
+
+bool views_stand_on(const struct history *history, uint64_t number)
+{
+	for (const struct view *v = history->views; v; v = v->next)
+		if (v->number == number || v->base_number == number)
+			return true;
+	return false;
+}
+
+static struct view_disk *find_disk(struct view *view, uint16_t id)
+{
+	for (unsigned i = 0; i < view->disk_count; i++)
+		if (view->disks[i].id == id)
+			return &view->disks[i];
+	return NULL;
+}
+
+/* ── opening ─────────────────────────────────────────────────────────────────────────────── */
+
+static int copy_disks(struct view *view)
+{
+	const struct history *history = view->history;
+	view->disks = calloc(history->disk_count + 1, sizeof(*view->disks));
+	if (!view->disks)
+		return -ENOMEM;
+	for (unsigned i = 0; i < history->disk_count; i++) {
+		const struct disk *d = history->disks[i];
+		uint64_t bytes = disk_bytes_at(d, view->number);
+		if (bytes == 0)
+			continue;
+		view->disks[view->disk_count++] = (struct view_disk){
+			.id = d->info.id,
+			.bytes = bytes,
+			.base_bytes = view->base_number ? disk_bytes_at(d, view->base_number) : 0,
+		};
+	}
+	return 0;
+}
+
+/* References all segments with records in (from, to]. */
+static int hold_segments(struct view *view)
+{
+	struct history *history = view->history;
+	view->segments = calloc(history->segment_count + 1, sizeof(*view->segments));
+	view->copies = calloc(history->segment_count + 1, sizeof(*view->copies));
+	if (!view->segments || !view->copies)
+		return -ENOMEM;
+	for (unsigned i = 0; i < history->segment_count; i++) {
+		struct segment *s = history->segments[i];
+		if (s->end == 0 || s->last_lsn <= view->from_lsn || s->first_lsn > view->to_lsn)
+			continue;
+		segment_ref(s);
+		view->copies[view->segment_count] = *s;
+		view->segments[view->segment_count++] = s;
+	}
+	return 0;
+}
+
+/* lock held */
+static int begin_view(struct view *view)
+{
+	struct history *history = view->history;
+	const struct catalogue_point *p = catalogue_find(history, view->number);
+	if (!p || p->position > history->durable_lsn)
+		return -ENOENT;
+	const struct catalogue_point *base = catalogue_vault_below(history, view->number, true);
+	view->base_number = base ? base->point.number : 0;
+	view->from_lsn = base ? base->position : 0;
+	view->to_lsn = p->position;
+	if (view->base_number != view->number &&
+		((p->point.flags & POINT_DAMAGED) ||
+			!journal_covers(history, view->from_lsn, view->to_lsn)))
+		return -ENODATA;
+	int r = copy_disks(view);
+	if (r == 0)
+		r = hold_segments(view);
+	if (r == 0) {
+		view->next = history->views;
+		history->views = view;
+	}
+	return r;
+}
+
+static int lay_extent(struct view *view, uint16_t id, const struct extent *e)
+{
+	struct view_disk *disk = find_disk(view, id);
+	if (!disk)
+		return 0;
+	if (!disk->map) {
+		int r = extent_map_new(&disk->map);
+		if (r < 0)
+			return r;
+	}
+	return extent_map_insert(disk->map, e);
+}
+
+static int lay_run(struct view *view, const struct segment *segment, const struct run *run)
+{
+	const struct journal_index_extent *p = run->extents;
+	for (uint64_t i = 0; i < run->part_count; i++) {
+		uint64_t last = run->parts[i].last_lsn;
+		/* Parts end at seals, and so do both ends of the view. */
+		bool wanted = last > view->from_lsn && last <= view->to_lsn;
+		for (uint64_t n = 0; n < run->parts[i].extent_count; n++, p++) {
+			uint16_t id;
+			struct extent e;
+			run_unpack(p, segment->seq, &id, &e);
+			int r = wanted ? lay_extent(view, id, &e) : 0;
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+static int lay_segments(struct view *view)
+{
+	for (unsigned i = 0; i < view->segment_count; i++) {
+		/* Of the last segment no more than the point's own records are wanted. */
+		struct segment values = view->copies[i];
+		struct run run;
+		if (!values.closed && values.last_lsn > view->to_lsn)
+			values.last_lsn = view->to_lsn;
+		int r = run_load(view->history, &values, &run);
+		if (r < 0)
+			return r == -EBADMSG ? -ENODATA : r;
+		r = lay_run(view, &values, &run);
+		run_free(&run);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void leave_history(struct view *view)
+{
+	SCOPED_LOCK(&view->history->lock);
+	struct view **link = &view->history->views;
+	while (*link && *link != view)
+		link = &(*link)->next;
+	if (*link)
+		*link = view->next;
+}
+
+int history_view_open(struct history *history, uint64_t number, struct view **ret_view)
+{
+	struct view *view = calloc(1, sizeof(*view));
+	if (!view)
+		return -ENOMEM;
+	view->history = history;
+	view->number = number;
+	pthread_mutex_lock(&history->lock);
+	int r = begin_view(view);
+	pthread_mutex_unlock(&history->lock);
+	if (r == 0)
+		r = lay_segments(view);
+	if (r < 0) {
+		view_close(view);
+		return r;
+	}
+	*ret_view = view;
+	return 0;
+}
+
+void view_close(struct view *view)
+{
+	if (!view)
+		return;
+	leave_history(view);
+	for (unsigned i = 0; i < view->segment_count; i++)
+		segment_unref(view->history, view->segments[i]);
+	for (unsigned i = 0; i < view->disk_count; i++)
+		extent_map_free(view->disks[i].map);
+	free(view->segments);
+	free(view->copies);
+	free(view->disks);
+	free(view);
+}
+
+/* ── using ───────────────────────────────────────────────────────────────────────────────── */
+
+uint64_t view_number(const struct view *view)
+{
+	return view->number;
+}
+
+uint64_t view_base_number(const struct view *view)
+{
+	return view->base_number;
+}
+
+int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+{
+	const struct view_disk *d = find_disk(view, disk);
+	if (!d)
+		return -ENOENT;
+	if (sectors == 0 || lba + sectors < lba || lba + sectors > d->bytes / SECTOR_BYTES)
+		return -EINVAL;
+	struct piece pieces[MAX_PIECES];
+	for (uint32_t done = 0; done < sectors;) {
+		pthread_mutex_lock(&view->history->lock);
+		unsigned count = pieces_collect(view->history, d->map, lba + done, sectors - done,
+			(uint8_t *)data + (size_t)done * SECTOR_BYTES, pieces, MAX_PIECES);
+		pthread_mutex_unlock(&view->history->lock);
+		int r = pieces_read(view->history, disk, view->base_number,
+			d->base_bytes / SECTOR_BYTES, pieces, count);
+		pieces_release(view->history, pieces, count);
+		if (r < 0)
+			return r == -ENOENT ? -EIO : r;
+		done = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);
+	}
+	return 0;
+}
+
+int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent)
+{
+	const struct view_disk *d = find_disk(view, disk);
+	if (!d || !d->map)
+		return -ENOENT;
+	return extent_map_find(d->map, lba, ret_extent);
+}
+
+uint64_t view_disk_bytes(struct view *view, uint16_t disk)
+{
+	const struct view_disk *d = find_disk(view, disk);
+	return d ? d->bytes : 0;
+}
+
+bool view_is_local(struct view *view, uint16_t disk, uint64_t lba, uint64_t sectors)
+{
+	const struct view_disk *d = find_disk(view, disk);
+	if (!d)
+		return false;
+	uint64_t base = d->base_bytes / SECTOR_BYTES, end = lba + sectors;
+	while (lba < end) {
+		struct extent e;
+		bool found = d->map && extent_map_find(d->map, lba, &e) == 0;
+		uint64_t hole_end = found ? MIN(e.lba, end) : end;
+		if (lba < hole_end && lba < base)
+			return false;
+		if (!found)
+			return true;
+		lba = MAX(lba, e.lba + e.sectors);
+	}
+	return true;
+}
+
+uint64_t view_memory_bytes(const struct view *view)
+{
+	uint64_t bytes = sizeof(*view) + view->disk_count * sizeof(*view->disks) +
+			 view->segment_count * (sizeof(*view->copies) + sizeof(*view->segments));
+	for (unsigned i = 0; i < view->disk_count; i++)
+		if (view->disks[i].map)
+			bytes += extent_map_memory_bytes(view->disks[i].map);
+	return bytes;
+}
