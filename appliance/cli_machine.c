@@ -1,0 +1,129 @@
+/*
+ * landfall machine …
+ */
+#include <cjson/cJSON.h>
+
+#include "appliance/cli.h"
+#include "common/cleanup.h"
+#include "common/json.h"
+
+static void print_point_field(const char *name, const cJSON *point)
+{
+	cli_print_field(name, point ? cli_get_text(point, "name") : "none yet");
+}
+
+static void print_figures(const cJSON *machine)
+{
+	char text[CLI_TEXT_BYTES];
+	print_point_field("newest point", cli_get(machine, "newest_point"));
+	print_point_field("newest in vault", cli_get(machine, "newest_vault_point"));
+	snprintf(text, sizeof(text), "%llu",
+		(unsigned long long)cli_get_u64(machine, "point_count"));
+	cli_print_field("points", text);
+	cli_print_field("rpo", cli_get_age(machine, "rpo_local_s", text));
+	cli_print_field("rpo vault", cli_get_age(machine, "rpo_vault_s", text));
+	cli_print_field("lag", cli_get_size(machine, "lag_bytes", text));
+}
+
+static void print_machine(const cJSON *machine)
+{
+	static const char *const headings[] = { "DISK", ">SIZE", "PATH", "NOTE" };
+	char text[CLI_TEXT_BYTES];
+	cli_print_field("machine", cli_get_text(machine, "name"));
+	cli_print_field("group", cli_get_text(machine, "group"));
+	cli_print_field("source", cli_get_text(machine, "source"));
+	cli_print_field("policy", cli_get_text(machine, "policy"));
+	cli_print_field("state", cli_get_text(machine, "state"));
+	cli_print_field("health", cli_get_text(machine, "health"));
+	print_figures(machine);
+	putchar('\n');
+	struct cli_table *table = cli_table_new(4, headings);
+	const cJSON *disk;
+	cJSON_ArrayForEach(disk, cli_get(machine, "disks"))
+	{
+		cli_table_add(table, cli_get_text(disk, "id"));
+		cli_table_add(table, cli_get_size(disk, "size_bytes", text));
+		cli_table_add(table, cli_get_text(disk, "path"));
+		cli_table_add(table, cli_get_bool(disk, "resync_needed") ? "resync needed" : "");
+	}
+	cli_table_print(table, stdout);
+}
+
+enum exit_code cli_machine_add(struct cli *cli)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	if (result)
+		print_machine(cli_get(result, "machine"));
+	return code;
+}
+
+enum exit_code cli_machine_list(struct cli *cli)
+{
+	static const char *const headings[] = { "MACHINE", "GROUP", "SOURCE", "POLICY", "STATE",
+		"HEALTH", ">DISKS", ">SIZE" };
+	enum exit_code code;
+	char text[CLI_TEXT_BYTES];
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	if (!result)
+		return code;
+	struct cli_table *table = cli_table_new(8, headings);
+	const cJSON *machine, *disk;
+	cJSON_ArrayForEach(machine, cli_get(result, "machines"))
+	{
+		uint64_t bytes = 0;
+		const cJSON *disks = cli_get(machine, "disks");
+		cJSON_ArrayForEach(disk, disks) bytes += cli_get_u64(disk, "size_bytes");
+		cli_table_add(table, cli_get_text(machine, "name"));
+		cli_table_add(table, cli_get_text(machine, "group"));
+		cli_table_add(table, cli_get_text(machine, "source"));
+		cli_table_add(table, cli_get_text(machine, "policy"));
+		cli_table_add(table, cli_get_text(machine, "state"));
+		cli_table_add(table, cli_get_text(machine, "health"));
+		snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(disks));
+		cli_table_add(table, text);
+		cli_table_add(table, cli_size(bytes, text));
+	}
+	cli_table_print(table, stdout);
+	return code;
+}
+
+enum exit_code cli_machine_show(struct cli *cli)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	if (!result)
+		return code;
+	print_machine(cli_get(result, "machine"));
+	const cJSON *setting, *alert;
+	const cJSON *alerts = cli_get(cli_get(result, "machine"), "alerts");
+	putchar('\n');
+	cJSON_ArrayForEach(setting, cli_get(cli_get(result, "policy"), "settings")) cli_print_field(
+		setting->string, cJSON_IsString(setting) ? setting->valuestring : "");
+	cJSON_ArrayForEach(alert, alerts)
+	{
+		cli_print_field(cli_get_text(alert, "severity"), cli_get_text(alert, "text"));
+		cli_print_field("  →", cli_get_text(alert, "mend"));
+	}
+	return code;
+}
+
+enum exit_code cli_machine_remove(struct cli *cli)
+{
+	CLEANUP(json_freep) cJSON *result = NULL, *job = NULL;
+	enum exit_code code = cli_run_job(cli, &result, &job);
+	if (result && code == EXIT_DONE)
+		printf("%s is removed\n", cli_get_text(result, "removed"));
+	return code;
+}
+
+enum exit_code cli_machine_pause(struct cli *cli)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	const cJSON *machine = cli_get(result, "machine");
+	if (machine)
+		printf("%s is %s\n", cli_get_text(machine, "name"),
+			cli_get_bool(machine, "paused") ? "paused" : "at work");
+	return code;
+}

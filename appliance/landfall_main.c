@@ -1,0 +1,53 @@
+/*
+ * landfall: the command line. Everything it can do, the control socket can do.
+ */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "appliance/cli.h"
+
+static enum exit_code finish(enum exit_code code)
+{
+	/* What could not be written was not done: a full disk behind `> file` must be told. */
+	if (fflush(stdout) == EOF || ferror(stdout)) {
+		if (errno != EPIPE)
+			fprintf(stderr, "landfall: cannot write the output: %s\n",
+				strerrordesc_np(errno));
+		return code == EXIT_DONE ? EXIT_FAILED : code;
+	}
+	return code;
+}
+
+static enum exit_code run(struct cli *cli, int argc, char **argv)
+{
+	struct error error = { 0 };
+	bool version = false;
+	int r = cli_parse(cli, argc - 1, argv + 1, &error, &version);
+	if (r == 0 && cli->help) {
+		cli_print_help(cli->command, stdout);
+		return EXIT_DONE;
+	}
+	if (r == 0 && version) {
+		puts("landfall " LANDFALL_VERSION);
+		return EXIT_DONE;
+	}
+	if (r < 0)
+		return cli_fail_usage(cli, &error);
+	return cli->command->run(cli);
+}
+
+int main(int argc, char **argv)
+{
+	const char *socket_path = getenv("LANDFALL_SOCKET");
+	struct cli cli = { .fd = -1, .socket_path = "/run/landfall/control.sock" };
+	if (socket_path && *socket_path)
+		cli.socket_path = socket_path;
+	enum exit_code code = finish(run(&cli, argc, argv));
+	cli_close(&cli);
+	cJSON_Delete(cli.parameters);
+	cJSON_Delete(cli.options);
+	cJSON_Delete(cli.rest);
+	return (int)code;
+}
