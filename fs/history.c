@@ -328,6 +328,15 @@ int history_point_import(struct history *history, const struct point *point, uin
 	return stage_record(history, &record, ret_lsn);
 }
 
+uint64_t history_point_disk_bytes(struct history *history, uint64_t number, uint16_t disk)
+{
+	SCOPED_LOCK(&history->lock);
+	const struct disk *d = disk_find(history, disk);
+	if (!d || !catalogue_find(history, number))
+		return 0;
+	return disk_bytes_at(d, number);
+}
+
 /* ── the vault's side ────────────────────────────────────────────────────────────────────── */
 
 static int stage_flush(

@@ -104,7 +104,10 @@ static void *session_main(void *argument)
 	if (!atomic_load(&mount->stopping))
 		log_warning("%s: the mount was taken down from outside (%s)", mount->path,
 			r < 0 ? strerrordesc_np(-r) : "unmounted");
+	pthread_mutex_lock(&mount->lock);
 	atomic_store(&mount->ended, true);
+	pthread_cond_broadcast(&mount->changed);
+	pthread_mutex_unlock(&mount->lock);
 	/* Closes the device: the kernel answers whoever still waits. */
 	fuse_session_unmount(mount->session);
 	return NULL;
@@ -178,7 +181,11 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	if (!mount)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	pthread_mutex_init(&mount->lock, NULL);
-	pthread_cond_init(&mount->changed, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&mount->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	mount->max_threads = options->max_threads ? options->max_threads : DEFAULT_THREADS;
 	mount->started_ns = clock_realtime_ns(clock_system());
 	mount->path = strdup(options->path);
@@ -221,15 +228,17 @@ static void abort_connection(const struct mount *mount)
 		log_warning("%s: waiting for the last who uses it", mount->path);
 }
 
-static void join_session(struct mount *mount)
+/* True if the session's loop ended within JOIN_SECONDS. */
+static bool await_end(struct mount *mount)
 {
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += JOIN_SECONDS;
-	if (pthread_clockjoin_np(mount->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
-		return;
-	abort_connection(mount);
-	pthread_join(mount->thread, NULL);
+	SCOPED_LOCK(&mount->lock);
+	int r = 0;
+	while (!atomic_load(&mount->ended) && r == 0)
+		r = pthread_cond_timedwait(&mount->changed, &mount->lock, &until);
+	return atomic_load(&mount->ended);
 }
 
 void mount_free(struct mount *mount)
@@ -243,7 +252,9 @@ void mount_free(struct mount *mount)
 		fuse_session_exit(mount->session);
 		(void)statvfs(mount->path, &st);
 	}
-	join_session(mount);
+	if (!await_end(mount))
+		abort_connection(mount);
+	pthread_join(mount->thread, NULL);
 	files_free_all(mount);
 	while (mount->machines)
 		(void)mount_remove_machine(mount, mount->machines->name);

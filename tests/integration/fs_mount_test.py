@@ -636,6 +636,7 @@ def test_kill_and_restart():
         assert read_at(point, 0, 16 * MIB) == data
         held.close()
         # A second daemon is refused while the first lives.
+        os.mkdir(os.path.join(d.dir, "other"))
         other = subprocess.run([TOOL, os.path.join(d.dir, "other"), d.mnt], text=True, timeout=30,
                                stdin=subprocess.DEVNULL, capture_output=True, check=False)
         assert other.returncode == 1 and "alive" in other.stderr, other.stderr
