@@ -11,12 +11,16 @@
  * change may have happened, or may still happen later. Implementations retry what is safe to
  * retry (reads; refusals such as 503) and never retry a mutation whose result is ambiguous: that
  * needs a fence, and only the caller has it. Error codes:
- *	-ENOENT no such blob, snapshot or container      -EEXIST  already there, If-None-Match
- *failed -ESTALE  lease, sequence number or If-Match does not hold (412): somebody else has been
- *here -EBUSY   leased by another (409)                  -EACCES  refused credentials -EAGAIN
- *service overloaded, retries used up      -EINVAL  the service refuses the request -ECONNREFUSED,
- *-ETIMEDOUT, -ECONNRESET  the service is out of reach (see `ambiguous`) -EBADMSG  an answer that is
- *no answer: short, misaligned, unparsable -ECANCELED  blob_cancel
+ *	-ENOENT    no such blob, snapshot or container
+ *	-EEXIST    already there, If-None-Match failed
+ *	-ESTALE    lease, sequence number or If-Match does not hold (412): somebody else was here
+ *	-EBUSY     leased by another (409)
+ *	-EACCES    refused credentials
+ *	-EAGAIN    service overloaded, retries used up
+ *	-EINVAL    the service refuses the request
+ *	-ECONNREFUSED, -ETIMEDOUT, -ECONNRESET  the service is out of reach (see `ambiguous`)
+ *	-EBADMSG   an answer that is no answer: short, misaligned, unparsable
+ *	-ECANCELED the store is being ended
  */
 #pragma once
 
@@ -94,6 +98,7 @@ struct blob_store_ops {
 	int (*wait)(struct blob_store *store, int timeout_ms, struct blob_request **ret_request);
 
 	/* page blobs */
+	/* If-None-Match: an existing blob is never replaced (-EEXIST). */
 	int (*create)(struct blob_store *store, const char *blob, uint64_t size_bytes,
 		struct blob_error *error);
 	int (*resize)(struct blob_store *store, const char *blob, uint64_t size_bytes,
@@ -142,7 +147,8 @@ struct blob_store_ops {
 		char ret_etag[static BLOB_ETAG_BYTES]);
 	/* A part of an object: as many of `n` bytes at `offset` as there are. */
 	int (*object_read)(struct blob_store *store, const char *name, uint64_t offset, void *data,
-		size_t n, struct blob_error *error, size_t *ret_n);
+		size_t n, struct blob_error *error, size_t *ret_n,
+		char ret_etag[static BLOB_ETAG_BYTES]);
 	int (*object_delete)(struct blob_store *store, const char *name, const char *if_match,
 		struct blob_error *error);
 	/* A large object in parts of ≤ 4 MiB: stage them in order, then commit makes it appear (or

@@ -3,10 +3,11 @@
  *
  *	vault.json                             identity, format version
  *	machines/<machine>/<disk>.vhd          page blob + snapshots
- *	groups/<group>/owner.json              which appliance owns the group, under which lease id,
- *	                                       and what is protected (machines, disks, policy): all
- *a new appliance needs to go on groups/<group>/points/<number>.json    manifest: its creation
- *commits the point groups/<group>/points/<number>.hashes  the proof of its bytes (see manifest.h)
+ *	groups/<group>/owner.json              which appliance owns the group, under which lease
+ *	                                       id, and what is protected (machines, disks,
+ *	                                       policy): all a new appliance needs to go on
+ *	groups/<group>/points/<number>.json    manifest: its creation commits the point
+ *	groups/<group>/points/<number>.hashes  the proof of its bytes (hashes_format.h)
  *
  * Ownership is a compare-and-swap on owner.json; it names the lease id under which every blob of
  * the group is leased (infinitely) and every change is made. An appliance that starts swaps in a
@@ -51,6 +52,12 @@ struct vault_disk {
 	int64_t created_ns;
 };
 
+/* Manifests that were put under an ownership up to `generation` with a number above `above` came
+ * too late: their owner had been taken over. They commit nothing. */
+struct vault_cut {
+	uint64_t generation, above;
+};
+
 /* The content of owner.json. */
 struct vault_group {
 	char name[64];
@@ -65,6 +72,8 @@ struct vault_group {
 	char *settings; /* owned: JSON text the replicator keeps there (machines, policy) */
 	struct vault_disk *disks; /* owned */
 	unsigned disk_count;
+	struct vault_cut *cuts; /* owned; one for each takeover */
+	unsigned cut_count;
 };
 
 void vault_group_free(struct vault_group *group);
@@ -81,7 +90,9 @@ int vault_group_create(struct blob_store *store, struct vault_group *group, stru
 int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
 	struct clock_source *clock, struct error *error, struct vault_group *ret_group);
 /* Writes changed settings or disks; creates and leases blobs of new disks (size + footer, footer
- * written), grows grown ones. -ESTALE: no longer ours. */
+ * written). A grown disk's blob is grown by the flush of the first point that shows it so, since
+ * older points must keep their size. -ESTALE: no longer ours; -EEXIST: a new disk's blob is there
+ * already and not ours; -EUCLEAN: the blob of a disk with points is gone. */
 int vault_group_update(struct blob_store *store, struct vault_group *group, struct error *error);
 /* Takes the group from whoever owns it; breaks leases, repairs bases. Progress in bytes. May be
  * repeated after an interruption. */
@@ -96,13 +107,19 @@ int vault_group_delete(struct blob_store *store, struct vault_group *group, stru
 int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
 	struct error *error);
 
+/* Sets POINT_KEEP in what the vault tells about a point, so that it outlives the appliance.
+ * -ENOENT. */
+int vault_point_keep(struct blob_store *store, const struct vault_group *group, uint64_t number,
+	bool keep, struct error *error);
+
 /* Deletes a vault point: its proof merged into the next point's, manifest, then snapshots, then
- * its hashes. The history has dropped it already. Idempotent. */
+ * its hashes. The history has dropped it already. Idempotent. -EBUSY: it is the newest. */
 int vault_point_delete(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	struct error *error);
 
 /* Deletes snapshots and objects that no manifest explains and that no flush under way can
- * explain (`pending_point`, 0 if none). */
+ * explain: with `pending_point` (what history_flush_pending says) whatever belongs to that point
+ * or a later one stays; with 0 no flush may begin before it returns. */
 int vault_collect_orphans(struct blob_store *store, const struct vault_group *group,
 	uint64_t pending_point, struct error *error, unsigned *ret_deleted);
 

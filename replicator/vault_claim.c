@@ -1,0 +1,66 @@
+/*
+ * Claiming a group at the start of the appliance that owns it.
+ *
+ *	owner.json: lease L₁, previous L₀        blobs under L₀ or L₁ (a claim was cut short)
+ *	1. every blob to L₁
+ *	2. swap owner.json: lease L₂, previous L₁
+ *	3. every blob to L₂
+ *
+ * So at any time every blob is leased under one of the two ids that owner.json names, and an
+ * older process of ours, which knows only older ids, is refused by the service.
+ */
+#include "replicator/vault_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/utc.h"
+
+static int move_leases(struct blob_store *store, const struct vault_group *group, bool make_missing,
+	struct error *error)
+{
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		const struct vault_disk *disk = &group->disks[i];
+		if (disk->removed)
+			continue;
+		int r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
+		if (r == -ENOENT)
+			r = make_missing ? vault_disk_ensure(store, group, disk, error) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, struct error *error, struct vault_group *ret_group)
+{
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	int r = vault_group_load(store, name, error, &group);
+	if (r < 0)
+		return r;
+	if (memcmp(&group.owner, appliance, sizeof(*appliance)) != 0) {
+		char since[UTC_ISO_BYTES];
+		utc_format_iso(group.claimed_ns, since);
+		return error_set(error, -ESTALE,
+			"if that appliance is lost: landfall vault takeover",
+			"group %s belongs to appliance %s since %.19sZ", name, group.owner_name,
+			since);
+	}
+	r = move_leases(store, &group, false, error);
+	if (r == 0)
+		r = vault_new_lease(&group, error);
+	if (r < 0)
+		return r;
+	group.generation++;
+	group.claimed_ns = clock_realtime_ns(clock);
+	r = vault_owner_swap(store, &group, error);
+	if (r == 0)
+		r = move_leases(store, &group, true, error);
+	if (r < 0)
+		return r;
+	*ret_group = group;
+	group = (struct vault_group){ 0 };
+	return 0;
+}

@@ -1,0 +1,251 @@
+/*
+ * owner.json: who owns a group, as text and as compare-and-swap.
+ *
+ *	{"format":1, "name":"…", "id":"<uuid>", "owner":"<uuid>", "owner_name":"…",
+ *	 "generation":n, "claimed":"<UTC>", "lease_id":"…", "previous_lease_id":"…",
+ *	 "settings":"<JSON text>", "cuts":[{"generation":n,"above":n}],
+ *	 "disks":[{"id":n,"name":"…","size_bytes":n,"added_point":n,"removed":false,
+ *	           "vhd_id":"<uuid>","created":"<UTC>"}], "checksum":"…"}
+ *
+ * Whoever swaps it with its ETag owns the group from that moment; what the former owner may still
+ * do is bounded by its leases, which the new owner breaks, and by the cut.
+ */
+#include "replicator/vault_internal.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/utc.h"
+#include "fs/history.h"
+#include "fs/vhd.h"
+#include "replicator/sealed_json.h"
+
+#define OWNER_FORMAT 1
+#define MAX_CUTS 4096
+
+void vault_group_free(struct vault_group *group)
+{
+	free(group->settings);
+	free(group->disks);
+	free(group->cuts);
+	*group = (struct vault_group){ 0 };
+}
+
+static int put_disks(struct cJSON *object, const struct vault_group *group)
+{
+	struct cJSON *array, *item;
+	if (json_add_array(object, "disks", &array) < 0)
+		return -ENOMEM;
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		const struct vault_disk *disk = &group->disks[i];
+		if (json_add_object(array, NULL, &item) < 0 ||
+			json_add_u64(item, "id", disk->id) < 0 ||
+			json_add_text(item, "name", disk->name) < 0 ||
+			json_add_u64(item, "size_bytes", disk->size_bytes) < 0 ||
+			json_add_u64(item, "added_point", disk->added_point) < 0 ||
+			json_add_bool(item, "removed", disk->removed) < 0 ||
+			json_add_uuid(item, "vhd_id", &disk->vhd_id) < 0 ||
+			json_add_time(item, "created", disk->created_ns) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int put_cuts(struct cJSON *object, const struct vault_group *group)
+{
+	struct cJSON *array, *item;
+	if (json_add_array(object, "cuts", &array) < 0)
+		return -ENOMEM;
+	for (unsigned i = 0; i < group->cut_count; i++) {
+		if (json_add_object(array, NULL, &item) < 0 ||
+			json_add_u64(item, "generation", group->cuts[i].generation) < 0 ||
+			json_add_u64(item, "above", group->cuts[i].above) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+int vault_owner_format(const struct vault_group *group, struct buf *text)
+{
+	CLEANUP(json_freep) struct cJSON *object = NULL;
+	if (json_new_object(&object) < 0 || json_add_u64(object, "format", OWNER_FORMAT) < 0 ||
+		json_add_text(object, "name", group->name) < 0 ||
+		json_add_uuid(object, "id", &group->id) < 0 ||
+		json_add_uuid(object, "owner", &group->owner) < 0 ||
+		json_add_text(object, "owner_name", group->owner_name) < 0 ||
+		json_add_u64(object, "generation", group->generation) < 0 ||
+		json_add_time(object, "claimed", group->claimed_ns) < 0 ||
+		json_add_text(object, "lease_id", group->lease_id) < 0 ||
+		json_add_text(object, "previous_lease_id", group->previous_lease_id) < 0 ||
+		json_add_text(object, "settings", group->settings ? group->settings : "") < 0 ||
+		put_cuts(object, group) < 0 || put_disks(object, group) < 0)
+		return -ENOMEM;
+	return sealed_json_format(object, text);
+}
+
+static int get_disk(const struct json *at, struct vault_disk *disk, struct error *error)
+{
+	uint64_t id;
+	int r;
+	if ((r = json_get_u64(at, "id", &id, error)) < 0 ||
+		(r = json_copy_text(at, "name", sizeof(disk->name), disk->name, error)) < 0 ||
+		(r = json_get_u64(at, "size_bytes", &disk->size_bytes, error)) < 0 ||
+		(r = json_get_u64(at, "added_point", &disk->added_point, error)) < 0 ||
+		(r = json_get_bool(at, "removed", &disk->removed, error)) < 0 ||
+		(r = json_get_uuid(at, "vhd_id", &disk->vhd_id, error)) < 0 ||
+		(r = json_get_time(at, "created", &disk->created_ns, error)) < 0)
+		return r;
+	if (id == 0 || id > UINT16_MAX || vault_check_name(disk->name, true) < 0 ||
+		vhd_check_size(disk->size_bytes) < 0)
+		return json_error(at, -EBADMSG, error, "id, name or size_bytes is impossible");
+	disk->id = (uint16_t)id;
+	return 0;
+}
+
+static int get_disks(const struct json *root, struct vault_group *group, struct error *error)
+{
+	struct json array;
+	int r = json_get_array(root, "disks", &array, error);
+	if (r < 0)
+		return r;
+	int count = cJSON_GetArraySize(array.node);
+	if (count > HISTORY_MAX_DISKS)
+		return json_error(&array, -EBADMSG, error, "more than %d disks", HISTORY_MAX_DISKS);
+	group->disks = calloc((size_t)count + 1, sizeof(*group->disks));
+	if (!group->disks)
+		return -ENOMEM;
+	for (struct json item = { 0 }; json_each(&array, &item);) {
+		r = get_disk(&item, &group->disks[group->disk_count], error);
+		if (r < 0)
+			return r;
+		group->disk_count++;
+	}
+	return 0;
+}
+
+static int get_cuts(const struct json *root, struct vault_group *group, struct error *error)
+{
+	struct json array;
+	int r = json_get_array(root, "cuts", &array, error);
+	if (r < 0)
+		return r;
+	int count = cJSON_GetArraySize(array.node);
+	if (count > MAX_CUTS)
+		return json_error(&array, -EBADMSG, error, "more than %d cuts", MAX_CUTS);
+	group->cuts = calloc((size_t)count + 1, sizeof(*group->cuts));
+	if (!group->cuts)
+		return -ENOMEM;
+	for (struct json item = { 0 }; json_each(&array, &item);) {
+		struct vault_cut *cut = &group->cuts[group->cut_count];
+		if ((r = json_get_u64(&item, "generation", &cut->generation, error)) < 0 ||
+			(r = json_get_u64(&item, "above", &cut->above, error)) < 0)
+			return r;
+		group->cut_count++;
+	}
+	return 0;
+}
+
+static int get_all(const struct json *root, struct vault_group *g, struct error *error)
+{
+	const char *settings;
+	uint64_t format;
+	int r = json_get_u64(root, "format", &format, error);
+	if (r < 0)
+		return r;
+	if (format != OWNER_FORMAT)
+		return error_set(error, -EPROTONOSUPPORT, "use the newer release that wrote it",
+			"%s has format %llu, this release knows %d", root->name,
+			(unsigned long long)format, OWNER_FORMAT);
+	if ((r = json_copy_text(root, "name", sizeof(g->name), g->name, error)) < 0 ||
+		(r = json_get_uuid(root, "id", &g->id, error)) < 0 ||
+		(r = json_get_uuid(root, "owner", &g->owner, error)) < 0 ||
+		(r = json_copy_text(root, "owner_name", sizeof(g->owner_name), g->owner_name,
+			 error)) < 0 ||
+		(r = json_get_u64(root, "generation", &g->generation, error)) < 0 ||
+		(r = json_get_time(root, "claimed", &g->claimed_ns, error)) < 0 ||
+		(r = json_copy_text(root, "lease_id", sizeof(g->lease_id), g->lease_id, error)) <
+			0 ||
+		(r = json_copy_text(root, "previous_lease_id", sizeof(g->previous_lease_id),
+			 g->previous_lease_id, error)) < 0 ||
+		(r = json_get_text(root, "settings", &settings, error)) < 0 ||
+		(r = get_cuts(root, g, error)) < 0 || (r = get_disks(root, g, error)) < 0)
+		return r;
+	g->settings = strdup(settings);
+	return g->settings ? 0 : -ENOMEM;
+}
+
+int vault_owner_parse(const char *what, const char *text, size_t n, struct error *error,
+	struct vault_group *ret_group)
+{
+	CLEANUP(json_freep) struct cJSON *object = NULL;
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	struct json root;
+	int r = sealed_json_parse(what, text, n, error, &object);
+	if (r < 0)
+		return r;
+	json_root(object, what, &root);
+	r = get_all(&root, &group, error);
+	if (r < 0)
+		return r == -ENOENT ? -EBADMSG : r;
+	*ret_group = group;
+	group = (struct vault_group){ 0 };
+	return 0;
+}
+
+static int not_ours(const struct vault_group *there, struct error *error)
+{
+	char since[UTC_ISO_BYTES];
+	utc_format_iso(there->claimed_ns, since);
+	return error_set(error, -ESTALE,
+		"stop this appliance, or take the group back with landfall vault takeover",
+		"group %s belongs to appliance %s since %.19sZ", there->name, there->owner_name,
+		since);
+}
+
+int vault_owner_confirm(
+	struct blob_store *store, const struct vault_group *group, struct error *error)
+{
+	CLEANUP(vault_group_free) struct vault_group there = { 0 };
+	int r = vault_group_load(store, group->name, error, &there);
+	if (r < 0)
+		return r;
+	if (memcmp(&there.owner, &group->owner, sizeof(there.owner)) != 0)
+		return not_ours(&there, error);
+	if (there.generation != group->generation)
+		return error_set(error, -ESTALE,
+			"see that only one daemon of this appliance is running",
+			"group %s was claimed again by another process of this appliance",
+			group->name);
+	return 0;
+}
+
+int vault_owner_swap(struct blob_store *store, struct vault_group *group, struct error *error)
+{
+	CLEANUP(buf_free) struct buf text = { 0 };
+	char name[VAULT_NAME_BYTES];
+	int r = vault_owner_format(group, &text);
+	if (r < 0)
+		return error_set(error, r, NULL, "not enough memory for owner.json");
+	vault_owner_name(group->name, name);
+	r = vault_object_put(store, name, &text, group->etag, NULL, 0, error, group->etag);
+	if (r == -ESTALE) {
+		struct error better;
+		if (vault_owner_confirm(store, group, &better) == -ESTALE && error)
+			*error = better;
+	}
+	return r;
+}
+
+int vault_new_lease(struct vault_group *group, struct error *error)
+{
+	struct uuid id;
+	int r = uuid_generate(&id);
+	if (r < 0)
+		return error_set(error, r, NULL, "cannot make a lease id");
+	memcpy(group->previous_lease_id, group->lease_id, sizeof(group->lease_id));
+	uuid_format(&id, group->lease_id);
+	return 0;
+}

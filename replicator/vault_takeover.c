@@ -1,0 +1,237 @@
+/*
+ * Taking a group from whoever owns it, after the loss of its appliance.
+ *
+ *	1. swap owner.json: ours, a new lease id, generation + 1
+ *	2. break every blob's lease, acquire it under the new id: from here on the former owner's
+ *	   writes are refused
+ *	3. the newest committed point whose manifest and snapshots are whole is what stands; record
+ *	   the cut in owner.json, so that a manifest of the former owner that lands later commits
+ *	   nothing
+ *	4. make every base equal to that point's snapshot
+ *	5. collect what nothing explains
+ *
+ * Each step may be repeated; an interrupted takeover is simply begun again.
+ */
+#include "replicator/vault_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "fs/point.h"
+#include "replicator/backoff.h"
+#include "replicator/vault_snapshots.h"
+
+#define SWAP_TRIES 8u
+#define BREAK_TRIES 8u
+
+static int become_owner(struct blob_store *store, const char *name, const struct uuid *appliance,
+	const char *appliance_name, struct clock_source *clock, struct error *error,
+	struct vault_group *ret_group)
+{
+	for (unsigned i = 0;; i++) {
+		CLEANUP(vault_group_free) struct vault_group group = { 0 };
+		int r = vault_group_load(store, name, error, &group);
+		if (r == 0)
+			r = vault_new_lease(&group, error);
+		if (r < 0)
+			return r;
+		group.owner = *appliance;
+		strncpy(group.owner_name, appliance_name, sizeof(group.owner_name) - 1);
+		group.owner_name[sizeof(group.owner_name) - 1] = '\0';
+		group.generation++;
+		group.claimed_ns = clock_realtime_ns(clock);
+		r = vault_owner_swap(store, &group, error);
+		if (r == 0) {
+			*ret_group = group;
+			group = (struct vault_group){ 0 };
+			return 0;
+		}
+		if (r != -ESTALE || i + 1 >= SWAP_TRIES)
+			return r;
+	}
+}
+
+static int take_lease(struct blob_store *store, const struct vault_group *group,
+	const struct vault_disk *disk, struct error *error)
+{
+	struct blob_error e = { 0 };
+	char blob[VAULT_NAME_BYTES];
+	int r = 0;
+	vault_blob_name(disk->name, blob);
+	for (unsigned i = 0; i < BREAK_TRIES; i++) {
+		e = (struct blob_error){ 0 };
+		r = store->ops->lease_break(store, blob, &e);
+		if (r == -ENOENT)
+			return vault_disk_ensure(store, group, disk, error);
+		if (r < 0 && !backoff_is_passing(r, &e) && r != -ESTALE && r != -EBUSY)
+			break;
+		e = (struct blob_error){ 0 };
+		r = store->ops->lease_acquire(store, blob, group->lease_id, &e);
+		if (r == 0)
+			return 0;
+		if (!backoff_is_passing(r, &e) && r != -EBUSY && r != -ESTALE)
+			break;
+	}
+	return vault_fail(error, r, &e, "cannot take over the lease of %s", blob);
+}
+
+/* Are all snapshots of the manifest there? */
+static int is_whole(struct blob_store *store, const struct vault_group *group,
+	const struct manifest *m, struct error *error)
+{
+	for (unsigned i = 0; i < m->disk_count; i++) {
+		CLEANUP(vault_snapshots_free) struct vault_snapshots there = { 0 };
+		int r = vault_snapshots_list(store, m->disks[i].blob, &group->id, error, &there);
+		if (r < 0 && r != -ENOENT)
+			return r;
+		if (!vault_snapshots_find(&there, m->disks[i].snapshot))
+			return error_set(error, -EBADMSG, NULL, "snapshot %s of %s is missing",
+				m->disks[i].snapshot, m->disks[i].blob);
+	}
+	return 0;
+}
+
+/* The newest point that stands; ret->number 0 if there is none. */
+static int newest_whole(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct manifest *ret)
+{
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	uint64_t below = UINT64_MAX;
+	int r = vault_points_list(store, group, error, &points);
+	if (r < 0)
+		return r;
+	for (;;) {
+		const struct vault_point_item *point = vault_points_below(&points, below);
+		CLEANUP(manifest_free) struct manifest m = { 0 };
+		struct error why = { 0 };
+		char etag[BLOB_ETAG_BYTES];
+		if (!point)
+			return 0;
+		r = vault_manifest_load(store, group, point->number, &why, &m, NULL, etag);
+		if (r == 0)
+			r = is_whole(store, group, &m, &why);
+		if (r == 0) {
+			*ret = m;
+			m = (struct manifest){ 0 };
+			return 0;
+		}
+		if (r != -EBADMSG && r != -ENOENT) {
+			if (error)
+				*error = why;
+			return r;
+		}
+		log_warning("group %s: point %" PRIu64 " is not whole and is passed over: %s",
+			group->name, point->number, why.message);
+		below = point->number;
+	}
+}
+
+static int record_cut(struct blob_store *store, struct vault_group *group, uint64_t above,
+	struct error *error)
+{
+	struct vault_cut *cuts =
+		realloc(group->cuts, (group->cut_count + 1u) * sizeof(*group->cuts));
+	if (!cuts)
+		return error_set(error, -ENOMEM, NULL, "not enough memory");
+	group->cuts = cuts;
+	cuts[group->cut_count++] =
+		(struct vault_cut){ .generation = group->generation - 1, .above = above };
+	return vault_owner_swap(store, group, error);
+}
+
+static int repair_all(struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, const struct manifest *m, struct vault_progress *progress,
+	struct error *error)
+{
+	for (unsigned i = 0; i < group->disk_count; i++)
+		if (!group->disks[i].removed)
+			progress->total_bytes += group->disks[i].size_bytes;
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		const struct vault_disk *disk = &group->disks[i];
+		const char *snapshot = NULL;
+		uint64_t size_bytes = disk->size_bytes;
+		if (disk->removed)
+			continue;
+		for (unsigned j = 0; j < m->disk_count; j++) {
+			if (m->disks[j].id != disk->id)
+				continue;
+			snapshot = m->disks[j].snapshot;
+			size_bytes = m->disks[j].size_bytes;
+		}
+		int r = vault_disk_repair(
+			store, clock, group, disk, snapshot, size_bytes, progress, error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
+	const char *appliance_name, struct clock_source *clock,
+	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
+	struct error *error, struct vault_group *ret_group)
+{
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	CLEANUP(manifest_free) struct manifest newest = { 0 };
+	struct vault_progress told = { .told = progress, .context = context };
+	unsigned deleted;
+	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group);
+	for (unsigned i = 0; r == 0 && i < group.disk_count; i++)
+		if (!group.disks[i].removed)
+			r = take_lease(store, &group, &group.disks[i], error);
+	if (r == 0)
+		r = newest_whole(store, &group, error, &newest);
+	if (r == 0)
+		r = record_cut(store, &group, newest.number, error);
+	if (r == 0)
+		r = repair_all(store, clock, &group, &newest, &told, error);
+	if (r == 0)
+		r = vault_collect_orphans(store, &group, 0, error, &deleted);
+	if (r < 0)
+		return r;
+	*ret_group = group;
+	group = (struct vault_group){ 0 };
+	return 0;
+}
+
+/* ── into a new history ──────────────────────────────────────────────────────────────────── */
+
+int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
+	struct error *error)
+{
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	uint64_t lsn;
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < group->disk_count; i++) {
+		const struct vault_disk *disk = &group->disks[i];
+		struct history_disk imported = { .id = disk->id,
+			.removed = disk->removed,
+			.size_bytes = disk->size_bytes,
+			.added_point = disk->added_point };
+		strcpy(imported.name, disk->name);
+		r = history_import_disk(history, &imported, &lsn);
+		if (r < 0)
+			return error_set(
+				error, r, NULL, "cannot import disk %s", disk->name);
+	}
+	r = vault_points_list(store, group, error, &points);
+	for (unsigned i = 0; r == 0 && i < points.count; i++) {
+		const struct vault_point_item *item = &points.items[i];
+		struct point point = { .number = item->number,
+			.time_ns = item->time_ns,
+			.changed_bytes = item->changed_bytes,
+			.flags = POINT_VAULT | (item->flags & (POINT_KEEP | POINT_PRESSURE)),
+			.kind = item->kind };
+		if (!vault_point_is_committed(item) || !item->told)
+			continue;
+		r = history_point_import(history, &point, &lsn);
+		if (r < 0)
+			return error_set(error, r, NULL, "cannot import point %" PRIu64,
+				item->number);
+	}
+	return r;
+}

@@ -1,0 +1,259 @@
+/*
+ * replicator/hashes_*.c: what is written is read again, merged as by a plain model, every bit
+ * flip is found, and the size keeps its promise.
+ */
+#include "tests/unit/cmocka_common.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/rng.h"
+#include "replicator/hashes.h"
+
+#define PAGES 4096u
+#define DISKS 3u
+enum { ABSENT = 0, ZEROS = 1 }; /* a model's page; anything else is its hash */
+
+static const struct uuid group = { { 1, 2, 3 } };
+
+static int to_buf(void *context, unsigned part, const void *data, size_t n)
+{
+	(void)part;
+	assert_true(n <= HASHES_PART_BYTES);
+	return buf_append(context, data, n);
+}
+
+static int from_buf(void *context, uint64_t offset, void *data, size_t n, struct error *error,
+	size_t *ret_n)
+{
+	struct buf *b = context;
+	(void)error;
+	*ret_n = offset < b->len ? MIN(n, b->len - offset) : 0;
+	if (*ret_n > 0)
+		memcpy(data, b->data + offset, *ret_n);
+	return 0;
+}
+
+static void random_model(struct rng *rng, uint64_t model[DISKS][PAGES])
+{
+	memset(model, 0, DISKS * PAGES * sizeof(uint64_t));
+	for (unsigned i = rng_below(rng, 200); i > 0; i--) {
+		unsigned disk = (unsigned)rng_below(rng, DISKS);
+		unsigned first = (unsigned)rng_below(rng, PAGES);
+		unsigned n = 1 + (unsigned)rng_below(rng, rng_below(rng, 8) == 0 ? 600 : 4);
+		bool zero = rng_below(rng, 4) == 0;
+		for (unsigned p = first; p < first + n && p < PAGES; p++)
+			model[disk][p] = zero ? ZEROS : rng_next(rng) | 2;
+	}
+}
+
+static struct hashes_written write_model(
+	uint64_t model[DISKS][PAGES], uint64_t from, uint64_t number, struct buf *ret)
+{
+	struct hashes_writer *w;
+	struct hashes_written written;
+	struct hashes_sink sink = { to_buf, ret };
+	assert_int_equal(hashes_writer_new(&group, from, number, &sink, &w), 0);
+	for (uint16_t d = 0; d < DISKS; d++) {
+		for (uint32_t p = 0; p < PAGES; p++) {
+			uint64_t *page = &model[d][p];
+			if (*page == ABSENT)
+				continue;
+			assert_int_equal(hashes_writer_add(w, (uint16_t)(d + 1), p, 1,
+						 *page == ZEROS ? NULL : page),
+				0);
+		}
+	}
+	assert_int_equal(hashes_writer_finish(w, &written), 0);
+	assert_int_equal(written.bytes, ret->len);
+	hashes_writer_free(w);
+	return written;
+}
+
+/* 0 and the model, or -EBADMSG. */
+static int read_model(struct buf *b, uint64_t ret[DISKS][PAGES], uint64_t *ret_digest)
+{
+	struct hashes_source source = { from_buf, b, "test" };
+	struct hashes_reader *r;
+	struct hashes_run run;
+	struct error error = { 0 };
+	uint64_t bytes;
+	memset(ret, 0, DISKS * PAGES * sizeof(uint64_t));
+	int e = hashes_reader_new(&source, &error, &r);
+	if (e < 0)
+		return e;
+	while ((e = hashes_reader_next(r, &error, &run)) == 0) {
+		for (uint32_t i = 0; i < run.count; i++)
+			ret[run.disk - 1][run.first_page + i] = run.hashes ? run.hashes[i] : ZEROS;
+	}
+	hashes_reader_totals(r, &bytes, ret_digest);
+	hashes_reader_free(r);
+	if (e != -ENOENT) {
+		assert_true(error.message[0] != '\0');
+		return e;
+	}
+	assert_int_equal(bytes, b->len);
+	return 0;
+}
+
+static void what_is_written_is_read(void **state)
+{
+	static uint64_t model[DISKS][PAGES], back[DISKS][PAGES];
+	struct rng rng;
+	(void)state;
+	rng_seed(&rng, 1);
+	for (int i = 0; i < 50; i++) {
+		CLEANUP(buf_free) struct buf b = { 0 };
+		uint64_t digest;
+		random_model(&rng, model);
+		struct hashes_written written = write_model(model, 3, 9, &b);
+		assert_int_equal(read_model(&b, back, &digest), 0);
+		assert_memory_equal(model, back, sizeof(model));
+		assert_true(digest == written.digest);
+	}
+}
+
+static void every_flipped_bit_is_found(void **state)
+{
+	static uint64_t model[DISKS][PAGES], back[DISKS][PAGES];
+	CLEANUP(buf_free) struct buf b = { 0 };
+	struct rng rng;
+	uint64_t digest;
+	(void)state;
+	rng_seed(&rng, 2);
+	random_model(&rng, model);
+	write_model(model, 0, 1, &b);
+	for (size_t i = 0; i < b.len; i++) {
+		b.data[i] ^= (char)(1 << rng_below(&rng, 8));
+		assert_int_equal(read_model(&b, back, &digest), -EBADMSG);
+		write_model(model, 0, 1, (buf_clear(&b), &b));
+	}
+	for (size_t cut = 1; cut < b.len; cut += 7) {
+		struct buf shorter = { b.data, b.len - cut, 0 };
+		assert_int_equal(read_model(&shorter, back, &digest), -EBADMSG);
+	}
+	assert_int_equal(buf_append(&b, "", 1), 0);
+	assert_int_equal(read_model(&b, back, &digest), -EBADMSG);
+}
+
+static void merging_is_newest_wins(void **state)
+{
+	static uint64_t old[DISKS][PAGES], new[DISKS][PAGES], back[DISKS][PAGES];
+	struct rng rng;
+	(void)state;
+	rng_seed(&rng, 3);
+	for (int i = 0; i < 100; i++) {
+		CLEANUP(buf_free) struct buf a = { 0 }, b = { 0 }, c = { 0 };
+		struct hashes_source sources[2] = { { from_buf, &a, "old" }, { from_buf, &b, "new" } };
+		struct hashes_sink sink = { to_buf, &c };
+		struct hashes_reader *older, *newer;
+		struct hashes_writer *w;
+		struct hashes_written written;
+		struct error error;
+		uint64_t digest;
+		random_model(&rng, old);
+		random_model(&rng, new);
+		write_model(old, 0, 4, &a);
+		write_model(new, 4, 7, &b);
+		assert_int_equal(hashes_reader_new(&sources[0], &error, &older), 0);
+		assert_int_equal(hashes_reader_new(&sources[1], &error, &newer), 0);
+		assert_int_equal(hashes_writer_new(&group, 0, 7, &sink, &w), 0);
+		assert_int_equal(hashes_merge(older, newer, w, &error), 0);
+		assert_int_equal(hashes_writer_finish(w, &written), 0);
+		hashes_writer_free(w);
+		hashes_reader_free(older);
+		hashes_reader_free(newer);
+		for (unsigned d = 0; d < DISKS; d++)
+			for (unsigned p = 0; p < PAGES; p++)
+				if (new[d][p] != ABSENT)
+					old[d][p] = new[d][p];
+		assert_int_equal(read_model(&c, back, &digest), 0);
+		assert_memory_equal(old, back, sizeof(old));
+	}
+}
+
+static void a_mark_leads_back(void **state)
+{
+	static uint64_t model[DISKS][PAGES];
+	CLEANUP(buf_free) struct buf b = { 0 };
+	struct hashes_source source = { from_buf, &b, "test" };
+	struct hashes_reader *r;
+	struct hashes_run run, again;
+	struct hashes_mark mark;
+	struct error error;
+	(void)state;
+	for (unsigned d = 0; d < DISKS; d++)
+		for (unsigned p = 0; p < PAGES; p++)
+			model[d][p] = 2 + d * PAGES + p;
+	write_model(model, 0, 1, &b);
+	assert_int_equal(hashes_reader_new(&source, &error, &r), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(hashes_reader_next(r, &error, &run), 0);
+	hashes_reader_mark(r, &mark);
+	assert_int_equal(mark.next_disk, run.disk);
+	assert_int_equal(mark.next_page, run.first_page);
+	hashes_reader_free(r);
+	assert_int_equal(hashes_reader_new(&source, &error, &r), 0);
+	hashes_reader_seek(r, &mark);
+	assert_int_equal(hashes_reader_next(r, &error, &again), 0);
+	assert_int_equal(again.first_page, run.first_page);
+	assert_true(again.hashes[0] == 2 + (again.disk - 1u) * PAGES + again.first_page);
+	while (hashes_reader_next(r, &error, &again) == 0)
+		;
+	hashes_reader_mark(r, &mark);
+	assert_int_equal(mark.next_page, UINT32_MAX);
+	hashes_reader_free(r);
+}
+
+static void lone_pages_cost_at_most_three_thousandths(void **state)
+{
+	CLEANUP(buf_free) struct buf b = { 0 };
+	struct hashes_sink sink = { to_buf, &b };
+	struct hashes_writer *w;
+	struct hashes_written written;
+	struct rng rng;
+	uint32_t page = 0;
+	const unsigned count = 100000;
+	(void)state;
+	rng_seed(&rng, 4);
+	assert_int_equal(hashes_writer_new(&group, 0, 1, &sink, &w), 0);
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t hash = rng_next(&rng);
+		page += 2 + (uint32_t)rng_below(&rng, 20000); /* mean gap 40 MiB: an 8 TiB disk */
+		assert_int_equal(hashes_writer_add(w, 1, page, 1, &hash), 0);
+	}
+	assert_int_equal(hashes_writer_finish(w, &written), 0);
+	hashes_writer_free(w);
+	assert_true(written.bytes * 1000 <= (uint64_t)count * HASHES_PAGE_BYTES * 3);
+}
+
+static void disorder_is_refused(void **state)
+{
+	CLEANUP(buf_free) struct buf b = { 0 };
+	struct hashes_sink sink = { to_buf, &b };
+	struct hashes_writer *w;
+	(void)state;
+	assert_int_equal(hashes_writer_new(&group, 0, 1, &sink, &w), 0);
+	assert_int_equal(hashes_writer_add(w, 2, 10, 5, NULL), 0);
+	assert_int_equal(hashes_writer_add(w, 2, 14, 1, NULL), -EINVAL);
+	assert_int_equal(hashes_writer_add(w, 1, 90, 1, NULL), -EINVAL);
+	assert_int_equal(hashes_writer_add(w, 2, 15, 1, NULL), 0);
+	hashes_writer_free(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_written_is_read),
+		cmocka_unit_test(every_flipped_bit_is_found),
+		cmocka_unit_test(merging_is_newest_wins),
+		cmocka_unit_test(a_mark_leads_back),
+		cmocka_unit_test(lone_pages_cost_at_most_three_thousandths),
+		cmocka_unit_test(disorder_is_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
