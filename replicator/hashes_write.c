@@ -103,7 +103,7 @@ static uint32_t put_leb128(uint8_t *at, uint64_t value)
 	return n;
 }
 
-static void close_range(struct hashes_writer *w)
+static void end_range(struct hashes_writer *w)
 {
 	if (w->open_count == 0)
 		return;
@@ -151,7 +151,7 @@ static int put_block(struct hashes_writer *w, uint16_t disk)
 
 static int close_block(struct hashes_writer *w)
 {
-	close_range(w);
+	end_range(w);
 	if (w->ranges_bytes == 0)
 		return 0;
 	int r = put_block(w, w->disk);
@@ -173,7 +173,7 @@ static uint32_t add_some(
 		w->open_count += count;
 		return count;
 	}
-	close_range(w);
+	end_range(w);
 	if (w->ranges_bytes == 0)
 		w->first_page = w->end_page = first;
 	w->open_page = first;

@@ -191,8 +191,7 @@ static void requeue(struct sender *s, struct slot *slot)
 	slot->state = SLOT_QUEUED;
 	slot->tries++;
 	if (s->options.clock)
-		slot->not_before_ns =
-			now_ns(s) + (int64_t)rng_below(&s->rng, (uint64_t)ceiling);
+		slot->not_before_ns = now_ns(s) + (int64_t)rng_below(&s->rng, (uint64_t)ceiling);
 	s->counts.retries++;
 	pace(s, slot);
 }
@@ -258,7 +257,7 @@ static void submit(struct sender *s, struct slot *slot)
 	}
 }
 
-static struct slot *slot_of(struct sender *s, const struct blob_request *request)
+static struct slot *slot_of(const struct blob_request *request)
 {
 	return (struct slot *)((char *)request - offsetof(struct slot, request));
 }
@@ -303,7 +302,7 @@ static void step(struct sender *s)
 	if (wait_ns < CANCEL_POLL_MS * NS_PER_MS)
 		timeout_ms = (int)((wait_ns + NS_PER_MS - 1) / NS_PER_MS);
 	if (s->options.store->ops->wait(s->options.store, timeout_ms, &request) == 0)
-		complete(s, slot_of(s, request));
+		complete(s, slot_of(request));
 }
 
 void sender_free(struct sender *s)

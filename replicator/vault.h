@@ -129,7 +129,7 @@ struct vault_check_report {
 };
 
 /* Every manifest against its snapshots, hashes and predecessor; reports each fault in words. */
-int vault_check(struct blob_store *store, void (*fault)(void *context, const char *text),
+int vault_check(struct blob_store *store, void (*told)(void *context, const char *text),
 	void *context, struct error *error, struct vault_check_report *ret_report);
 
 /* Proves every byte of a vault point: reads each disk's snapshot and compares with the hashes of

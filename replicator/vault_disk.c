@@ -121,8 +121,7 @@ static int look(struct blob_store *store, const struct vault_disk *disk, const c
 		*ret_state = FOOTER_OURS;
 		return 0;
 	}
-	r = store->ops->ranges(
-		store, blob, NULL, NULL, 0, blob_bytes, found_range, &written, &e);
+	r = store->ops->ranges(store, blob, NULL, NULL, 0, blob_bytes, found_range, &written, &e);
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot tell what %s holds", blob);
 	*ret_state = written ? FOOTER_FOREIGN : FOOTER_NONE;
@@ -133,9 +132,7 @@ static int put_footer(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, const char *blob, uint64_t blob_bytes, struct error *error)
 {
 	struct sender_options options = { .store = store, .parallel = 1 };
-	struct sender_target target = { .blob = blob,
-		.lease_id = group->lease_id,
-		.sequence = -1 };
+	struct sender_target target = { .blob = blob, .lease_id = group->lease_id, .sequence = -1 };
 	CLEANUP(sender_freep) struct sender *sender = NULL;
 	struct sender_buffer *buffer;
 	int r = sender_new(&options, &sender);
@@ -146,8 +143,8 @@ static int put_footer(struct blob_store *store, const struct vault_group *group,
 		r = sender_buffer_get(sender, VHD_FOOTER_BYTES, error, &buffer);
 	if (r < 0)
 		return r;
-	r = vhd_footer_format(blob_bytes - VHD_FOOTER_BYTES, &disk->vhd_id, disk->created_ns,
-		buffer->data);
+	r = vhd_footer_format(
+		blob_bytes - VHD_FOOTER_BYTES, &disk->vhd_id, disk->created_ns, buffer->data);
 	if (r < 0)
 		error_set(error, r, "give it a whole number of MiB, below 8 TiB",
 			"%s: %" PRIu64 " bytes is no size for a VHD", blob, blob_bytes);

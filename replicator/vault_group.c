@@ -23,8 +23,7 @@ int vault_group_load(struct blob_store *store, const char *name, struct error *e
 	vault_owner_name(name, object);
 	int r = vault_object_get(store, object, VAULT_OWNER_MAX_BYTES, error, &text, etag);
 	if (r == -ENOENT)
-		return error_set(
-			error, r, NULL, "the vault has no group %s", name);
+		return error_set(error, r, NULL, "the vault has no group %s", name);
 	if (r < 0)
 		return r;
 	r = vault_owner_parse(object, text.data, text.len, error, &group);

@@ -117,8 +117,8 @@ struct vault_metadata {
 	struct blob_metadata items[5];
 	unsigned count;
 };
-void vault_manifest_metadata(const struct manifest *manifest, uint32_t flags,
-	struct vault_metadata *ret_metadata);
+void vault_manifest_metadata(
+	const struct manifest *manifest, uint32_t flags, struct vault_metadata *ret_metadata);
 
 /* The hashes of a point as a source for hashes_reader_new. `etag` is what the last read saw. */
 struct vault_hashes {

@@ -97,8 +97,7 @@ int vault_snapshot_delete(
 		r = store->ops->delete_blob(store, blob, snapshot, NULL, &e);
 	} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
 	if (r < 0 && r != -ENOENT)
-		return vault_fail(
-			error, r, &e, "cannot delete %s%s%s", blob,
+		return vault_fail(error, r, &e, "cannot delete %s%s%s", blob,
 			snapshot ? " snapshot " : "", snapshot ? snapshot : "");
 	return 0;
 }

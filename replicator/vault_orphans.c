@@ -1,6 +1,6 @@
 /*
  * Collecting what nothing explains: snapshots whose answer was lost, snapshots and hashes of
- * flushes that were given up, manifests that came too late, tombstones that have done their work.
+ * flushes that were given up, manifests that came too late.
  *
  * The order protects a flush under way: snapshots are listed before the manifests are read, and
  * whatever bears the number of the pending point or a later one is left alone. A manifest that
@@ -52,8 +52,8 @@ static void keep_disk(struct collector *c, const struct manifest_disk *disk)
 	}
 }
 
-static int keep_explained(struct collector *c, const struct vault_point_item *point,
-	struct error *error)
+static int keep_explained(
+	struct collector *c, const struct vault_point_item *point, struct error *error)
 {
 	CLEANUP(manifest_free) struct manifest m = { 0 };
 	char etag[BLOB_ETAG_BYTES];
@@ -82,17 +82,17 @@ static int delete_object(struct collector *c, uint64_t number, bool hashes, stru
 	return r;
 }
 
-static int collect_objects(struct collector *c, const struct vault_point_item *point,
-	uint64_t newest, struct error *error)
+static int collect_objects(
+	struct collector *c, const struct vault_point_item *point, struct error *error)
 {
 	int r = 0;
 	if (may_be_under_way(c, point->number) || vault_point_is_committed(point))
 		return 0;
 	if (point->hashes)
 		r = delete_object(c, point->number, true, error);
-	/* A tombstone bars a put that may still be under way: it stays until points have been
-	 * committed after it. */
-	if (r == 0 && point->manifest && (point->cut || point->number < newest))
+	/* A tombstone stays for ever: it bars a put that may be under way for who knows how long.
+	 */
+	if (r == 0 && point->manifest && point->cut)
 		r = delete_object(c, point->number, false, error);
 	return r;
 }
@@ -122,8 +122,7 @@ static int collect(struct collector *c, struct error *error)
 	int r = 0;
 	for (unsigned d = 0; r == 0 && d < c->group->disk_count; d++) {
 		vault_blob_name(c->group->disks[d].name, blob);
-		r = vault_snapshots_list(
-			c->store, blob, &c->group->id, error, &c->snapshots[d]);
+		r = vault_snapshots_list(c->store, blob, &c->group->id, error, &c->snapshots[d]);
 		if (r == -ENOENT)
 			r = 0;
 	}
@@ -133,9 +132,8 @@ static int collect(struct collector *c, struct error *error)
 		r = keep_explained(c, &points.items[i], error);
 	if (r < 0)
 		return r;
-	const struct vault_point_item *newest = vault_points_below(&points, UINT64_MAX);
 	for (unsigned i = 0; r == 0 && i < points.count; i++)
-		r = collect_objects(c, &points.items[i], newest ? newest->number : 0, error);
+		r = collect_objects(c, &points.items[i], error);
 	return r < 0 ? r : collect_snapshots(c, error);
 }
 

@@ -162,8 +162,8 @@ static int get_all(const struct json *root, struct vault_group *g, struct error 
 	if ((r = json_copy_text(root, "name", sizeof(g->name), g->name, error)) < 0 ||
 		(r = json_get_uuid(root, "id", &g->id, error)) < 0 ||
 		(r = json_get_uuid(root, "owner", &g->owner, error)) < 0 ||
-		(r = json_copy_text(root, "owner_name", sizeof(g->owner_name), g->owner_name,
-			 error)) < 0 ||
+		(r = json_copy_text(
+			 root, "owner_name", sizeof(g->owner_name), g->owner_name, error)) < 0 ||
 		(r = json_get_u64(root, "generation", &g->generation, error)) < 0 ||
 		(r = json_get_time(root, "claimed", &g->claimed_ns, error)) < 0 ||
 		(r = json_copy_text(root, "lease_id", sizeof(g->lease_id), g->lease_id, error)) <

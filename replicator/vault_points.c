@@ -68,9 +68,9 @@ static bool read_metadata(const struct blob_item *item, struct vault_point_item 
 		const char *name = item->metadata[i].name, *value = item->metadata[i].value;
 		if (strcmp(name, MANIFEST_META_KIND) == 0) {
 			point->abandoned = strcmp(value, MANIFEST_KIND_ABANDONED) == 0;
-			point->kind = strcmp(value, MANIFEST_KIND_APPLICATION) == 0 ?
-					      POINT_APPLICATION :
-					      POINT_CRASH;
+			point->kind = strcmp(value, MANIFEST_KIND_APPLICATION) == 0
+					      ? POINT_APPLICATION
+					      : POINT_CRASH;
 			found |= 1;
 		} else if (strcmp(name, MANIFEST_META_TIME) == 0) {
 			found |= utc_parse(value, &point->time_ns) == 0 ? 2 : 0;
@@ -247,8 +247,8 @@ int vault_manifest_load(struct blob_store *store, const struct vault_group *grou
 
 /* ── hashes ──────────────────────────────────────────────────────────────────────────────── */
 
-static int read_hashes(void *context, uint64_t offset, void *data, size_t n, struct error *error,
-	size_t *ret_n)
+static int read_hashes(
+	void *context, uint64_t offset, void *data, size_t n, struct error *error, size_t *ret_n)
 {
 	struct vault_hashes *h = context;
 	struct blob_error e = { 0 };
@@ -256,7 +256,8 @@ static int read_hashes(void *context, uint64_t offset, void *data, size_t n, str
 	int r;
 	backoff_start(&backoff, NULL);
 	do {
-		r = h->store->ops->object_read(h->store, h->name, offset, data, n, &e, ret_n, h->etag);
+		r = h->store->ops->object_read(
+			h->store, h->name, offset, data, n, &e, ret_n, h->etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	return r < 0 ? vault_fail(error, r, &e, "cannot read %s", h->name) : 0;
 }

@@ -173,8 +173,8 @@ static int rewrite(struct repair *repair, struct vault_progress *progress, struc
 		progress->done_bytes += WINDOW_BYTES;
 		progress->done_bytes = MIN(progress->done_bytes, progress->total_bytes);
 		if (progress->told && w % 256 == 0)
-			progress->told(progress->context, progress->done_bytes,
-				progress->total_bytes);
+			progress->told(
+				progress->context, progress->done_bytes, progress->total_bytes);
 	}
 	return 0;
 }
@@ -191,8 +191,8 @@ static int reset(struct repair *repair, const struct vault_disk *disk, struct er
 		return r;
 	r = vhd_footer_format(size, &disk->vhd_id, disk->created_ns, buffer->data);
 	if (r == 0)
-		r = sender_put(repair->sender, &repair->target, size, buffer, 0, VHD_FOOTER_BYTES,
-			error);
+		r = sender_put(
+			repair->sender, &repair->target, size, buffer, 0, VHD_FOOTER_BYTES, error);
 	sender_buffer_release(repair->sender, buffer);
 	return r < 0 ? r : sender_drain(repair->sender, error);
 }
@@ -220,9 +220,9 @@ static int allocate(struct repair *repair)
 	repair->base_sums = calloc(repair->windows, sizeof(uint64_t));
 	repair->other_sums = calloc(repair->windows, sizeof(uint64_t));
 	repair->memory = malloc(2 * BATCH * WINDOW_BYTES);
-	return repair->suspect && repair->base_sums && repair->other_sums && repair->memory ?
-		       0 :
-		       -ENOMEM;
+	return repair->suspect && repair->base_sums && repair->other_sums && repair->memory
+		       ? 0
+		       : -ENOMEM;
 }
 
 int vault_disk_repair(struct blob_store *store, struct clock_source *clock,
@@ -231,7 +231,8 @@ int vault_disk_repair(struct blob_store *store, struct clock_source *clock,
 {
 	char blob[VAULT_NAME_BYTES];
 	struct sender_options options = { .store = store, .clock = clock, .parallel = 8 };
-	CLEANUP(repair_free) struct repair repair = { .store = store,
+	CLEANUP(repair_free)
+	struct repair repair = { .store = store,
 		.blob = blob,
 		.snapshot = snapshot,
 		.blob_bytes = size_bytes + VHD_FOOTER_BYTES,

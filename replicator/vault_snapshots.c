@@ -86,8 +86,8 @@ int vault_snapshots_list(struct blob_store *store, const char *blob, const struc
 	backoff_start(&backoff, NULL);
 	do {
 		l.found.count = 0;
-		r = store->ops->list(store, blob, BLOB_LIST_SNAPSHOTS | BLOB_LIST_METADATA, take,
-			&l, &e);
+		r = store->ops->list(
+			store, blob, BLOB_LIST_SNAPSHOTS | BLOB_LIST_METADATA, take, &l, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	if (r == 0 && !l.base && l.found.count == 0)
 		r = -ENOENT;

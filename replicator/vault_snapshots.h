@@ -28,4 +28,5 @@ void vault_snapshots_free(struct vault_snapshots *snapshots);
 int vault_snapshots_list(struct blob_store *store, const char *blob, const struct uuid *group,
 	struct error *error, struct vault_snapshots *ret_snapshots);
 /* NULL if there is none. */
-struct vault_snapshot *vault_snapshots_find(const struct vault_snapshots *snapshots, const char *id);
+struct vault_snapshot *vault_snapshots_find(
+	const struct vault_snapshots *snapshots, const char *id);

@@ -130,8 +130,8 @@ static int newest_whole(struct blob_store *store, const struct vault_group *grou
 	}
 }
 
-static int record_cut(struct blob_store *store, struct vault_group *group, uint64_t above,
-	struct error *error)
+static int record_cut(
+	struct blob_store *store, struct vault_group *group, uint64_t above, struct error *error)
 {
 	struct vault_cut *cuts =
 		realloc(group->cuts, (group->cut_count + 1u) * sizeof(*group->cuts));
@@ -215,8 +215,7 @@ int vault_import(struct blob_store *store, const struct vault_group *group, stru
 		strcpy(imported.name, disk->name);
 		r = history_import_disk(history, &imported, &lsn);
 		if (r < 0)
-			return error_set(
-				error, r, NULL, "cannot import disk %s", disk->name);
+			return error_set(error, r, NULL, "cannot import disk %s", disk->name);
 	}
 	r = vault_points_list(store, group, error, &points);
 	for (unsigned i = 0; r == 0 && i < points.count; i++) {
@@ -230,8 +229,8 @@ int vault_import(struct blob_store *store, const struct vault_group *group, stru
 			continue;
 		r = history_point_import(history, &point, &lsn);
 		if (r < 0)
-			return error_set(error, r, NULL, "cannot import point %" PRIu64,
-				item->number);
+			return error_set(
+				error, r, NULL, "cannot import point %" PRIu64, item->number);
 	}
 	return r;
 }

@@ -27,8 +27,8 @@ static int to_buf(void *context, unsigned part, const void *data, size_t n)
 	return buf_append(context, data, n);
 }
 
-static int from_buf(void *context, uint64_t offset, void *data, size_t n, struct error *error,
-	size_t *ret_n)
+static int from_buf(
+	void *context, uint64_t offset, void *data, size_t n, struct error *error, size_t *ret_n)
 {
 	struct buf *b = context;
 	(void)error;
@@ -148,7 +148,8 @@ static void merging_is_newest_wins(void **state)
 	rng_seed(&rng, 3);
 	for (int i = 0; i < 100; i++) {
 		CLEANUP(buf_free) struct buf a = { 0 }, b = { 0 }, c = { 0 };
-		struct hashes_source sources[2] = { { from_buf, &a, "old" }, { from_buf, &b, "new" } };
+		struct hashes_source sources[2] = { { from_buf, &a, "old" },
+			{ from_buf, &b, "new" } };
 		struct hashes_sink sink = { to_buf, &c };
 		struct hashes_reader *older, *newer;
 		struct hashes_writer *w;

@@ -1,0 +1,71 @@
+/*
+ * What the parts of the flusher share; nobody else includes it.
+ *
+ *	flusher.c      life, the five steps in order
+ *	flush_plan.c   what has to be sent of a disk
+ *	flush_send.c   step 2: a disk's changes, and their hashes
+ *	flush_commit.c steps 3 and 4: snapshots, manifest; and what an earlier flush left behind
+ *	sender.c       fenced requests, many at once
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "replicator/flusher.h"
+#include "replicator/hashes.h"
+#include "replicator/manifest.h"
+#include "replicator/sender.h"
+#include "replicator/vault_internal.h"
+
+/* What a flusher knows of a disk from flush to flush. */
+struct flush_disk {
+	uint16_t id;
+	char blob[VAULT_NAME_BYTES];
+	struct sender_target target;
+	bool footer_proven; /* this flusher has seen size and footer right */
+};
+
+struct flusher {
+	struct flusher_options options;
+	atomic_bool cancel;
+	atomic_uint_fast64_t point, done_bytes, total_bytes;
+	struct flush_disk *disks[HISTORY_MAX_DISKS];
+	unsigned disk_count;
+	uint64_t previous; /* the manifest whose hash this is; 0: unknown */
+	struct hash128 previous_hash;
+};
+
+/* One flush under way. */
+struct flush {
+	struct flusher *flusher;
+	struct point point;
+	uint64_t base; /* the vault point below */
+	struct view *view;
+	struct sender *sender;
+	struct hashes_writer *writer;
+	struct vault_stage stage;
+	struct manifest manifest;
+	struct flush_disk *disks[HISTORY_MAX_DISKS]; /* beside manifest.disks */
+	uint64_t sent_pages, dirty_pages;
+	struct error *error;
+};
+
+/* Brings the disk's base to the point: size, footer, changes. Writes their hashes and counts into
+ * manifest.disks[index]. Requests may still be under way. */
+int flush_send_disk(struct flush *flush, unsigned index);
+/* Bytes of all changes, for the progress. */
+uint64_t flush_count_changes(struct flush *flush);
+
+/* Snapshots every disk. */
+int flush_snapshot_disks(struct flush *flush);
+/* Makes the hashes object and the manifest appear. */
+int flush_commit_point(struct flush *flush, const struct hashes_written *written);
+
+/* What became of point `number`, whose flush was begun and whose end nobody knows. With `bar` set
+ * its manifest is kept from ever appearing, unless it is there. */
+int flush_settle(struct flusher *flusher, uint64_t number, bool bar, struct error *error,
+	bool *ret_committed);
+/* The hash of the manifest below. */
+int flush_load_previous(struct flusher *flusher, uint64_t number, struct error *error);

@@ -1,0 +1,228 @@
+/*
+ * Checking the vault against itself: every manifest can be read and knows the one before it,
+ * every snapshot it names is there, its hashes are whole and leave no gap, and there are no
+ * snapshots that nothing explains. Reads no disk content; vault_point_verify does.
+ */
+#include "replicator/vault_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "replicator/vault_snapshots.h"
+
+struct check {
+	struct blob_store *store;
+	void (*fault)(void *context, const char *text);
+	void *context;
+	struct vault_check_report report;
+	/* of the group at hand */
+	const struct vault_group *group;
+	struct vault_snapshots *snapshots; /* per disk of the group */
+	uint64_t previous;
+	struct hash128 previous_hash;
+	struct error *error;
+};
+
+static void fault(struct check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void fault(struct check *c, const char *format, ...)
+{
+	char text[640];
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	if (c->fault)
+		c->fault(c->context, text);
+}
+
+/* Failures that say something about the vault's content, not about reaching it. */
+static bool is_content(int r)
+{
+	return r == -EBADMSG || r == -ENOENT || r == -EPROTONOSUPPORT;
+}
+
+static void free_reader(struct hashes_reader **reader)
+{
+	hashes_reader_free(*reader);
+}
+
+static int check_hashes(struct check *c, const struct manifest *m)
+{
+	CLEANUP(free_reader) struct hashes_reader *reader = NULL;
+	struct vault_hashes hashes;
+	struct hashes_source source;
+	struct hashes_run run;
+	struct error why = { 0 };
+	struct uuid group;
+	uint64_t from = 0, number = 0, bytes = 0, digest = 0;
+	vault_hashes_open(&hashes, c->store, c->group, m->number, &source);
+	int r = hashes_reader_new(&source, &why, &reader);
+	while (r == 0)
+		r = hashes_reader_next(reader, &why, &run);
+	if (!reader || r != -ENOENT) {
+		if (!is_content(r)) {
+			if (c->error)
+				*c->error = why;
+			return r;
+		}
+		c->report.broken++;
+		fault(c, "%s", why.message);
+		return 0;
+	}
+	hashes_reader_coverage(reader, &group, &from, &number);
+	hashes_reader_totals(reader, &bytes, &digest);
+	if (number != m->number || memcmp(&group, &c->group->id, sizeof(group)) != 0) {
+		c->report.broken++;
+		fault(c, "%s is of another point", hashes.name);
+	} else if (from > c->previous) {
+		c->report.broken++;
+		fault(c, "a point between %" PRIu64 " and %" PRIu64 " of group %s is missing",
+			c->previous, m->number, c->group->name);
+	} else if (from == m->previous &&
+		   (bytes != m->hashes_bytes || digest != m->hashes_digest)) {
+		c->report.broken++;
+		fault(c, "%s is not the one that was committed", hashes.name);
+	}
+	return 0;
+}
+
+static void check_snapshots(struct check *c, const struct manifest *m)
+{
+	for (unsigned i = 0; i < m->disk_count; i++) {
+		bool found = false;
+		for (unsigned d = 0; d < c->group->disk_count; d++) {
+			char blob[VAULT_NAME_BYTES];
+			vault_blob_name(c->group->disks[d].name, blob);
+			if (strcmp(blob, m->disks[i].blob) != 0)
+				continue;
+			struct vault_snapshot *s =
+				vault_snapshots_find(&c->snapshots[d], m->disks[i].snapshot);
+			if (s)
+				s->used = found = true;
+		}
+		if (!found) {
+			c->report.missing++;
+			fault(c, "point %" PRIu64 " of group %s: snapshot %s of %s is missing",
+				m->number, c->group->name, m->disks[i].snapshot, m->disks[i].blob);
+		}
+	}
+}
+
+static int check_point(struct check *c, const struct vault_point_item *point)
+{
+	CLEANUP(manifest_free) struct manifest m = { 0 };
+	struct error why = { 0 };
+	struct hash128 hash;
+	char etag[BLOB_ETAG_BYTES];
+	if (!point->manifest || (point->told && !vault_point_is_committed(point)))
+		return 0;
+	c->report.points++;
+	int r = vault_manifest_load(c->store, c->group, point->number, &why, &m, &hash, etag);
+	if (r < 0) {
+		if (!is_content(r)) {
+			if (c->error)
+				*c->error = why;
+			return r;
+		}
+		c->report.broken++;
+		fault(c, "%s", why.message);
+		for (unsigned d = 0; d < c->group->disk_count; d++)
+			for (unsigned i = 0; i < c->snapshots[d].count; i++)
+				c->snapshots[d].items[i].used |=
+					c->snapshots[d].items[i].point == point->number;
+		return 0;
+	}
+	if (m.previous == c->previous && c->previous != 0 &&
+		memcmp(&m.previous_hash, &c->previous_hash, sizeof(hash)) != 0) {
+		c->report.broken++;
+		fault(c,
+			"point %" PRIu64 " of group %s is not the one that point %" PRIu64
+			" was built on",
+			c->previous, c->group->name, m.number);
+	}
+	check_snapshots(c, &m);
+	r = check_hashes(c, &m);
+	c->previous = m.number;
+	c->previous_hash = hash;
+	return r;
+}
+
+static int check_points(struct check *c)
+{
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	char blob[VAULT_NAME_BYTES];
+	int r = 0;
+	c->previous = 0;
+	for (unsigned d = 0; r == 0 && d < c->group->disk_count; d++) {
+		vault_blob_name(c->group->disks[d].name, blob);
+		r = vault_snapshots_list(c->store, blob, &c->group->id, c->error, &c->snapshots[d]);
+		if (r == -ENOENT && !c->group->disks[d].removed) {
+			c->report.missing++;
+			fault(c, "%s is missing", blob);
+		}
+		r = r == -ENOENT ? 0 : r;
+		c->report.snapshots += c->snapshots[d].count;
+	}
+	if (r == 0)
+		r = vault_points_list(c->store, c->group, c->error, &points);
+	for (unsigned i = 0; r == 0 && i < points.count; i++)
+		r = check_point(c, &points.items[i]);
+	for (unsigned d = 0; r == 0 && d < c->group->disk_count; d++) {
+		for (unsigned i = 0; i < c->snapshots[d].count; i++) {
+			const struct vault_snapshot *s = &c->snapshots[d].items[i];
+			/* Above the newest point it may belong to a flush under way. */
+			if (s->used || !s->tagged || s->point > c->previous)
+				continue;
+			c->report.orphaned++;
+			fault(c, "snapshot %s of disk %s belongs to no point", s->id,
+				c->group->disks[d].name);
+		}
+	}
+	return r;
+}
+
+static int check_group(void *context, const char *name)
+{
+	struct check *c = context;
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	struct error why = { 0 };
+	c->report.groups++;
+	int r = vault_group_load(c->store, name, &why, &group);
+	if (r < 0) {
+		if (!is_content(r)) {
+			if (c->error)
+				*c->error = why;
+			return r;
+		}
+		c->report.broken++;
+		fault(c, "%s", why.message);
+		return 0;
+	}
+	c->group = &group;
+	c->snapshots = calloc(group.disk_count + 1u, sizeof(*c->snapshots));
+	if (!c->snapshots)
+		return error_set(c->error, -ENOMEM, NULL, "not enough memory to list snapshots");
+	r = check_points(c);
+	for (unsigned d = 0; d < group.disk_count; d++)
+		vault_snapshots_free(&c->snapshots[d]);
+	free(c->snapshots);
+	c->snapshots = NULL;
+	c->group = NULL;
+	return r;
+}
+
+int vault_check(struct blob_store *store, void (*told)(void *context, const char *text),
+	void *context, struct error *error, struct vault_check_report *ret_report)
+{
+	struct check c = { .store = store, .fault = told, .context = context, .error = error };
+	int r = vault_groups(store, check_group, &c, error);
+	if (r < 0)
+		return r;
+	*ret_report = c.report;
+	return 0;
+}
