@@ -52,7 +52,7 @@ static void fill(struct model *m, struct rng *rng)
 {
 	memset(m, 0, sizeof(*m));
 	m->most = 1 + (uint32_t)rng_below(rng, 3000);
-	for (unsigned i = rng_below(rng, 120); i > 0; i--) {
+	for (uint64_t i = rng_below(rng, 120); i > 0; i--) {
 		uint32_t at = (uint32_t)rng_below(rng, SECTORS);
 		uint32_t n = 1 + (uint32_t)rng_below(rng, rng_below(rng, 10) == 0 ? 9000 : 40);
 		if (rng_below(rng, 2)) {

@@ -41,7 +41,7 @@ static int from_buf(
 static void random_model(struct rng *rng, uint64_t model[DISKS][PAGES])
 {
 	memset(model, 0, DISKS * PAGES * sizeof(uint64_t));
-	for (unsigned i = rng_below(rng, 200); i > 0; i--) {
+	for (uint64_t i = rng_below(rng, 200); i > 0; i--) {
 		unsigned disk = (unsigned)rng_below(rng, DISKS);
 		unsigned first = (unsigned)rng_below(rng, PAGES);
 		unsigned n = 1 + (unsigned)rng_below(rng, rng_below(rng, 8) == 0 ? 600 : 4);
