@@ -424,7 +424,7 @@ static int sim_object_get(struct blob_store *s, const char *name, size_t limit,
 }
 
 static int sim_object_read(struct blob_store *s, const char *name, uint64_t offset, void *data,
-	size_t n, struct blob_error *error, size_t *ret_n)
+	size_t n, struct blob_error *error, size_t *ret_n, char ret_etag[static BLOB_ETAG_BYTES])
 {
 	struct sim_store *store = store_of(s);
 	int r = reach(store, error);
@@ -433,6 +433,7 @@ static int sim_object_read(struct blob_store *s, const char *name, uint64_t offs
 	const struct sim_blob *blob = find_object(store, name);
 	if (!blob)
 		return answer(error, -ENOENT, false, name);
+	snprintf(ret_etag, BLOB_ETAG_BYTES, "\"%" PRIu64 "\"", blob->etag);
 	uint64_t bytes = blob->content.bytes;
 	size_t got = offset >= bytes ? 0 : MIN(n, bytes - offset);
 	content_read(&blob->content, offset, data, got);
