@@ -302,9 +302,10 @@ class Curl(StrictCase):
         self.create("e.vhd", 8 * MIB)
         started = time.monotonic()
         extra = {"x-ms-page-write": "update", "x-ms-range": f"bytes={MIB}-{5 * MIB - 1}"}
-        status, _ = self.curl("PUT", "cont/e.vhd?comp=page", extra, data)
+        status, _ = self.curl("PUT", "cont/e.vhd?comp=page", extra, data,
+                              "--expect100-timeout", "40")
         self.assertEqual(status, 201)
-        self.assertLess(time.monotonic() - started, 0.9, "100-continue was not answered")
+        self.assertLess(time.monotonic() - started, 30, "100-continue was not answered")
         status, got = self.curl("GET", "cont/e.vhd", {"x-ms-range": extra["x-ms-range"]})
         self.assertEqual((status, got), (206, data))
         self.assertEqual(self.curl("PUT", "cont/e.vhd?comp=page",

@@ -44,14 +44,20 @@ class Front:
         self.connections = set()
         self.down = None
         self.listener = None
+        self.reserved = self._bind()
         self._listen()
 
+    def _bind(self):
+        """The port, held but not listened on: connections are refused, nobody else gets it."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((self.host, self.port))
+        self.port = sock.getsockname()[1]
+        return sock
+
     def _listen(self):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.host, self.port))
+        listener, self.reserved = self.reserved, None
         listener.listen(512)
-        self.port = listener.getsockname()[1]
         self.listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -75,6 +81,7 @@ class Front:
                 listener, self.listener = self.listener, None
                 listener.shutdown(socket.SHUT_RDWR)
                 listener.close()
+                self.reserved = self._bind()
             elif before == "refuse" and mode != "refuse":
                 self._listen()
             victims = list(self.connections) if mode in ("refuse", "reset") else []
@@ -90,6 +97,9 @@ class Front:
             status, code = response.status, None
         except BlobError as error:
             status, code = error.status, error.code
+        except Exception:
+            self.witness.count("crashes")
+            raise
         kind = "duplicates" if req.duplicate else "late"
         applied = {"late": "landed", "duplicates": "applied"}[kind]
         self.witness.count(f"{kind}_{applied if code is None else 'rejected'}")
