@@ -410,7 +410,7 @@ static void count_flush(struct group *group, const struct flusher_result *result
 static int flush(struct worker *w, uint64_t number, struct error *error)
 {
 	struct group *group = w->group;
-	struct flusher *flusher;
+	struct flusher *flusher = NULL;
 	struct flusher_result result = { 0 };
 	int r = open_flusher(w, error, &flusher);
 	if (r < 0)
