@@ -123,7 +123,7 @@ class Connection:
         self.front, self.service, self.witness = front, front.service, front.witness
         self.sock, self.buffer = sock, bytearray()
         self.number = next(self._numbers)
-        self.closing = False
+        self.closing = self.resetting = False
 
     def run(self):
         self.witness.count("connections_opened")
@@ -158,7 +158,8 @@ class Connection:
             pass
 
     def _reset(self):
-        abort(self.sock)
+        """Ends the connection with a reset, once the witness has written it down."""
+        self.resetting = True
         raise Gone
 
     # One request
@@ -166,14 +167,15 @@ class Connection:
     def _one(self):
         req, declared = self._head()
         self.witness.enter(req)
-        started, fault, marks = time.monotonic(), None, []
-        state = {"marks": marks}
+        started, state = time.monotonic(), {"marks": []}
         try:
             response = self._serve(req, declared, state)
         except BlobError as error:
             response = self._refusal(req, error)
         except Gone:
             self._log(req, state.get("ending", "reset"), state, started)
+            if self.resetting:
+                abort(self.sock)
             raise
         except OSError:
             self._log(req, "client left", state, started)
@@ -184,15 +186,19 @@ class Connection:
                                                     f"{type(error).__name__}: {error}"))
             response.headers["x-ms-test-server-crash"] = type(error).__name__
         fault = state.get("fault") or {}
-        sent = 0
+        length = len(response.body) if response.stream is None else response.length
+        if fault.get("kind") == "truncate":
+            state["stop"] = int(length * fault.get("fraction", 0.5))
+        sent = 0 if req.method == "HEAD" else state.get("stop", length)
+        if req.method == "GET":
+            self.front.faults.charge(req, sent)
+        # written down before it is sent: who has the answer finds it in the log
+        self._log(req, response.status, state, started, sent, response.code)
         try:
-            sent = self._answer(req, response, fault)
+            self._answer(req, response, length, fault, state.get("stop"))
         finally:
             if response.done:
                 response.done()
-            if req.method == "GET":
-                self.front.faults.charge(req, sent)
-            self._log(req, response.status, state, started, sent, response.code)
 
     def _log(self, req, status, state, started, sent=0, code=None):
         fault = state.get("fault")
@@ -401,8 +407,7 @@ class Connection:
             error.headers["Retry-After"] = str(fault["retry_after"])
         return self._refusal(req, error)
 
-    def _answer(self, req, response, fault):
-        length = len(response.body) if response.stream is None else response.length
+    def _answer(self, req, response, length, fault, stop):
         headers = {"Server": "Windows-Azure-Blob/1.0 Microsoft-HTTPAPI/2.0",
                    "x-ms-request-id": req.request_id,
                    "Date": self.service.account.http_date(),
@@ -422,13 +427,12 @@ class Connection:
         head = head.encode("latin-1", "replace")
         if req.method == "HEAD" or response.status in (204, 304):
             self.sock.sendall(head)
-            return 0
+            return
         chunks = response.stream if response.stream is not None else [response.body]
-        return self._send(head, chunks, length, fault)
+        self._send(head, chunks, fault, stop)
 
-    def _send(self, head, chunks, length, fault):
+    def _send(self, head, chunks, fault, stop):
         kind, sent = fault.get("kind"), 0
-        stop = int(length * fault.get("fraction", 0.5)) if kind == "truncate" else None
         for chunk in chunks:
             if kind == "corrupt" and chunk and sent == 0:
                 chunk = bytearray(chunk)
@@ -445,7 +449,6 @@ class Connection:
                     self.sock.sendall(head)
                 self.sock.sendall(chunk)
             head, sent = b"", sent + len(chunk)
-        return sent
 
     def _trickle(self, data, bytes_per_s):
         step = max(1, int(bytes_per_s / 20))
