@@ -97,11 +97,10 @@ static int apply_import(struct history *history, const struct journal_record *re
 	return disk_clear_maps(history);
 }
 
-static void apply_flush_commit(struct history *history, uint64_t number)
+static void apply_flush_commit(struct history *history, uint64_t number, uint64_t lsn)
 {
-	struct catalogue_point *p = catalogue_find(history, number);
-	if (p)
-		p->point.flags |= POINT_VAULT;
+	struct journal_point_flags change = { .number = number, .set = POINT_VAULT };
+	catalogue_set_flags(history, &change, 1, lsn);
 	if (history->flush_pending <= number)
 		history->flush_pending = 0;
 	catalogue_note_vault(history);
@@ -115,7 +114,7 @@ int apply_record(struct history *history, const struct journal_record *record)
 	case JOURNAL_DISK:
 		return disk_apply(history, &record->disk);
 	case JOURNAL_POINT_FLAGS:
-		catalogue_set_flags(history, record->point_flags, record->count);
+		catalogue_set_flags(history, record->point_flags, record->count, record->lsn);
 		catalogue_note_vault(history);
 		return 0;
 	case JOURNAL_POINT_IMPORT:
@@ -124,7 +123,7 @@ int apply_record(struct history *history, const struct journal_record *record)
 		history->flush_pending = record->flush;
 		return 0;
 	case JOURNAL_FLUSH_COMMIT:
-		apply_flush_commit(history, record->flush);
+		apply_flush_commit(history, record->flush, record->lsn);
 		return 0;
 	default:
 		return 0;

@@ -21,10 +21,27 @@ uint64_t catalogue_rank(const struct history *history, uint64_t number)
 	return low;
 }
 
+bool catalogue_is_gone(const struct catalogue_point *point)
+{
+	return !(point->point.flags & (POINT_LOCAL | POINT_VAULT));
+}
+
+bool catalogue_show(const struct history *history, uint64_t i, struct point *ret_point)
+{
+	const struct catalogue_point *p = &history->points[i];
+	if (p->position > history->durable_lsn)
+		return false;
+	*ret_point = p->point;
+	if (p->flags_lsn > history->durable_lsn)
+		ret_point->flags = p->flags_then;
+	return ret_point->flags & (POINT_LOCAL | POINT_VAULT);
+}
+
 struct catalogue_point *catalogue_find(const struct history *history, uint64_t number)
 {
 	uint64_t i = catalogue_rank(history, number);
-	if (i == history->point_count || history->points[i].point.number != number)
+	if (i == history->point_count || history->points[i].point.number != number ||
+		catalogue_is_gone(&history->points[i]))
 		return NULL;
 	return &history->points[i];
 }
@@ -62,24 +79,35 @@ void catalogue_note_vault(struct history *history)
 	history->vault_position = p ? p->position : 0;
 }
 
-void catalogue_set_flags(
-	struct history *history, const struct journal_point_flags *changes, unsigned count)
+void catalogue_set_flags(struct history *history, const struct journal_point_flags *changes,
+	unsigned count, uint64_t lsn)
 {
-	bool gone = false;
 	for (unsigned i = 0; i < count; i++) {
 		struct catalogue_point *p = catalogue_find(history, changes[i].number);
 		if (!p)
 			continue;
+		if (p->flags_lsn <= history->durable_lsn)
+			p->flags_then = p->point.flags;
+		p->flags_lsn = lsn;
 		p->point.flags = (p->point.flags | changes[i].set) & ~changes[i].clear;
-		if (!(p->point.flags & (POINT_LOCAL | POINT_VAULT)))
-			gone = true;
+		history->points_gone |= catalogue_is_gone(p);
 	}
-	if (!gone)
-		return;
+}
+
+void catalogue_purge(struct history *history)
+{
 	uint64_t kept = 0;
-	for (uint64_t i = 0; i < history->point_count; i++)
-		if (history->points[i].point.flags & (POINT_LOCAL | POINT_VAULT))
-			history->points[kept++] = history->points[i];
+	if (!history->points_gone)
+		return;
+	history->points_gone = false;
+	for (uint64_t i = 0; i < history->point_count; i++) {
+		const struct catalogue_point *p = &history->points[i];
+		bool gone = catalogue_is_gone(p);
+		if (gone && p->flags_lsn <= history->durable_lsn)
+			continue;
+		history->points_gone |= gone;
+		history->points[kept++] = *p;
+	}
 	history->point_count = kept;
 	disk_purge(history);
 }

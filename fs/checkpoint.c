@@ -92,10 +92,14 @@ static int put_segments(
 	return 0;
 }
 
-static int put_points(const struct history *history, struct buf *image)
+static int put_points(const struct history *history, struct buf *image, uint64_t *ret_count)
 {
+	*ret_count = 0;
 	for (uint64_t i = 0; i < history->point_count; i++) {
 		const struct catalogue_point *p = &history->points[i];
+		if (catalogue_is_gone(p))
+			continue;
+		(*ret_count)++;
 		struct journal_point out = {
 			.number = p->point.number,
 			.lsn = p->point.lsn,
@@ -131,7 +135,6 @@ int checkpoint_capture(struct history *history, struct buf *ret_image)
 		.changed_bytes = history->changed_bytes,
 		.next_disk = history->next_disk,
 		.disk_count = history->disk_count,
-		.point_count = history->point_count,
 	};
 	buf_clear(ret_image);
 	int r = buf_reserve(ret_image, sizeof(header) + 64 * history->point_count + 64);
@@ -142,7 +145,7 @@ int checkpoint_capture(struct history *history, struct buf *ret_image)
 	if (r == 0)
 		r = put_segments(history, ret_image, &header.segment_count, &header.tail_seq);
 	if (r == 0)
-		r = put_points(history, ret_image);
+		r = put_points(history, ret_image, &header.point_count);
 	if (r < 0)
 		return r;
 	header.bytes = ret_image->len;

@@ -247,6 +247,7 @@ int commit_all(struct history *history, struct buf *checkpoint, uint64_t *ret_du
 		history->journal_bytes += commit.bytes;
 		history->commits++;
 		retire_batches(history, count);
+		catalogue_purge(history);
 	}
 	pthread_mutex_unlock(&history->lock);
 	if (r < 0) {

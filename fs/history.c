@@ -202,31 +202,25 @@ uint64_t history_staged_bytes(struct history *history)
 
 /* ── points ──────────────────────────────────────────────────────────────────────────────── */
 
-static bool is_durable(const struct history *history, const struct catalogue_point *p)
-{
-	return p->position <= history->durable_lsn;
-}
-
 unsigned history_points(
 	struct history *history, uint64_t from, struct point *ret_points, unsigned max)
 {
 	SCOPED_LOCK(&history->lock);
 	unsigned n = 0;
-	for (uint64_t i = catalogue_rank(history, from); i < history->point_count && n < max; i++) {
-		if (!is_durable(history, &history->points[i]))
-			break;
-		ret_points[n++] = history->points[i].point;
-	}
+	for (uint64_t i = catalogue_rank(history, from); i < history->point_count && n < max; i++)
+		n += catalogue_show(history, i, &ret_points[n]);
 	return n;
 }
 
 int history_point(struct history *history, uint64_t number, struct point *ret_point)
 {
 	SCOPED_LOCK(&history->lock);
-	const struct catalogue_point *p = catalogue_find(history, number);
-	if (!p || !is_durable(history, p))
+	uint64_t i = catalogue_rank(history, number);
+	struct point p;
+	if (i == history->point_count || history->points[i].point.number != number ||
+		!catalogue_show(history, i, &p))
 		return -ENOENT;
-	*ret_point = p->point;
+	*ret_point = p;
 	return 0;
 }
 
@@ -235,11 +229,11 @@ int history_point_newest(
 {
 	SCOPED_LOCK(&history->lock);
 	for (uint64_t i = history->point_count; i > 0; i--) {
-		const struct catalogue_point *p = &history->points[i - 1];
-		if (!is_durable(history, p) || (p->point.flags & flags) != flags ||
-			p->point.time_ns > time_ns)
+		struct point p;
+		if (!catalogue_show(history, i - 1, &p) || (p.flags & flags) != flags ||
+			p.time_ns > time_ns)
 			continue;
-		*ret_point = p->point;
+		*ret_point = p;
 		return 0;
 	}
 	return -ENOENT;
@@ -392,6 +386,7 @@ void history_stats(struct history *history, struct history_stats *ret_stats)
 		.used_bytes = upkeep_used(history),
 		.freeable_bytes = history->spare_bytes,
 		.unflushed_bytes = history->payload_total,
+		.unsealed_bytes = history->changed_bytes,
 		.written_bytes = history->written_bytes,
 		.zeroed_bytes = history->zeroed_bytes,
 		.journal_bytes = history->journal_bytes,
@@ -405,9 +400,10 @@ void history_stats(struct history *history, struct history_stats *ret_stats)
 	const struct catalogue_point *vault = catalogue_find(history, history->vault_point);
 	if (vault)
 		s.unflushed_bytes -= MIN(s.unflushed_bytes, vault->payload_total);
+	struct point newest;
 	for (uint64_t i = history->point_count; i > 0 && s.newest_point == 0; i--)
-		if (is_durable(history, &history->points[i - 1]))
-			s.newest_point = history->points[i - 1].point.number;
+		if (catalogue_show(history, i - 1, &newest))
+			s.newest_point = newest.number;
 	for (unsigned i = 0; i < history->segment_count; i++) {
 		const struct segment *segment = history->segments[i];
 		if (!segment->closed || segment->last_lsn > history->vault_position)

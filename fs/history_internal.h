@@ -76,6 +76,8 @@ struct catalogue_point {
 	struct point point;
 	uint64_t position; /* lsn of the record that made it: what the journal's ranges mean */
 	uint64_t payload_total;
+	uint64_t flags_lsn;  /* of the record that changed the flags last; until it is durable, */
+	uint32_t flags_then; /* these are shown */
 };
 
 struct header_cache;
@@ -117,6 +119,7 @@ struct history {
 	struct catalogue_point *points; /* by rising number */
 	uint64_t point_count, point_capacity;
 	uint64_t last_point; /* number, of all there ever were */
+	bool points_gone;    /* catalogue_purge has something to do */
 	uint64_t vault_point, vault_position;
 	uint64_t flush_pending;
 	uint64_t head_floor;
@@ -234,8 +237,14 @@ int catalogue_append(struct history *history, const struct catalogue_point *poin
 /* Newest vault point with number < `number` (≤ if `or_equal`); NULL if none. */
 struct catalogue_point *catalogue_vault_below(
 	const struct history *history, uint64_t number, bool or_equal);
-void catalogue_set_flags(
-	struct history *history, const struct journal_point_flags *changes, unsigned count);
+/* A record with that lsn changes flags. A point that keeps neither POINT_LOCAL nor _VAULT is not
+ * found any more, but shown until the record is durable and catalogue_purge has been called. */
+void catalogue_set_flags(struct history *history, const struct journal_point_flags *changes,
+	unsigned count, uint64_t lsn);
+void catalogue_purge(struct history *history);
+bool catalogue_is_gone(const struct catalogue_point *point);
+/* The point as the durable records have it; false if they do not have it yet. */
+bool catalogue_show(const struct history *history, uint64_t i, struct point *ret_point);
 void catalogue_note_vault(struct history *history);
 
 /* stage.c: history->lock held */

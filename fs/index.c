@@ -206,19 +206,10 @@ int run_write(struct history *history, struct segment *segment, const struct run
 	h->checksum = page_checksum(h, sizeof(*h), &h->checksum);
 
 	char path[SEGMENT_PATH_BYTES(history)];
-	struct io_file *file;
 	segment_path(history, segment->seq, "idx", path);
-	r = io_open(history->io, path, IO_WRITE | IO_CREATE, &file);
+	r = io_replace_file(history->io, path, image.data, image.len);
 	if (r < 0)
 		return r;
-	r = io_truncate(file, 0);
-	if (r == 0)
-		r = io_write(file, image.data, image.len, 0);
-	io_close(file);
-	if (r < 0) {
-		(void)io_unlink(history->io, path); /* half an index is as good as none */
-		return r;
-	}
 	pthread_mutex_lock(&history->lock);
 	if (segment->live)
 		history->live_bytes += image.len - segment->index_bytes;

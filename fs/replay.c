@@ -62,6 +62,15 @@ struct listing {
 static int list_each(void *context, const char *name)
 {
 	struct listing *l = context;
+	size_t n = strlen(name);
+	if (n > 4 && strcmp(name + n - 4, ".new") == 0) {
+		/* A file that a crash kept from getting its name. */
+		char path[SEGMENT_PATH_BYTES(l->history)];
+		if (n > 28)
+			return 0;
+		snprintf(path, sizeof(path), "%s/%s", l->history->directory, name);
+		return io_unlink(l->history->io, path);
+	}
 	if (strlen(name) != 16 + 4 || strspn(name, "0123456789abcdef") != 16)
 		return 0;
 	if (strcmp(name + 16, ".spr") == 0)
@@ -195,6 +204,8 @@ struct walk {
 	struct scan_end end;
 	uint64_t seq;
 	uint64_t durable; /* highest lsn that anything proves durable */
+	uint64_t
+		unproven; /* where in the last segment the first record above that is; 0: nowhere */
 };
 
 static int take_record(void *context, uint64_t offset, const struct journal_record *record)
@@ -203,6 +214,8 @@ static int take_record(void *context, uint64_t offset, const struct journal_reco
 	struct history *history = walk->history;
 	int r = 0;
 	if (!walk->again) {
+		if (record->lsn > walk->durable && walk->unproven == 0)
+			walk->unproven = offset;
 		walk->replay->report->records_replayed++;
 		if (record->lsn > walk->replay->checkpoint_lsn) {
 			/* What is replayed is durable: bookmarks follow each other as then. */
@@ -320,6 +333,36 @@ static int keep_segment(struct walk *walk, const struct replay_link *link,
 	return segment_add(walk->history, &values, &segment);
 }
 
+/* Records that nobody proves durable may be in memory only, if it was not the machine that went
+ * down; and if their sync failed then, the kernel holds them for clean. So they are written once
+ * more, as they are, before anything is built on them. */
+static int secure_tail(struct walk *walk, const struct replay_link *link)
+{
+	struct io *io = walk->history->io;
+	char path[SEGMENT_PATH_BYTES(walk->history)];
+	CLEANUP_FREE uint8_t *data = malloc(MIB);
+	struct io_file *file;
+	if (!data)
+		return -ENOMEM;
+	segment_path(walk->history, link->seq, "seg", path);
+	int r = io_open(io, path, IO_WRITE, &file);
+	if (r < 0)
+		return r;
+	/* The first record was written together with the header. */
+	uint64_t at = walk->unproven == JOURNAL_PAGE_BYTES ? 0 : walk->unproven;
+	while (r == 0 && at < walk->end.offset) {
+		size_t n = MIN(MIB, walk->end.offset - at);
+		r = io_read_all(file, data, n, at);
+		if (r == 0)
+			r = io_write(file, data, n, at);
+		at += n;
+	}
+	if (r == 0)
+		r = io_datasync(file);
+	io_close(file);
+	return r;
+}
+
 static int walk_scan(struct walk *walk, const struct replay_link *link, bool last, uint64_t limit)
 {
 	struct scan scan;
@@ -335,6 +378,8 @@ static int walk_scan(struct walk *walk, const struct replay_link *link, bool las
 	if (r == 0)
 		r = scan_chain(
 			&scan, link->first_lsn, limit, verify_above, take_record, walk, &walk->end);
+	if (r == 0 && walk->unproven > 0)
+		r = secure_tail(walk, link);
 	if (r < 0 && r != -ENOMEM)
 		r = read_fault(walk->history, walk->replay, link->seq, r);
 	uint64_t file_bytes = scan.file_bytes;
@@ -420,7 +465,7 @@ static int walk_segment(struct walk *walk, unsigned i)
 	walk->seq = link->seq;
 	walk->end.lsn = link->prev_lsn;
 	walk->end.hash = link->prev_hash;
-	walk->durable = MAX(walk->durable, link->prev_lsn);
+	walk->durable = MAX(walk->durable, last ? link->prev_lsn : replay->links[i + 1].prev_lsn);
 	int r = walk_index(walk, link, limit);
 	return r == -ENOENT ? walk_scan(walk, link, last, limit) : r;
 }
@@ -502,10 +547,15 @@ int replay_segments(struct history *history, struct replay *replay, uint64_t sto
 		if (r < 0)
 			return r;
 	}
+	/* The same goes for the names. */
+	r = io_sync_dir(history->io, history->directory);
+	if (r < 0)
+		return r;
 	history->chain_lsn = walk.end.lsn;
 	history->chain_hash = walk.end.hash;
 	replay->max_lsn = MAX(replay->max_lsn, walk.end.lsn);
 	history->staged_lsn = history->durable_lsn = walk.end.lsn;
+	catalogue_purge(history);
 	return 0;
 }
 

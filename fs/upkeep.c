@@ -104,6 +104,11 @@ static void rest(struct history *history)
 int history_maintain(struct history *history, bool *ret_more)
 {
 	SCOPED_LOCK(&history->upkeep_lock);
+	pthread_mutex_lock(&history->lock);
+	bool failed = history->failed;
+	pthread_mutex_unlock(&history->lock);
+	if (failed)
+		return -EIO;
 	bool did;
 	int r = index_one(history, &did);
 	bool due = checkpoint_due(history);
