@@ -74,7 +74,8 @@ read_back() {
 	printf '%s\t%s\tPageBlob\t8388608\tk=7\n%s\t-\tPageBlob\t8388608\t\n%s\n' \
 		"$blob" "$1" "$blob" 'vault.json	-	BlockBlob	14	' |
 		diff - "$lf_tmp/list" || lf_fail "the list differs"
-	"$reader" list --container vault --prefix vault --json | grep -q '"vault.json"'
+	"$reader" list --container vault --prefix vault --json >"$lf_tmp/list"
+	grep -q '"vault.json"' "$lf_tmp/list" || lf_fail "the JSON list differs"
 	"$reader" get --container vault --blob none --out "$lf_tmp/got" 2>/dev/null || rc=$?
 	[ "$rc" = 3 ] || lf_fail "a blob that is not there: exit $rc, not 3"
 }
@@ -94,7 +95,8 @@ pageblob_admin POST /rules/clear '{}' >/dev/null
 pageblob_admin POST /export "{\"container\": \"vault\", \"blob\": \"machines/m é/d.vhd\",
 	\"snapshot\": \"$snapshot\", \"path\": \"$lf_tmp/exported\"}" >/dev/null
 lf_same "$lf_tmp/want-snapshot" "$lf_tmp/exported"
-pageblob_admin GET /verify | grep -q '"ok": true' || lf_fail "the server's invariants"
+pageblob_admin GET /verify >"$lf_tmp/verified"
+grep -q '"ok": true' "$lf_tmp/verified" || lf_fail "the server's invariants"
 
 lf_step "azurite"
 azurite_start

@@ -68,5 +68,6 @@ if [ "$(id -u)" = 0 ] && losetup -f >/dev/null 2>&1 && command -v mkfs.ext4 >/de
 	run "truncate -s 16M \"\$lf_tmp/img\"; mkfs.ext4 -q \"\$lf_tmp/img\"; lf_losetup \"\$lf_tmp/img\"
 mkdir \"\$lf_tmp/mnt\"; lf_mount \"\$lf_loop\" \"\$lf_tmp/mnt\"; touch \"\$lf_tmp/mnt/x\"; echo \"\$lf_loop\" >\"$lf_tmp/loop\"; false"
 	expect 1
-	! losetup -a | grep -q "^$(cat "$lf_tmp/loop"):.*$inner_tmp" || lf_fail "the loop device is still attached"
+	losetup -a >"$lf_tmp/loops"
+	! grep -q "^$(cat "$lf_tmp/loop"):.*$inner_tmp" "$lf_tmp/loops" || lf_fail "the loop device is still attached"
 fi

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2154
 # Azurite, the emulator, for shell tests. Source common.sh first.
 #
 #   azurite_start [DIR]    installs it if need be, starts it on a free port with its data in DIR

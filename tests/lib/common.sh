@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Shell tests begin with:  . "$(dirname "$0")/../lib/common.sh"
 #
 # Strict mode, a scratch directory and clean-up in reverse order at exit, whatever the way out.
@@ -97,7 +98,7 @@ lf_spawn() {
 # wait knows its own children.
 lf_stop() {
 	local pid=$1 i
-	jobs -p | grep -qx "$pid" || return 0
+	[[ $'\n'$(jobs -p)$'\n' == *$'\n'$pid$'\n'* ]] || return 0
 	kill -TERM "$pid" 2>/dev/null || true
 	for ((i = 0; i < ${lf_stop_patience:-200}; i++)); do
 		lf_ended "$pid" && break

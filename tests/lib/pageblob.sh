@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2154
 # The strict, fault-injecting page-blob server for shell tests. Source common.sh first.
 #
 #   pageblob_start [OPTION…]  starts it on free ports and exports
