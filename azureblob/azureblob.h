@@ -140,6 +140,9 @@ size_t azureblob_pending(const struct azureblob *client);
 void azureblob_cancel(struct azureblob *client, struct azureblob_request *request);
 /* Makes azureblob_wait return -EINTR. Any thread. */
 void azureblob_wakeup(struct azureblob *client);
+/* Closes kept connections and gives memory back, unless something is under way: for a client
+ * that has nothing to do for a while. */
+void azureblob_rest(struct azureblob *client);
 void azureblob_get_stats(const struct azureblob *client, struct azureblob_stats *ret_stats);
 /* Not while it is under way. */
 void azureblob_request_free(struct azureblob_request *request);

@@ -21,6 +21,8 @@
 #include "common/url.h"
 
 #define ATTEMPT_TIMEOUT_MS 10000
+/* The metadata service is being replaced, which takes up to 70 s. */
+#define GONE_PAUSE_NS (10 * NS_PER_S)
 #define SECRET_BYTES_MAX (64 * KIB)
 
 void token_free(struct token *token)
@@ -286,6 +288,8 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 		int64_t after_ns =
 			retry_after_parse(http_headers_get(&request.ret_headers, "Retry-After"),
 				clock_realtime_ns(clock));
+		if (request.status == 410)
+			after_ns = MAX(after_ns, GONE_PAUSE_NS);
 		if (!may_try_again(s, &request) || !retry_next(&retry, after_ns, &wait_ns))
 			break;
 		clock_sleep_ns(clock, wait_ns);

@@ -12,8 +12,8 @@
  * called for every sending, after connection, proxy and TLS are there and before the first byte.
  *
  * Easy handles are pooled (a reset keeps nothing of the last request but its memory); kept
- * connections belong to the multi handle. Threads: see the header; `woken` is the only member
- * that another thread touches.
+ * connections belong to the multi handle. Threads: see the header; another thread touches only
+ * `woken`, and `multi` under `wakeup_lock`, which the owner takes where it replaces that.
  */
 #include "common/http.h"
 
@@ -50,6 +50,7 @@ struct http {
 	struct list running;
 	struct list done;
 	atomic_bool woken;
+	pthread_mutex_t wakeup_lock;
 };
 
 static void list_append(struct list *list, struct http_request *request)
@@ -149,6 +150,18 @@ static void http_freep(struct http **http)
 	http_free(*http);
 }
 
+static CURLM *new_multi(const struct http_settings *settings)
+{
+	CURLM *multi = curl_multi_init();
+	if (!multi)
+		return NULL;
+	curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long)settings->connections);
+	curl_multi_setopt(
+		multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)settings->connections_per_host);
+	return multi;
+}
+
 int http_new(const struct http_options *options, struct http **ret_http, struct error *error)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -156,17 +169,14 @@ int http_new(const struct http_options *options, struct http **ret_http, struct 
 	CLEANUP(http_freep) struct http *http = calloc(1, sizeof(*http));
 	if (!http)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
+	pthread_mutex_init(&http->wakeup_lock, NULL);
 	int r = settings_init(&http->settings, options, error);
 	if (r < 0)
 		return r;
-	http->multi = curl_multi_init();
 	http->pool = calloc(http->settings.connections, sizeof(*http->pool));
+	http->multi = new_multi(&http->settings);
 	if (!http->multi || !http->pool)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	curl_multi_setopt(http->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-	curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, (long)http->settings.connections);
-	curl_multi_setopt(http->multi, CURLMOPT_MAX_HOST_CONNECTIONS,
-		(long)http->settings.connections_per_host);
 	*ret_http = TAKE(http);
 	return 0;
 }
@@ -205,6 +215,12 @@ static void drop_all(struct http *http, struct list *list)
 	}
 }
 
+static void empty_pool(struct http *http)
+{
+	while (http->pool_count > 0)
+		curl_easy_cleanup(http->pool[--http->pool_count]);
+}
+
 void http_free(struct http *http)
 {
 	if (!http)
@@ -212,11 +228,11 @@ void http_free(struct http *http)
 	drop_all(http, &http->running);
 	drop_all(http, &http->queued);
 	drop_all(http, &http->done);
-	while (http->pool_count > 0)
-		curl_easy_cleanup(http->pool[--http->pool_count]);
+	empty_pool(http);
 	if (http->multi)
 		curl_multi_cleanup(http->multi);
 	settings_free(&http->settings);
+	pthread_mutex_destroy(&http->wakeup_lock);
 	free(http->pool);
 	free(http);
 }
@@ -385,8 +401,25 @@ size_t http_pending(const struct http *http)
 
 void http_wakeup(struct http *http)
 {
+	SCOPED_LOCK(&http->wakeup_lock);
 	atomic_store(&http->woken, true);
 	curl_multi_wakeup(http->multi);
+}
+
+void http_rest(struct http *http)
+{
+	if (http->running.count > 0 || http->queued.count > 0)
+		return;
+	empty_pool(http);
+	CURLM *fresh = new_multi(&http->settings);
+	if (!fresh)
+		return; /* then the kept connections stay */
+	CURLM *old = http->multi;
+	{
+		SCOPED_LOCK(&http->wakeup_lock);
+		http->multi = fresh;
+	}
+	curl_multi_cleanup(old);
 }
 
 void http_request_reset(struct http_request *request)

@@ -113,6 +113,10 @@ int http_perform(struct http *http, struct http_request *request);
  * that is finished already. */
 void http_cancel(struct http *http, struct http_request *request);
 
+/* Closes kept connections and gives memory back, if nothing is under way: for a client that has
+ * nothing to do for a while. The next request connects anew. */
+void http_rest(struct http *http);
+
 /* Requests that were submitted and not handed back yet. */
 size_t http_pending(const struct http *http);
 

@@ -376,6 +376,34 @@ static void many_wait_for_few_connections(void **state)
 	stop(&f);
 }
 
+static void rest_lets_go_of_connections(void **state)
+{
+	(void)state;
+	struct fixture f;
+	atomic_int served = 0;
+	start(&f, play_twice_kept, &served);
+	struct http *other = NULL;
+	const struct http_options options = { .proxy = "" };
+	assert_int_equal(http_new(&options, &other, NULL), 0);
+	/* The server plays one connection at a time: the second client waits for the first. */
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(http_perform(f.http, &f.request), 0);
+		assert_int_equal(f.request.status, 200);
+		http_rest(f.http);
+		assert_int_equal(http_perform(other, &f.request), 0);
+		assert_int_equal(f.request.status, 200);
+		http_rest(other);
+	}
+	/* Not while something is under way. */
+	assert_int_equal(http_submit(f.http, &f.request), 0);
+	http_rest(f.http);
+	struct http_request *done = NULL;
+	assert_int_equal(http_wait(f.http, 5000, &done), 0);
+	assert_int_equal(done->status, 200);
+	http_free(other);
+	stop(&f);
+}
+
 static void *wake(void *http)
 {
 	struct timespec t = { .tv_nsec = 50 * 1000 * 1000 };
@@ -437,6 +465,7 @@ int main(void)
 		cmocka_unit_test(bodies_go_where_they_belong),
 		cmocka_unit_test(sends_what_it_was_given),
 		cmocka_unit_test(many_wait_for_few_connections),
+		cmocka_unit_test(rest_lets_go_of_connections),
 		cmocka_unit_test(another_thread_wakes_it),
 		cmocka_unit_test(cancelled_under_way_is_unknown),
 	};
