@@ -143,7 +143,7 @@ int azureblob_object_get(struct azureblob *client, const char *name, size_t limi
 }
 
 int azureblob_object_read(struct azureblob *client, const char *name, uint64_t offset, void *data,
-	size_t n, struct azureblob_error *error, size_t *ret_n)
+	size_t n, struct azureblob_error *error, size_t *ret_n, char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	int r = azureblob_get_range(client, &request, name, NULL, offset, data, n, true);
@@ -152,8 +152,12 @@ int azureblob_object_read(struct azureblob *client, const char *name, uint64_t o
 	r = call_finish(client, &request, error);
 	if (r == -ERANGE) {
 		*ret_n = 0;
+		if (ret_etag)
+			ret_etag[0] = '\0';
 		return 0;
 	}
+	if (r == 0 && ret_etag)
+		r = call_answer_copy(&request, "etag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
 	if (r == 0)
 		*ret_n = request.received_bytes;
 	return r;

@@ -32,6 +32,8 @@ int azureblob_object_commit(struct azureblob *client, const char *name, unsigned
 int azureblob_object_get(struct azureblob *client, const char *name, size_t limit,
 	struct azureblob_error *error, struct buf *ret_data, char ret_etag[AZUREBLOB_ETAG_BYTES]);
 
-/* Reads as many of `n` bytes at `offset` as there are; `*ret_n` is 0 behind the end. */
+/* Reads as many of `n` bytes at `offset` as there are; `*ret_n` is 0 behind the end. `ret_etag`
+ * may be NULL; it is empty behind the end. */
 int azureblob_object_read(struct azureblob *client, const char *name, uint64_t offset, void *data,
-	size_t n, struct azureblob_error *error, size_t *ret_n);
+	size_t n, struct azureblob_error *error, size_t *ret_n,
+	char ret_etag[AZUREBLOB_ETAG_BYTES]);

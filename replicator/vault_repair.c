@@ -96,6 +96,11 @@ static int mark_ranges(struct repair *repair, const char *snapshot, const char *
 		r = store->ops->ranges(store, repair->blob, snapshot, previous, 0,
 			repair->blob_bytes, take_range, &m, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
+	if (previous && (r == -ESTALE || r == -EINVAL || r == -EOPNOTSUPP)) {
+		/* no difference to be had: compare everything */
+		memset(repair->suspect, 1, repair->windows);
+		return 0;
+	}
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot tell what %s holds", repair->blob);
 	mark(&m);

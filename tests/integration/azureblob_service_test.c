@@ -420,10 +420,10 @@ static void objects_are_swapped_by_etag(void **state)
 	assert_int_equal(azureblob_object_get(c, "none", 5, &s->error, &data, read), -ENOENT);
 	char part[16];
 	size_t n = 99;
-	assert_int_equal(azureblob_object_read(c, "o.json", 2, part, 16, &s->error, &n), 0);
+	assert_int_equal(azureblob_object_read(c, "o.json", 2, part, 16, &s->error, &n, NULL), 0);
 	assert_int_equal(n, 4);
 	assert_memory_equal(part, "cond", 4);
-	assert_int_equal(azureblob_object_read(c, "o.json", 6, part, 16, &s->error, &n), 0);
+	assert_int_equal(azureblob_object_read(c, "o.json", 6, part, 16, &s->error, &n, NULL), 0);
 	assert_int_equal(n, 0);
 	assert_int_equal(
 		azureblob_delete(c, "o.json", NULL, AZUREBLOB_DELETE_ALONE, &same, &s->error),
@@ -436,7 +436,7 @@ static void objects_are_swapped_by_etag(void **state)
 	buf_clear(&data);
 	assert_int_equal(azureblob_object_get(c, "empty", 10, &s->error, &data, NULL), 0);
 	assert_int_equal(data.len, 0);
-	assert_int_equal(azureblob_object_read(c, "empty", 0, part, 16, &s->error, &n), 0);
+	assert_int_equal(azureblob_object_read(c, "empty", 0, part, 16, &s->error, &n, NULL), 0);
 	assert_int_equal(n, 0);
 }
 
