@@ -177,7 +177,7 @@ int azureblob_error_tell(const struct azureblob_error *from, const char *what, s
 	if (from->http_status > 0)
 		snprintf(status, sizeof(status), "%d%s", from->http_status,
 			from->code[0] ? " " : "");
-	const char *text = from->message[0] ? from->message : strerror(-from->error);
+	const char *text = from->message[0] ? from->message : strerrordesc_np(-from->error);
 	bool named = status[0] || from->code[0];
 	return error_set(error, from->error, mend, "%s: %s%s%s%s%s%s%s%s", what, status, from->code,
 		named ? ": " : "", text, from->ambiguous ? " (it may have happened)" : "",

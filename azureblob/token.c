@@ -49,7 +49,7 @@ void token_source_free(struct token_source *source)
 static int choose(char **slot, const char *given, const char *variable, const char *fallback)
 {
 	if (!given && variable)
-		given = getenv(variable);
+		given = getenv(variable); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
 	if (!given || !given[0])
 		given = fallback;
 	if (!given)
@@ -118,7 +118,7 @@ static int add_secret(
 	int r = io_load_file(io_posix(), path, SECRET_BYTES_MAX, &secret, &n);
 	if (r < 0)
 		return azureblob_error_set(
-			ret_error, -EACCES, "credentials: %s: %s", path, strerror(-r));
+			ret_error, -EACCES, "credentials: %s: %s", path, strerrordesc_np(-r));
 	secret[strcspn(secret, "\r\n")] = '\0';
 	if (secret[0])
 		r = add_field(form, name, secret);

@@ -99,7 +99,7 @@ static int load_proxy_credentials(const char *path, char **ret, struct error *er
 	int r = io_load_file(io_posix(), path, 4096, &data, &n);
 	if (r < 0)
 		return error_set(error, r, "give a readable file", "proxy credentials %s: %s", path,
-			strerror(-r));
+			strerrordesc_np(-r));
 	data[strcspn(data, "\r\n")] = '\0';
 	if (!strchr(data, ':'))
 		return error_set(error, -EINVAL, "write user:password on its first line",
@@ -127,7 +127,7 @@ static int settings_init(struct http_settings *s, const struct http_options *o, 
 		return error_set(error, r, NULL, "out of memory");
 	if (s->ca_file && access(s->ca_file, R_OK) < 0)
 		return error_set(error, -errno, "give a readable PEM file", "CA bundle %s: %s",
-			s->ca_file, strerror(errno));
+			s->ca_file, strerrordesc_np(errno));
 	if (o->proxy_credentials_file)
 		return load_proxy_credentials(
 			o->proxy_credentials_file, &s->proxy_credentials, error);
@@ -283,6 +283,7 @@ int http_submit(struct http *http, struct http_request *request)
 	request->status = 0;
 	request->error = 0;
 	request->error_text[0] = '\0';
+	request->refusal = NULL;
 	request->received_bytes = 0;
 	request->sent_times = 0;
 	request->body_bytes = 0;

@@ -85,6 +85,7 @@ struct http_request {
 	void *easy;
 	void *header_list;
 	struct http *http;
+	const char *refusal; /* why we ended it ourselves */
 	struct http_request *previous;
 	struct http_request *next;
 	uint64_t body_bytes;

@@ -73,10 +73,11 @@ static long answer_status(const struct http_request *request)
 	return status;
 }
 
+/* Ends the transfer. libcurl has words of its own for that; ours are told in the end. */
 static size_t refuse(struct http_request *request, int error, const char *text)
 {
 	request->error = error;
-	snprintf(request->error_text, sizeof(request->error_text), "%s", text);
+	request->refusal = text;
 	return 0;
 }
 
@@ -307,7 +308,9 @@ void http_curl_judge(struct http_request *request, CURLcode code)
 		curl_easy_getinfo(request->easy, CURLINFO_HTTP_CONNECTCODE, &connect_status);
 		request->error = connect_status == 407 ? -EACCES : errno_of(code);
 	}
-	if (request->error_text[0] == '\0')
+	if (request->refusal)
+		snprintf(request->error_text, sizeof(request->error_text), "%s", request->refusal);
+	else if (request->error_text[0] == '\0')
 		snprintf(request->error_text, sizeof(request->error_text), "%s",
 			curl_easy_strerror(code));
 }

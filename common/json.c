@@ -193,23 +193,23 @@ int json_as_array(const struct json *at, struct error *error)
 }
 
 /* For each type, "get" and "find" are the same few lines around its json_as_…. */
-#define READERS(suffix, type)                                                            \
-	int json_get_##suffix(                                                           \
-		const struct json *at, const char *name, type *ret, struct error *error) \
-	{                                                                                \
-		struct json field;                                                       \
-		int r = get(at, name, &field, error);                                    \
-		return r < 0 ? r : json_as_##suffix(&field, ret, error);                 \
-	}                                                                                \
-	int json_find_##suffix(                                                          \
-		const struct json *at, const char *name, type *ret, struct error *error) \
-	{                                                                                \
-		struct json field;                                                       \
-		int r = find(at, name, &field, error);                                   \
-		if (r <= 0)                                                              \
-			return r;                                                        \
-		r = json_as_##suffix(&field, ret, error);                                \
-		return r < 0 ? r : 1;                                                    \
+#define READERS(suffix, type)                                                                  \
+	int json_get_##suffix(const struct json *at, const char *name, __typeof__(type) *ret,  \
+		struct error *error)                                                           \
+	{                                                                                      \
+		struct json field;                                                             \
+		int r = get(at, name, &field, error);                                          \
+		return r < 0 ? r : json_as_##suffix(&field, ret, error);                       \
+	}                                                                                      \
+	int json_find_##suffix(const struct json *at, const char *name, __typeof__(type) *ret, \
+		struct error *error)                                                           \
+	{                                                                                      \
+		struct json field;                                                             \
+		int r = find(at, name, &field, error);                                         \
+		if (r <= 0)                                                                    \
+			return r;                                                              \
+		r = json_as_##suffix(&field, ret, error);                                      \
+		return r < 0 ? r : 1;                                                          \
 	}
 
 READERS(text, const char *)

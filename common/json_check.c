@@ -184,7 +184,7 @@ static bool scan_name(struct scan *s)
 
 static bool scan_document(struct scan *s, unsigned depth_max)
 {
-	bool is_object[DEPTH_MAX];
+	bool is_object[DEPTH_MAX] = { false };
 	unsigned depth = 0;
 	enum expect expect = WANT_VALUE;
 	for (;;) {

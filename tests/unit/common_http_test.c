@@ -291,6 +291,7 @@ static void bodies_go_where_they_belong(void **state)
 	assert_int_equal(http_perform(f.http, r), 0);
 	assert_int_equal(r->outcome, HTTP_UNKNOWN);
 	assert_int_equal(r->error, -EMSGSIZE);
+	assert_string_equal(r->error_text, "more came than was asked for");
 	r->into = NULL;
 	r->body_limit = 4;
 	assert_int_equal(http_perform(f.http, r), 0);
