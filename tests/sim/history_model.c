@@ -319,17 +319,35 @@ static const char *points_differ(const struct model_state *state, const struct p
 	return text;
 }
 
+/* A removed disk that no point shows. */
+static bool may_be_forgotten(const struct model_state *state, const struct model_disk *d)
+{
+	for (unsigned i = 0; i < state->point_count; i++)
+		for (unsigned k = 0; k < state->points[i].image->count; k++)
+			if (state->points[i].image->disks[k].id == d->disk.id &&
+				!state->points[i].soft)
+				return false;
+	return d->disk.removed;
+}
+
 const char *model_differs(
 	const struct model_state *state, const struct model_seen *seen, char text[static 256])
 {
-	if (state->disk_count != seen->disk_count) {
-		snprintf(text, 256, "%u disks, seen %u", state->disk_count, seen->disk_count);
-		return text;
-	}
+	unsigned at = 0;
 	for (unsigned i = 0; i < state->disk_count; i++) {
-		const char *why = disk_differs(&state->disks[i], &seen->disks[i], text);
-		if (why)
-			return why;
+		const struct model_disk *want = &state->disks[i];
+		if (at < seen->disk_count && seen->disks[at].disk.id == want->disk.id) {
+			const char *why = disk_differs(want, &seen->disks[at++], text);
+			if (why)
+				return why;
+		} else if (!may_be_forgotten(state, want)) {
+			snprintf(text, 256, "disk %u is missing", want->disk.id);
+			return text;
+		}
+	}
+	if (at < seen->disk_count) {
+		snprintf(text, 256, "disk %u should not be there", seen->disks[at].disk.id);
+		return text;
 	}
 	if (state->flush_pending != seen->flush_pending) {
 		snprintf(text, 256, "flush of %" PRIu64 " pending, seen %" PRIu64,

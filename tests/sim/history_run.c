@@ -279,6 +279,8 @@ static void check_added_points(struct run *run)
 	const struct model_state *state = &run->model.durable;
 	for (unsigned i = 0; i < state->disk_count; i++) {
 		struct history_disk d;
+		if (state->disks[i].disk.removed)
+			continue;
 		if (history_disk(run->history, state->disks[i].disk.id, &d) < 0)
 			run_fail(run, "disk %u is listed but not there", state->disks[i].disk.id);
 		for (unsigned k = 0; k < state->point_count; k++) {

@@ -323,26 +323,45 @@ int step_flush(struct run *run)
 	return run->vault->flush(run, number);
 }
 
+static const struct point *listed(const struct point *points, unsigned n, uint64_t number)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (points[i].number == number)
+			return &points[i];
+	return NULL;
+}
+
+/* What was taken without an operation (a soft point, a local copy) is taken for good. */
+static void take_away(struct model_state *state, uint64_t number)
+{
+	struct model_op gone = { .kind = MODEL_DROP, .number = number, .clear = POINT_LOCAL };
+	model_apply(state, &gone);
+}
+
+/* The catalogue shows durable points, and of them what staged operations make of them. */
 int step_check_points(struct run *run)
 {
+	static struct model_state shown;
+	struct model_state *live = &run->model.live, *durable = &run->model.durable;
 	struct point points[MODEL_POINTS];
 	unsigned n = history_points(run->history, 0, points, MODEL_POINTS);
 	char why[256];
 	run->totals->steps++;
-	if (model_adopt(&run->model.durable, points, n, why))
+	shown = *live;
+	while (shown.point_count > 0 &&
+		shown.points[shown.point_count - 1].point.number > durable->last_number)
+		shown.point_count--;
+	if (model_adopt(&shown, points, n, why))
 		run_fail(run, "catalogue: %s", why);
-	/* What went there went for good, staged operations or not. */
-	for (unsigned i = 0; i < run->model.live.point_count; i++) {
-		struct model_point *p = &run->model.live.points[i];
-		if (p->point.number > run->model.durable.last_number)
-			break;
-		const struct model_point *d = model_point(&run->model.durable, p->point.number);
-		struct model_op gone = { .kind = MODEL_DROP, .number = p->point.number };
-		gone.clear = POINT_LOCAL;
-		if (d ? !(d->point.flags & POINT_LOCAL) : p->soft)
-			model_apply(&run->model.live, &gone);
-		if (!model_point(&run->model.live, gone.number))
-			i--;
+	for (unsigned i = live->point_count; i-- > 0;) {
+		const struct point *was = &live->points[i].point;
+		const struct point *is = listed(points, n, was->number);
+		uint64_t number = was->number;
+		if (number > durable->last_number || !(was->flags & POINT_LOCAL) ||
+			(is && (is->flags & POINT_LOCAL)))
+			continue;
+		take_away(durable, number);
+		take_away(live, number);
 	}
 	return 0;
 }
@@ -362,7 +381,7 @@ int step_trim(struct run *run, uint64_t target_bytes)
 		before.used_bytes, r, used);
 	if (r < 0)
 		return run_dead(run, r, "trim");
-	if (used > before.used_bytes)
+	if (used > before.used_bytes + run->options.segment_bytes)
 		run_fail(run, "trim from %" PRIu64 " to %" PRIu64, before.used_bytes, used);
 	run_note_durable(run);
 	return step_check_points(run);
@@ -394,11 +413,15 @@ int step_read_all(struct run *run)
 		return r;
 	struct model_state *live = &run->model.live;
 	for (unsigned i = 0; i < live->disk_count; i++) {
-		const struct model_disk *want = &live->disks[i], *got = &run->seen.disks[i];
-		if (i >= run->seen.disk_count || want->disk.id != got->disk.id ||
-			want->disk.size_bytes != got->disk.size_bytes)
+		const struct model_disk *want = &live->disks[i], *got = NULL;
+		for (unsigned k = 0; k < run->seen.disk_count; k++)
+			if (run->seen.disks[k].disk.id == want->disk.id)
+				got = &run->seen.disks[k];
+		if (want->disk.removed)
+			continue;
+		if (!got || want->disk.size_bytes != got->disk.size_bytes)
 			run_fail(run, "disk %u is not there as it should be", want->disk.id);
-		uint64_t sectors = want->disk.removed ? 0 : want->disk.size_bytes / SECTOR_BYTES;
+		uint64_t sectors = want->disk.size_bytes / SECTOR_BYTES;
 		for (uint64_t s = 0; s < sectors; s++)
 			if (want->tags[s] != got->tags[s])
 				run_fail(run,

@@ -101,7 +101,7 @@ void io_sim_lie(struct io_sim *sim, enum io_sim_lie lie);
 
 /* ── bit rot ─────────────────────────────────────────────────────────────────────────────── */
 
-/* Every sector written from now on bears this stamp. */
+/* Every sector whose content changes from now on bears this stamp. */
 void io_sim_set_stamp(struct io_sim *sim, uint64_t stamp);
 
 /* Calls `each` for every regular file, in a fixed order. */
@@ -110,7 +110,7 @@ void io_sim_each_file(struct io_sim *sim,
 /* Changes the bytes at the offset, in the cache and in what is durable, by xor with `mask`; an
  * offset beyond the end is refused with -EINVAL. */
 int io_sim_rot(struct io_sim *sim, const char *path, uint64_t offset, const void *mask, size_t n);
-/* The stamp of the sector's last write; 0 if it was never written. `*ret_blank`: only zeros. */
+/* The stamp of the sector's last change; 0 if it was never written. `*ret_blank`: only zeros. */
 int io_sim_stamp(struct io_sim *sim, const char *path, uint64_t offset, uint64_t *ret_stamp,
 	bool *ret_blank);
 

@@ -101,10 +101,17 @@ void content_write(
 		uint64_t in_page = offset % PAGE_BYTES;
 		uint64_t take = MIN(n, PAGE_BYTES - in_page);
 		struct page *page = content_own(content, offset / PAGE_BYTES);
+		for (uint64_t at = 0; at < take;) {
+			uint64_t sector = (in_page + at) / SECTOR_BYTES;
+			uint64_t n_here =
+				MIN(take - at, (sector + 1) * SECTOR_BYTES - in_page - at);
+			/* A sector is as old as its content. */
+			if (!page->stamp[sector] ||
+				memcmp(page->data + in_page + at, p + at, n_here))
+				page->stamp[sector] = stamp;
+			at += n_here;
+		}
 		memcpy(page->data + in_page, p, take);
-		for (uint64_t s = in_page / SECTOR_BYTES; s <= (in_page + take - 1) / SECTOR_BYTES;
-			s++)
-			page->stamp[s] = stamp;
 		offset += take;
 		p += take;
 		n -= take;
