@@ -338,30 +338,23 @@ static void take_away(struct model_state *state, uint64_t number)
 	model_apply(state, &gone);
 }
 
-/* The catalogue shows durable points, and of them what staged operations make of them. */
+/* The catalogue shows what is durable. */
 int step_check_points(struct run *run)
 {
-	static struct model_state shown;
+	static struct model_state before;
 	struct model_state *live = &run->model.live, *durable = &run->model.durable;
 	struct point points[MODEL_POINTS];
 	unsigned n = history_points(run->history, 0, points, MODEL_POINTS);
 	char why[256];
 	run->totals->steps++;
-	shown = *live;
-	while (shown.point_count > 0 &&
-		shown.points[shown.point_count - 1].point.number > durable->last_number)
-		shown.point_count--;
-	if (model_adopt(&shown, points, n, why))
+	before = *durable;
+	if (model_adopt(durable, points, n, why))
 		run_fail(run, "catalogue: %s", why);
-	for (unsigned i = live->point_count; i-- > 0;) {
-		const struct point *was = &live->points[i].point;
+	for (unsigned i = 0; i < before.point_count; i++) {
+		const struct point *was = &before.points[i].point;
 		const struct point *is = listed(points, n, was->number);
-		uint64_t number = was->number;
-		if (number > durable->last_number || !(was->flags & POINT_LOCAL) ||
-			(is && (is->flags & POINT_LOCAL)))
-			continue;
-		take_away(durable, number);
-		take_away(live, number);
+		if (!is || ((was->flags & POINT_LOCAL) && !(is->flags & POINT_LOCAL)))
+			take_away(live, was->number);
 	}
 	return 0;
 }
