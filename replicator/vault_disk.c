@@ -160,7 +160,7 @@ int vault_disk_ensure(struct blob_store *store, const struct vault_group *group,
 {
 	struct blob_properties properties;
 	struct blob_error e = { 0 };
-	enum footer_state state;
+	enum footer_state state = FOOTER_FOREIGN;
 	char blob[VAULT_NAME_BYTES];
 	if (vhd_check_size(disk->size_bytes) < 0 || vault_check_name(disk->name, true) < 0)
 		return error_set(error, -EINVAL, "give it a whole number of MiB, below 8 TiB",
