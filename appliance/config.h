@@ -53,7 +53,7 @@ struct config {
 		char *connection_string_file, *key_file, *sas_file;
 		char *client_id, *tenant_id, *client_secret_file, *federated_token_file;
 		char *login_endpoint, *imds_endpoint;
-		char *proxy, *ca_file;
+		char *proxy, *proxy_credentials_file, *no_proxy, *ca_file;
 	} vault;
 
 	/* For the failover to Azure and the sources in AWS. */

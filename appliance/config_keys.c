@@ -10,8 +10,6 @@
 /* clang-format off */
 #define KEY(section, member, type) \
 	{ #section, #member, type, offsetof(struct config, section.member), false }
-#define SIZE_KEY(section) \
-	{ #section, "size", CONFIG_SIZE, offsetof(struct config, section.size_bytes), false }
 /* clang-format on */
 
 const struct config_key config_keys[] = {
@@ -23,9 +21,9 @@ const struct config_key config_keys[] = {
 	{ "appliance", "log_level", CONFIG_LEVEL, offsetof(struct config, appliance.log_level),
 		true },
 	KEY(journal, dir, CONFIG_PATH),
-	SIZE_KEY(journal),
+	{ "journal", "size", CONFIG_SIZE, offsetof(struct config, journal.size_bytes), true },
 	KEY(cache, file, CONFIG_PATH),
-	SIZE_KEY(cache),
+	{ "cache", "size", CONFIG_SIZE, offsetof(struct config, cache.size_bytes), false },
 	KEY(vault, account, CONFIG_TEXT),
 	KEY(vault, endpoint, CONFIG_URL),
 	KEY(vault, container, CONFIG_TEXT),
@@ -40,6 +38,8 @@ const struct config_key config_keys[] = {
 	KEY(vault, login_endpoint, CONFIG_URL),
 	KEY(vault, imds_endpoint, CONFIG_URL),
 	KEY(vault, proxy, CONFIG_URL),
+	KEY(vault, proxy_credentials_file, CONFIG_SECRET),
+	KEY(vault, no_proxy, CONFIG_TEXT),
 	KEY(vault, ca_file, CONFIG_PATH),
 	KEY(azure, subscription, CONFIG_TEXT),
 	KEY(azure, resource_group, CONFIG_TEXT),

@@ -111,10 +111,8 @@ int jobs_new(struct io *io, struct clock_source *clock, const char *directory, u
 	return 0;
 }
 
-void jobs_free(struct jobs *jobs)
+void jobs_stop(struct jobs *jobs)
 {
-	if (!jobs)
-		return;
 	{
 		SCOPED_LOCK(&jobs->lock);
 		jobs->stopping = true;
@@ -125,6 +123,14 @@ void jobs_free(struct jobs *jobs)
 	}
 	if (jobs->has_ended)
 		pthread_join(jobs->ended, NULL);
+	jobs->has_ended = false;
+}
+
+void jobs_free(struct jobs *jobs)
+{
+	if (!jobs)
+		return;
+	jobs_stop(jobs);
 	jobs_end_watches(jobs);
 	while (jobs->jobs) {
 		struct job *job = jobs->jobs;

@@ -36,7 +36,10 @@ struct job_kind {
 /* `directory` holds a file a job; the newest `keep` finished ones stay. */
 int jobs_new(struct io *io, struct clock_source *clock, const char *directory, unsigned keep,
 	struct jobs **ret_jobs);
-/* Asks running jobs to stop, waits; they resume at the next start. */
+/* Asks running jobs to stop, waits; they resume at the next start. Afterwards no job runs and none
+ * can be started (-ESHUTDOWN), so what their steps used may go. */
+void jobs_stop(struct jobs *jobs);
+/* Stops them if that is not done. */
 void jobs_free(struct jobs *jobs);
 int jobs_register(struct jobs *jobs, const struct job_kind *kind, void *context);
 /* After all kinds are registered: resumes what was unfinished. */

@@ -225,10 +225,10 @@ static void fixed_differences_are_named(void **state)
 {
 	struct config *a = load(*state, "[appliance]\nlog_level = info\n");
 	struct config *b = load(*state, "[appliance]\nlog_level = debug\n[policy x]\n");
-	struct config *c = load(*state, "[journal]\nsize = 1G\n[vault]\ncontainer = abc\n");
+	struct config *c = load(*state, "[cache]\nsize = 1G\n[vault]\ncontainer = abc\n");
 	assert_null(config_fixed_differences(a, b));
 	char *text = config_fixed_differences(a, c);
-	assert_string_equal(text, "[journal] size, [vault] container");
+	assert_string_equal(text, "[cache] size, [vault] container");
 	free(text);
 	config_free(a);
 	config_free(b);
