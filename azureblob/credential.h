@@ -6,7 +6,8 @@
  * One credential serves the clients of any number of threads; it has its own lock. A token is
  * fetched by whichever thread first finds it missing or near its end (five minutes before, or
  * half its life if that is less); meanwhile the others go on with the old one, and wait only
- * when there is none that is still valid. Nothing is fetched under the lock.
+ * when there is none that is still valid, at most half a minute and the request itself. Nothing
+ * is fetched under the lock.
  *
  * Secrets come from files, are wiped when let go of, and stand in no message.
  */

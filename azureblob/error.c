@@ -1,7 +1,7 @@
 /*
  * One table from the service's words to -errno, and one to what a person should do about it.
  * The codes are those of "Blob service error codes" and "Common REST API error codes" in the
- * service's reference. Only 100–499 and 503 say for certain what happened (FACTS: the same
+ * service's reference. Only 100–499 and 503 say for certain what happened (the same
  * reference, "Status and error codes"); a 500 may be followed by the write it denied.
  */
 #include "azureblob/error.h"

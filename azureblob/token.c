@@ -3,7 +3,9 @@
  *
  * Managed identity: GET /metadata/identity/oauth2/token with "Metadata: true"; 404, 410, 429 and
  * 5xx are to be tried again, 410 for at least 70 seconds ("How to use managed identities for
- * Azure resources on an Azure VM to acquire an access token", Retry guidance). The others: POST
+ * Azure resources on an Azure VM to acquire an access token", Retry guidance). The owner of the
+ * thread waits meanwhile, so patience ends after half a minute: whoever called goes on trying at
+ * its own pace. The others: POST
  * to /<tenant>/oauth2/v2.0/token (OAuth 2.0 client credentials; RFC 7523 for the assertion).
  * Reading a token changes nothing, so every failure may be tried again.
  */
@@ -240,6 +242,15 @@ static bool may_try_again(const struct token_source *s, const struct http_reques
 	return status == 408 || status == 429 || status >= 500;
 }
 
+/* Without a token nothing is permitted; but what passes by itself is not a refusal. */
+static int errno_of(const struct http_request *request, int error)
+{
+	int status = request->status;
+	if (request->outcome != HTTP_ANSWERED || status >= 500)
+		return error;
+	return status == 408 || status == 410 || status == 429 ? -EAGAIN : -EACCES;
+}
+
 int token_fetch(const struct token_source *s, struct http *http, struct clock_source *clock,
 	struct rng *rng, bool patient, struct token *ret_token, struct azureblob_error *ret_error)
 {
@@ -247,7 +258,7 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 		.attempts = patient ? 12 : 1,
 		.first_ns = NS_PER_S,
 		.longest_ns = 15 * NS_PER_S,
-		.total_ns = 120 * NS_PER_S,
+		.total_ns = 30 * NS_PER_S,
 	};
 	CLEANUP(http_request_free) struct http_request request = { 0 };
 	CLEANUP(buf_free) struct buf url = { 0 };
@@ -280,11 +291,7 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 			break;
 		}
 		read_refusal(&request, &e);
-		/* Whatever its status: without a token nothing is permitted. */
-		r = e.error = request.outcome == HTTP_ANSWERED && request.status < 500 &&
-					      request.status != 429
-				      ? -EACCES
-				      : e.error;
+		r = e.error = errno_of(&request, e.error);
 		int64_t after_ns =
 			retry_after_parse(http_headers_get(&request.ret_headers, "Retry-After"),
 				clock_realtime_ns(clock));

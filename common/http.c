@@ -181,6 +181,12 @@ int http_new(const struct http_options *options, struct http **ret_http, struct 
 	return 0;
 }
 
+static void empty_pool(struct http *http)
+{
+	while (http->pool_count > 0)
+		curl_easy_cleanup(http->pool[--http->pool_count]);
+}
+
 /* Takes the request's easy handle away from it and into the pool. */
 static void release_easy(struct http *http, struct http_request *request)
 {
@@ -213,12 +219,6 @@ static void drop_all(struct http *http, struct list *list)
 		release_easy(http, request);
 		set_idle(request);
 	}
-}
-
-static void empty_pool(struct http *http)
-{
-	while (http->pool_count > 0)
-		curl_easy_cleanup(http->pool[--http->pool_count]);
 }
 
 void http_free(struct http *http)
@@ -327,6 +327,9 @@ static void drive(struct http *http)
 		collect_finished(http);
 		start_queued(http);
 	} while (http->done.count != before && http->queued.count > 0);
+	/* Each holds half a MiB of buffers: keep them for as long as there is work only. */
+	if (http->running.count == 0)
+		empty_pool(http);
 }
 
 static struct http_request *take_done(struct http *http, struct http_request *request)

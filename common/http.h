@@ -19,6 +19,8 @@
  * twice. That does no harm to what may be repeated (reads; writes fenced by conditions that
  * repeat well); for what may not, set `fresh_connection`.
  *
+ * The program has to ignore SIGPIPE: libcurl is told to leave signals alone.
+ *
  * Threads: all functions belong to the owner's thread, but http_wakeup, which any thread may call.
  */
 #pragma once
