@@ -109,5 +109,4 @@ void catalogue_purge(struct history *history)
 		history->points[kept++] = *p;
 	}
 	history->point_count = kept;
-	disk_purge(history);
 }

@@ -186,6 +186,7 @@ static int write_slot(struct history *history, const struct buf *image)
 	history->slots_written++;
 	pthread_mutex_lock(&history->lock);
 	history->checkpoint_bytes = 2 * image->len;
+	history->proven_lsn = MAX(history->proven_lsn, h->lsn);
 	history->journal_bytes += image->len;
 	pthread_mutex_unlock(&history->lock);
 	return 0;

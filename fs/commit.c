@@ -40,25 +40,6 @@ static void encode_batch(struct commit *commit, struct batch *batch)
 	}
 }
 
-static struct journal_segment *make_header(const struct history *history, struct segment *segment)
-{
-	struct journal_segment *header = aligned_alloc(JOURNAL_PAGE_BYTES, JOURNAL_PAGE_BYTES);
-	if (!header)
-		return NULL;
-	memset(header, 0, sizeof(*header));
-	header->magic = JOURNAL_SEGMENT_MAGIC;
-	header->version = JOURNAL_VERSION;
-	header->segment_bytes = history->segment_bytes;
-	header->group = history->group;
-	header->seq = segment->seq;
-	header->incarnation = segment->incarnation;
-	header->first_lsn = segment->first_lsn;
-	header->prev_lsn = segment->prev_lsn;
-	header->prev_hash = segment->prev_hash;
-	header->checksum = page_checksum(header, sizeof(*header), &header->checksum);
-	return header;
-}
-
 static int open_writer(struct history *history, struct segment *segment)
 {
 	char path[SEGMENT_PATH_BYTES(history)];
@@ -109,9 +90,10 @@ static int write_share(struct commit *commit, struct batch *const *batches, unsi
 			r = open_writer(history, segment);
 		if (r < 0)
 			return r;
-		header = make_header(history, segment);
+		header = aligned_alloc(JOURNAL_PAGE_BYTES, JOURNAL_PAGE_BYTES);
 		if (!header)
 			return -ENOMEM;
+		segment_header_make(history, segment, header);
 		iov[used++] = (struct iovec){ header, sizeof(*header) };
 		offset = 0;
 	}
@@ -243,6 +225,7 @@ int commit_all(struct history *history, struct buf *checkpoint, uint64_t *ret_du
 	if (r < 0) {
 		history->failed = true;
 	} else if (count > 0) {
+		history->proven_lsn = MAX(history->proven_lsn, history->durable_lsn);
 		history->durable_lsn = lsn;
 		history->journal_bytes += commit.bytes;
 		history->commits++;
@@ -264,4 +247,27 @@ int commit_all(struct history *history, struct buf *checkpoint, uint64_t *ret_du
 int history_commit(struct history *history, uint64_t *ret_durable_lsn)
 {
 	return commit_all(history, NULL, ret_durable_lsn);
+}
+
+int commit_proof(struct history *history)
+{
+	const struct journal_record record = { .type = JOURNAL_PROOF };
+	uint64_t lsn;
+	pthread_mutex_lock(&history->lock);
+	bool due = !history->failed && history->staged_lsn == history->durable_lsn &&
+		   history->durable_lsn > history->proven_lsn;
+	int r = due ? stage_record(history, &record, &lsn) : 0;
+	pthread_mutex_unlock(&history->lock);
+	if (!due || r < 0)
+		return r;
+	uint64_t durable_lsn;
+	r = commit_all(history, NULL, &durable_lsn);
+	if (r < 0)
+		return r;
+	/* The record itself needs no proof. */
+	pthread_mutex_lock(&history->lock);
+	if (history->proven_lsn + 1 == lsn)
+		history->proven_lsn = lsn;
+	pthread_mutex_unlock(&history->lock);
+	return 0;
 }

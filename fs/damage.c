@@ -150,6 +150,7 @@ int damage_settle(struct history *history, struct replay *replay)
 	if (r < 0)
 		return r;
 	history->staged_lsn = history->durable_lsn = replay->max_lsn;
+	history->proven_lsn = 0;
 	r = new_incarnation(history);
 	uint64_t lsn;
 	if (r == 0)

@@ -53,8 +53,25 @@ void disk_free(struct disk *disk)
 	free(disk);
 }
 
+/* Makes room in a full table: forgets removed disks that no point shows any more. */
+static void disk_purge(struct history *history)
+{
+	uint64_t oldest = history->point_count > 0 ? history->points[0].point.number : UINT64_MAX;
+	unsigned kept = 0;
+	for (unsigned i = 0; i < history->disk_count; i++) {
+		struct disk *disk = history->disks[i];
+		if (disk->info.removed && disk->removed_point <= oldest)
+			disk_free(disk);
+		else
+			history->disks[kept++] = disk;
+	}
+	history->disk_count = kept;
+}
+
 int disk_insert(struct history *history, const struct history_disk *info, struct disk **ret_disk)
 {
+	if (history->disk_count == HISTORY_MAX_DISKS)
+		disk_purge(history);
 	if (history->disk_count == HISTORY_MAX_DISKS)
 		return -E2BIG;
 	struct disk *disk = calloc(1, sizeof(*disk));
@@ -72,21 +89,6 @@ int disk_insert(struct history *history, const struct history_disk *info, struct
 	history->next_disk = MAX(history->next_disk, info->id + 1u);
 	*ret_disk = disk;
 	return 0;
-}
-
-/* Forgets removed disks that no point shows any more. */
-void disk_purge(struct history *history)
-{
-	uint64_t oldest = history->point_count > 0 ? history->points[0].point.number : UINT64_MAX;
-	unsigned kept = 0;
-	for (unsigned i = 0; i < history->disk_count; i++) {
-		struct disk *disk = history->disks[i];
-		if (disk->info.removed && disk->removed_point <= oldest)
-			disk_free(disk);
-		else
-			history->disks[kept++] = disk;
-	}
-	history->disk_count = kept;
 }
 
 static int apply_add(struct history *history, const struct journal_disk *body)
@@ -119,7 +121,6 @@ int disk_apply(struct history *history, const struct journal_disk *body)
 		disk->removed_point = body->point;
 		extent_map_free(disk->map);
 		disk->map = NULL;
-		disk_purge(history);
 		return 0;
 	case JOURNAL_DISK_RESYNC_SET:
 	case JOURNAL_DISK_RESYNC_CLEAR:
@@ -182,6 +183,8 @@ static int stage_add(struct history *history, uint16_t id, const char *name, uin
 	memcpy(record.disk.name, name, n);
 	if (name_taken(history, name))
 		return -EEXIST;
+	if (history->disk_count == HISTORY_MAX_DISKS)
+		disk_purge(history);
 	if (history->disk_count == HISTORY_MAX_DISKS || id == 0)
 		return -E2BIG;
 	return stage_record(history, &record, ret_lsn);

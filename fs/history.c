@@ -122,6 +122,7 @@ int history_open(const struct history_options *options, struct history_report *r
 		history_close(history);
 		return r;
 	}
+	history->open = true;
 	*ret_report = report;
 	*ret_history = history;
 	return 0;
@@ -131,11 +132,10 @@ void history_close(struct history *history)
 {
 	if (!history)
 		return;
-	while (history->batches) {
-		struct batch *batch = history->batches;
-		history->batches = batch->next;
-		stage_free_batch(history, batch);
-	}
+	stage_discard(history);
+	if (history->open)
+		(void)commit_proof(history); /* if it fails, it is as after a crash */
+	stage_discard(history);
 	stage_free_spare(history);
 	segments_free(history);
 	for (unsigned i = 0; i < history->disk_count; i++)

@@ -94,11 +94,13 @@ struct history {
 	struct io_file *lock_file;
 
 	pthread_mutex_t upkeep_lock, commit_lock, lock;
+	bool open; /* replay is through */
 	bool failed;
 	uint64_t limit_bytes;
 	uint64_t incarnation; /* of this opening */
 
 	uint64_t staged_lsn, durable_lsn;
+	uint64_t proven_lsn;            /* something on disk says that all up to it was durable */
 	uint64_t chain_lsn, chain_hash; /* commit_lock: the last record written */
 
 	struct segment **segments; /* live, by rising seq */
@@ -180,6 +182,9 @@ uint32_t record_payload_offset(const struct journal_record *record, unsigned ind
 bool segment_header_check(
 	const struct history *history, const struct journal_segment *header, uint64_t seq);
 
+void segment_header_make(const struct history *history, const struct segment *segment,
+	struct journal_segment *ret_header);
+
 /* scan.c */
 struct scan {
 	struct history *history;
@@ -224,7 +229,6 @@ uint64_t disk_bytes_at(const struct disk *disk, uint64_t number);
 int disk_set_size(struct disk *disk, uint64_t from_point, uint64_t bytes);
 int disk_apply(struct history *history, const struct journal_disk *body);
 int disk_insert(struct history *history, const struct history_disk *info, struct disk **ret_disk);
-void disk_purge(struct history *history);
 void disk_free(struct disk *disk);
 void disk_take_bookmarks(struct history *history, const struct journal_seal *seal, uint64_t lsn);
 int disk_clear_maps(struct history *history);
@@ -253,6 +257,8 @@ int stage_record(
 int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
 	uint64_t count, uint64_t *ret_lsn);
 void stage_close_batch(struct history *history);
+uint64_t stage_open_bytes(const struct history *history); /* in no segment's staged_end yet */
+void stage_discard(struct history *history);
 const struct batch *stage_find(
 	const struct history *history, const struct segment *segment, uint64_t offset);
 void stage_free_batch(struct history *history, struct batch *batch);
@@ -263,6 +269,10 @@ struct buf;
 /* commit_lock is taken inside. If `checkpoint` is not NULL, the state after the commit is written
  * into it. */
 int commit_all(struct history *history, struct buf *checkpoint, uint64_t *ret_durable_lsn);
+
+/* Writes a record that proves the last commit durable, if nothing does yet: without it, rot in
+ * that commit would look like the torn end of a crash. Nothing may be staged. */
+int commit_proof(struct history *history);
 
 /* index.c */
 struct run {

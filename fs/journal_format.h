@@ -57,6 +57,7 @@ enum journal_type {
 	JOURNAL_POINT_IMPORT = 5,
 	JOURNAL_FLUSH_BEGIN = 6,
 	JOURNAL_FLUSH_COMMIT = 7,
+	JOURNAL_PROOF = 8, /* says nothing but its durable_lsn; written before a rest */
 	JOURNAL_TYPE_END
 };
 

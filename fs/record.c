@@ -125,3 +125,20 @@ bool segment_header_check(
 	       const_page_checksum(header, offsetof(struct journal_segment, checksum)) ==
 		       header->checksum;
 }
+
+void segment_header_make(const struct history *history, const struct segment *segment,
+	struct journal_segment *ret_header)
+{
+	struct journal_segment *header = ret_header;
+	memset(header, 0, sizeof(*header));
+	header->magic = JOURNAL_SEGMENT_MAGIC;
+	header->version = JOURNAL_VERSION;
+	header->segment_bytes = history->segment_bytes;
+	header->group = history->group;
+	header->seq = segment->seq;
+	header->incarnation = segment->incarnation;
+	header->first_lsn = segment->first_lsn;
+	header->prev_lsn = segment->prev_lsn;
+	header->prev_hash = segment->prev_hash;
+	header->checksum = page_checksum(header, sizeof(*header), &header->checksum);
+}

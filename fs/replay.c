@@ -203,9 +203,11 @@ struct walk {
 	uint64_t stop_lsn; /* no further */
 	struct scan_end end;
 	uint64_t seq;
-	uint64_t durable; /* highest lsn that anything proves durable */
-	uint64_t
-		unproven; /* where in the last segment the first record above that is; 0: nowhere */
+	uint64_t durable;    /* highest lsn that anything proves durable */
+	uint64_t proof;      /* lsn of the last record that is nothing but proof */
+	uint64_t point_seen; /* highest number of a seal behind the end */
+	/* Where in the last segment the first record above `durable` is; 0: nowhere. */
+	uint64_t unproven;
 };
 
 static int take_record(void *context, uint64_t offset, const struct journal_record *record)
@@ -227,6 +229,8 @@ static int take_record(void *context, uint64_t offset, const struct journal_reco
 				walk->replay->floor_before = history->head_floor;
 		}
 	}
+	if (record->type == JOURNAL_PROOF)
+		walk->proof = record->lsn;
 	if (record->type != JOURNAL_DATA || record->lsn <= history->head_floor)
 		return r;
 	for (unsigned i = 0; r == 0 && i < record->count; i++) {
@@ -278,8 +282,7 @@ static int search_proof(struct walk *walk, struct scan *scan, uint64_t offset, u
 		}
 		note_proof(walk, offset, record);
 		if (record->type == JOURNAL_SEAL)
-			walk->history->last_point =
-				MAX(walk->history->last_point, record->seal.number);
+			walk->point_seen = MAX(walk->point_seen, record->seal.number);
 		offset += record->bytes;
 		found_end = offset;
 	}
@@ -348,8 +351,19 @@ static int secure_tail(struct walk *walk, const struct replay_link *link)
 	int r = io_open(io, path, IO_WRITE, &file);
 	if (r < 0)
 		return r;
-	/* The first record was written together with the header. */
-	uint64_t at = walk->unproven == JOURNAL_PAGE_BYTES ? 0 : walk->unproven;
+	uint64_t at = walk->unproven;
+	if (at == JOURNAL_PAGE_BYTES) {
+		/* The header was written together with the first record, and may be torn. */
+		const struct segment values = {
+			.seq = link->seq,
+			.incarnation = link->incarnation,
+			.first_lsn = link->first_lsn,
+			.prev_lsn = link->prev_lsn,
+			.prev_hash = link->prev_hash,
+		};
+		segment_header_make(walk->history, &values, (struct journal_segment *)data);
+		r = io_write(file, data, JOURNAL_PAGE_BYTES, 0);
+	}
 	while (r == 0 && at < walk->end.offset) {
 		size_t n = MIN(MIB, walk->end.offset - at);
 		r = io_read_all(file, data, n, at);
@@ -543,6 +557,7 @@ int replay_segments(struct history *history, struct replay *replay, uint64_t sto
 		return r;
 	if (!walk.again && walk.end.lsn < walk.durable) {
 		/* Whoever said so knew of records that are not there. */
+		history->last_point = MAX(history->last_point, walk.point_seen);
 		r = lose(&walk, walk.end.lsn + 1, MAX(walk.durable, replay->max_lsn));
 		if (r < 0)
 			return r;
@@ -555,6 +570,7 @@ int replay_segments(struct history *history, struct replay *replay, uint64_t sto
 	history->chain_hash = walk.end.hash;
 	replay->max_lsn = MAX(replay->max_lsn, walk.end.lsn);
 	history->staged_lsn = history->durable_lsn = walk.end.lsn;
+	history->proven_lsn = walk.proof == walk.end.lsn ? walk.end.lsn : walk.durable;
 	catalogue_purge(history);
 	return 0;
 }

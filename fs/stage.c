@@ -87,6 +87,32 @@ void stage_close_batch(struct history *history)
 	segment->staged_end = end;
 }
 
+uint64_t stage_open_bytes(const struct history *history)
+{
+	const struct batch *batch = history->last_batch;
+	return batch && !batch->closed ? batch_end(batch) : 0;
+}
+
+/* Throws away what is staged, places included. The state still knows it: only for closing. */
+void stage_discard(struct history *history)
+{
+	while (history->batches) {
+		struct batch *batch = history->batches;
+		history->batches = batch->next;
+		stage_free_batch(history, batch);
+	}
+	history->last_batch = NULL;
+	history->staged_bytes = 0;
+	history->staged_lsn = history->durable_lsn;
+	history->active = NULL;
+	for (unsigned i = 0; i < history->segment_count; i++) {
+		struct segment *s = history->segments[i];
+		s->staged_end = s->end;
+		if (s->writer)
+			history->active = s;
+	}
+}
+
 static uint64_t next_lsn(const struct history *history)
 {
 	return history->staged_lsn + 1;
@@ -306,9 +332,8 @@ static int admit(const struct history *history, uint16_t disk_id, uint64_t lba, 
 		return -EINVAL;
 	if (history->staged_bytes > 0 && history->staged_bytes + payload > STAGE_LIMIT_BYTES)
 		return -EAGAIN;
-	const struct batch *open = history->last_batch;
 	uint64_t used = history->live_bytes + history->checkpoint_bytes + payload +
-			JOURNAL_PAGE_BYTES + (open && !open->closed ? batch_end(open) : 0);
+			JOURNAL_PAGE_BYTES + stage_open_bytes(history);
 	if (used > history->limit_bytes / 100 * 97)
 		return -ENOSPC;
 	return 0;

@@ -18,10 +18,22 @@
 #include "common/buf.h"
 #include "fs/history_internal.h"
 
-/* How many of the oldest segments are to go; lock held. */
+/* What trimming itself writes, at most: checkpoints, and records that drop points. */
+static uint64_t cost(const struct history *history)
+{
+	uint64_t image = sizeof(struct journal_checkpoint) +
+			 history->disk_count * (sizeof(struct journal_checkpoint_disk) +
+						       4 * sizeof(struct journal_checkpoint_size)) +
+			 history->segment_count * sizeof(struct journal_checkpoint_segment) +
+			 history->point_count * sizeof(struct journal_point);
+	return 2 * image - MIN(2 * image, history->checkpoint_bytes) +
+	       (2 + history->point_count / JOURNAL_MAX_POINT_FLAGS) * JOURNAL_PAGE_BYTES;
+}
+
+/* How many of the oldest segments are to go; 0 if it does not pay. lock held. */
 static unsigned count_candidates(const struct history *history, uint64_t target_bytes)
 {
-	uint64_t used = upkeep_used(history);
+	uint64_t used = upkeep_used(history), before = used;
 	unsigned n = 0;
 	while (n < history->segment_count && used > target_bytes) {
 		const struct segment *s = history->segments[n];
@@ -30,7 +42,7 @@ static unsigned count_candidates(const struct history *history, uint64_t target_
 		used -= MIN(used, s->staged_end + s->index_bytes);
 		n++;
 	}
-	return n;
+	return before - used >= cost(history) ? n : 0;
 }
 
 /* Takes POINT_LOCAL off the points that need records up to `lsn`; lock held. */

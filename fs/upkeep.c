@@ -15,7 +15,8 @@
 
 uint64_t upkeep_used(const struct history *history)
 {
-	return history->live_bytes + history->checkpoint_bytes + history->spare_bytes;
+	return stage_open_bytes(history) + history->live_bytes + history->checkpoint_bytes +
+	       history->spare_bytes;
 }
 
 /* Files of segments that no slot of a checkpoint names any more. */
@@ -87,7 +88,7 @@ static bool checkpoint_due(struct history *history)
 }
 
 /* Nothing was committed since the last time: gives memory and files back. */
-static void rest(struct history *history)
+static int rest(struct history *history)
 {
 	pthread_mutex_lock(&history->lock);
 	bool idle = history->commits == history->commits_at_upkeep && history->staged_bytes == 0;
@@ -96,9 +97,12 @@ static void rest(struct history *history)
 		stage_free_spare(history);
 	pthread_mutex_unlock(&history->lock);
 	if (!idle)
-		return;
+		return 0;
 	header_cache_drop(history->headers);
 	segment_close_readers(history, IDLE_READERS);
+	int r = commit_proof(history);
+	history->commits_at_upkeep = history->commits;
+	return r;
 }
 
 int history_maintain(struct history *history, bool *ret_more)
@@ -118,7 +122,8 @@ int history_maintain(struct history *history, bool *ret_more)
 		r = upkeep_drop_leftovers(history);
 	if (r < 0)
 		return r;
-	rest(history);
-	*ret_more = did;
-	return 0;
+	r = rest(history);
+	if (r == 0)
+		*ret_more = did;
+	return r;
 }

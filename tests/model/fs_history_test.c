@@ -355,8 +355,9 @@ static void do_trim(struct world *w)
 	assert_int_equal(history_trim(w->history, target, &used), 0);
 	history_stats(w->history, &stats);
 	assert_int_equal(used, stats.used_bytes);
+	/* What is too little to pay for the trimming stays. */
 	if (used > target)
-		assert_int_equal(stats.freeable_bytes, 0);
+		assert_true(stats.freeable_bytes < 512 * KIB);
 	commit(w);
 }
 
