@@ -88,7 +88,9 @@ static int apply_import(struct history *history, const struct journal_record *re
 		.position = record->lsn,
 		.payload_total = history->payload_total,
 	};
-	int r = catalogue_append(history, &p);
+	int r = catalogue_note_import(history, record->lsn);
+	if (r == 0)
+		r = catalogue_append(history, &p);
 	if (r < 0)
 		return r;
 	history->last_point = MAX(history->last_point, from->number);

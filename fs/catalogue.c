@@ -110,3 +110,22 @@ void catalogue_purge(struct history *history)
 	}
 	history->point_count = kept;
 }
+
+/* Called before the imported point is appended. */
+int catalogue_note_import(struct history *history, uint64_t lsn)
+{
+	const struct catalogue_point *last =
+		history->point_count > 0 ? &history->points[history->point_count - 1] : NULL;
+	if (history->import_count > 0 &&
+		(!last || last->position <= history->imports[history->import_count - 1])) {
+		history->imports[history->import_count - 1] = lsn;
+		return 0;
+	}
+	uint64_t *grown =
+		realloc(history->imports, (history->import_count + 1) * sizeof(*history->imports));
+	if (!grown)
+		return -ENOMEM;
+	history->imports = grown;
+	history->imports[history->import_count++] = lsn;
+	return 0;
+}

@@ -135,6 +135,7 @@ int checkpoint_capture(struct history *history, struct buf *ret_image)
 		.changed_bytes = history->changed_bytes,
 		.next_disk = history->next_disk,
 		.disk_count = history->disk_count,
+		.import_count = history->import_count,
 	};
 	buf_clear(ret_image);
 	int r = buf_reserve(ret_image, sizeof(header) + 64 * history->point_count + 64);
@@ -146,6 +147,9 @@ int checkpoint_capture(struct history *history, struct buf *ret_image)
 		r = put_segments(history, ret_image, &header.segment_count, &header.tail_seq);
 	if (r == 0)
 		r = put_points(history, ret_image, &header.point_count);
+	if (r == 0 && history->import_count > 0)
+		r = buf_append(ret_image, history->imports,
+			history->import_count * sizeof(*history->imports));
 	if (r < 0)
 		return r;
 	header.bytes = ret_image->len;
@@ -231,6 +235,7 @@ struct body {
 	const struct journal_checkpoint_size *sizes;
 	const struct journal_checkpoint_segment *segments;
 	const struct journal_point *points;
+	const uint64_t *imports;
 };
 
 static bool image_sound(char *data, size_t n)
@@ -242,14 +247,15 @@ static bool image_sound(char *data, size_t n)
 	if (h->version != JOURNAL_VERSION)
 		return true; /* for the caller to refuse */
 	if (h->disk_count > HISTORY_MAX_DISKS || h->size_count > n || h->segment_count > n ||
-		h->point_count > n || h->segment_bytes < 64 * KIB ||
+		h->point_count > n || h->import_count > n || h->segment_bytes < 64 * KIB ||
 		h->segment_bytes > HISTORY_SEGMENT_BYTES ||
 		!is_aligned(h->segment_bytes, JOURNAL_PAGE_BYTES))
 		return false;
 	uint64_t bytes = sizeof(*h) + h->disk_count * sizeof(struct journal_checkpoint_disk) +
 			 h->size_count * sizeof(struct journal_checkpoint_size) +
 			 h->segment_count * sizeof(struct journal_checkpoint_segment) +
-			 h->point_count * sizeof(struct journal_point);
+			 h->point_count * sizeof(struct journal_point) +
+			 h->import_count * sizeof(uint64_t);
 	return bytes == n && checksum64(h + 1, n - sizeof(*h)) == h->body_checksum;
 }
 
@@ -260,6 +266,7 @@ static struct body body_of(const struct journal_checkpoint *h)
 	b.sizes = (const void *)(b.disks + h->disk_count);
 	b.segments = (const void *)(b.sizes + h->size_count);
 	b.points = (const void *)(b.segments + h->segment_count);
+	b.imports = (const void *)(b.points + h->point_count);
 	return b;
 }
 
@@ -315,6 +322,11 @@ static int take_image(struct history *history, struct replay *replay, const char
 	}
 	if (r < 0)
 		return r;
+	history->imports = calloc(h->import_count + 1, sizeof(*history->imports));
+	if (!history->imports)
+		return -ENOMEM;
+	memcpy(history->imports, b.imports, h->import_count * sizeof(*history->imports));
+	history->import_count = h->import_count;
 	replay->listed = calloc(h->segment_count + 1, sizeof(*replay->listed));
 	if (!replay->listed)
 		return -ENOMEM;

@@ -19,10 +19,13 @@
 #include "common/log.h"
 #include "fs/history_internal.h"
 
-/* True if every record of (from, to] lies in a live segment. */
+/* True if what changed in (from, to] can be had from live segments. */
 bool journal_covers(const struct history *history, uint64_t from, uint64_t to)
 {
 	uint64_t at = from;
+	for (uint64_t i = 0; i < history->import_count; i++)
+		if (history->imports[i] > from && history->imports[i] <= to)
+			return false;
 	for (unsigned i = 0; i < history->segment_count && at < to; i++) {
 		const struct segment *s = history->segments[i];
 		if (s->last_lsn <= at)

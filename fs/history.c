@@ -141,6 +141,7 @@ void history_close(struct history *history)
 	for (unsigned i = 0; i < history->disk_count; i++)
 		disk_free(history->disks[i]);
 	free(history->points);
+	free(history->imports);
 	free(history->leftovers);
 	header_cache_free(history->headers);
 	io_close(history->lock_file);

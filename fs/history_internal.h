@@ -123,6 +123,9 @@ struct history {
 	uint64_t last_point; /* number, of all there ever were */
 	bool points_gone;    /* catalogue_purge has something to do */
 	uint64_t vault_point, vault_position;
+	uint64_t *imports; /* lsns at which content came that the journal does not hold; of several
+			      without a seal between them the last */
+	uint64_t import_count;
 	uint64_t flush_pending;
 	uint64_t head_floor;
 	uint64_t payload_total;
@@ -246,6 +249,7 @@ struct catalogue_point *catalogue_vault_below(
 void catalogue_set_flags(struct history *history, const struct journal_point_flags *changes,
 	unsigned count, uint64_t lsn);
 void catalogue_purge(struct history *history);
+int catalogue_note_import(struct history *history, uint64_t lsn);
 bool catalogue_is_gone(const struct catalogue_point *point);
 /* The point as the durable records have it; false if they do not have it yet. */
 bool catalogue_show(const struct history *history, uint64_t i, struct point *ret_point);

@@ -192,7 +192,8 @@ static_assert(sizeof(struct journal_index_extent) == 16, "as documented");
 
 /* ── checkpoints: `checkpoint.0` and `checkpoint.1` ──────────────────────────────────────── */
 
-/* The header; then disks, sizes, segments and points. The newer valid slot counts; with the
+/* The header; then disks, sizes, segments, points, and the lsns of imports (a uint64_t each). The
+ * newer valid slot counts; with the
  * older one, replay goes further back and ends at the same state. */
 struct journal_checkpoint {
 	uint64_t magic;
@@ -216,10 +217,11 @@ struct journal_checkpoint {
 	uint32_t size_count;
 	uint32_t segment_count;
 	uint64_t point_count;
+	uint64_t import_count;
 	uint64_t body_checksum;
 	uint64_t checksum; /* of this header */
 };
-static_assert(sizeof(struct journal_checkpoint) == 168, "as documented");
+static_assert(sizeof(struct journal_checkpoint) == 176, "as documented");
 
 struct journal_checkpoint_disk {
 	uint16_t id;

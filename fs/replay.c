@@ -365,10 +365,13 @@ static int secure_tail(struct walk *walk, const struct replay_link *link)
 		r = io_write(file, data, JOURNAL_PAGE_BYTES, 0);
 	}
 	while (r == 0 && at < walk->end.offset) {
-		size_t n = MIN(MIB, walk->end.offset - at);
-		r = io_read_all(file, data, n, at);
-		if (r == 0)
-			r = io_write(file, data, n, at);
+		size_t n = MIN(MIB, walk->end.offset - at), got = 0;
+		r = io_read(file, data, n, at, &got);
+		if (r < 0)
+			break;
+		/* Of the last record's filling the file may lack some. */
+		memset(data + got, 0, n - got);
+		r = io_write(file, data, n, at);
 		at += n;
 	}
 	if (r == 0)

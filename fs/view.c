@@ -78,7 +78,7 @@ static int hold_segments(struct view *view)
 	view->copies = calloc(history->segment_count + 1, sizeof(*view->copies));
 	if (!view->segments || !view->copies)
 		return -ENOMEM;
-	for (unsigned i = 0; i < history->segment_count; i++) {
+	for (unsigned i = 0; i < history->segment_count && view->from_lsn < view->to_lsn; i++) {
 		struct segment *s = history->segments[i];
 		if (s->end == 0 || s->last_lsn <= view->from_lsn || s->first_lsn > view->to_lsn)
 			continue;
@@ -149,12 +149,14 @@ static int lay_run(struct view *view, const struct segment *segment, const struc
 static int lay_segments(struct view *view)
 {
 	for (unsigned i = 0; i < view->segment_count; i++) {
-		/* Of the last segment no more than the point's own records are wanted. */
 		struct segment values = view->copies[i];
 		struct run run;
-		if (!values.closed && values.last_lsn > view->to_lsn)
-			values.last_lsn = view->to_lsn;
-		int r = run_load(view->history, &values, &run);
+		int r = values.index_bytes > 0 ? run_read(view->history, &values, &run) : -ENOENT;
+		if (r < 0 && r != -ENOMEM) {
+			/* Of the last segment no more than the point's own records are wanted. */
+			values.last_lsn = MIN(values.last_lsn, view->to_lsn);
+			r = run_scan(view->history, &values, &run);
+		}
 		if (r < 0)
 			return r == -EBADMSG ? -ENODATA : r;
 		r = lay_run(view, &values, &run);
