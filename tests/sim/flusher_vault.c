@@ -306,6 +306,7 @@ void flusher_vault_begin(struct run *run, unsigned faults, unsigned overload)
 	memset(v->appliance.bytes, 1, sizeof(v->appliance.bytes));
 	v->faults = faults;
 	v->overload = overload;
+	run->whole_mib = true;
 	run->vault = &flusher_run_vault;
 	run->vault_context = v;
 }

@@ -36,6 +36,11 @@ uint64_t model_tag(const void *sector)
 	return wrong ? MODEL_BAD_SECTOR : tag;
 }
 
+uint32_t model_sectors(uint64_t size_bytes)
+{
+	return (uint32_t)MIN(size_bytes / SECTOR_BYTES, (uint64_t)MODEL_SECTORS);
+}
+
 void model_init(struct model *model)
 {
 	memset(model, 0, sizeof(*model));
@@ -70,9 +75,10 @@ const struct model_image *model_image(struct model *model, const struct model_st
 		const struct model_disk *d = &state->disks[i];
 		if (d->disk.removed)
 			continue;
-		uint32_t sectors = (uint32_t)(d->disk.size_bytes / SECTOR_BYTES);
+		uint32_t sectors = model_sectors(d->disk.size_bytes);
 		image->disks[image->count].id = d->disk.id;
 		image->disks[image->count].sectors = sectors;
+		image->disks[image->count].size_bytes = d->disk.size_bytes;
 		memcpy(image->disks[image->count].tags, d->tags, sectors * sizeof(d->tags[0]));
 		image->count++;
 	}
@@ -264,7 +270,7 @@ static const char *disk_differs(
 	}
 	if (want->disk.removed)
 		return NULL;
-	for (uint64_t i = 0; i < want->disk.size_bytes / SECTOR_BYTES; i++) {
+	for (uint64_t i = 0; i < model_sectors(want->disk.size_bytes); i++) {
 		if (want->tags[i] == got->tags[i])
 			continue;
 		snprintf(text, 256, "disk %u sector %" PRIu64 ": tag %" PRId64 ", seen %" PRId64,

@@ -17,7 +17,7 @@
 #include "fs/history.h"
 
 #define MODEL_DISKS 6     /* ever added in one run */
-#define MODEL_SECTORS 256 /* largest disk */
+#define MODEL_SECTORS 256 /* of a disk; larger disks are written at their beginning only */
 #define MODEL_POINTS 96
 #define MODEL_OPS 512
 
@@ -28,7 +28,8 @@ struct model_image {
 	unsigned count;
 	struct {
 		uint16_t id;
-		uint32_t sectors;
+		uint32_t sectors; /* modelled; what the disk has beyond them is zeros */
+		uint64_t size_bytes;
 		uint64_t tags[MODEL_SECTORS];
 	} disks[MODEL_DISKS];
 };
@@ -137,6 +138,8 @@ const char *model_adopt(struct model_state *state, const struct point *points, u
 /* Local points below the vault point may be trimmed from now on. */
 void model_allow_trim(struct model_state *state, uint64_t vault_point);
 
+/* Sectors of a disk of that size that are modelled, written and compared. */
+uint32_t model_sectors(uint64_t size_bytes);
 /* One sector's bytes for a tag, and back. */
 void model_fill(uint64_t tag, void *sector);
 uint64_t model_tag(const void *sector);

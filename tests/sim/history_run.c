@@ -164,9 +164,7 @@ static int see_disk(struct run *run, struct model_disk *d)
 	history_bookmark(run->history, d->disk.id, d->bookmark);
 	if (d->disk.removed)
 		return 0;
-	uint64_t sectors = d->disk.size_bytes / SECTOR_BYTES;
-	if (sectors > MODEL_SECTORS)
-		run_fail(run, "disk %u has %" PRIu64 " sectors", d->disk.id, sectors);
+	uint64_t sectors = model_sectors(d->disk.size_bytes);
 	int r = history_read(run->history, d->disk.id, 0, (uint32_t)sectors, data);
 	if (r < 0)
 		return run_dead(run, r, "history_read");
@@ -207,7 +205,7 @@ static void check_image(struct run *run, struct view *view, const struct model_p
 		unsigned at = 0;
 		while (at < image->count && image->disks[at].id != id)
 			at++;
-		uint64_t bytes = at < image->count ? image->disks[at].sectors * SECTOR_BYTES : 0;
+		uint64_t bytes = at < image->count ? image->disks[at].size_bytes : 0;
 		if (view_disk_bytes(view, id) != bytes)
 			run_fail(run, "point %" PRIu64 " disk %u: %" PRIu64 " bytes, not %" PRIu64,
 				p->point.number, id, view_disk_bytes(view, id), bytes);

@@ -69,6 +69,7 @@ struct run {
 	uint64_t next_tag;
 	uint64_t last_lsn;
 	uint32_t max_sectors; /* of a disk */
+	bool whole_mib;       /* disks are whole MiB */
 	uint32_t max_write_sectors;
 	struct run_totals *totals;
 	struct model_seen seen;

@@ -52,7 +52,8 @@ int step_add_disk(struct run *run, uint32_t sectors)
 	if (live->disk_count == MODEL_DISKS)
 		return 0;
 	struct model_op op = { .kind = MODEL_ADD_DISK };
-	op.added.size_bytes = (uint64_t)sectors * SECTOR_BYTES;
+	op.added.size_bytes =
+		run->whole_mib ? (1 + sectors % 2) * MIB : (uint64_t)sectors * SECTOR_BYTES;
 	snprintf(op.added.name, sizeof(op.added.name), "machine/disk%u", live->disk_count);
 	int r = history_add_disk(
 		run->history, op.added.name, op.added.size_bytes, &op.added.id, &op.lsn);
@@ -112,14 +113,14 @@ static int step_grow(struct run *run)
 	const struct model_disk *d = any_disk(run);
 	if (!d)
 		return 0;
-	uint64_t sectors = d->disk.size_bytes / SECTOR_BYTES;
 	struct model_op op = { .kind = MODEL_GROW_DISK, .disk = d->disk.id };
-	uint64_t lsn;
-	if (history_grow_disk(run->history, op.disk, (sectors - 1) * SECTOR_BYTES, &lsn) != -EINVAL)
+	uint64_t unit = run->whole_mib ? MIB : SECTOR_BYTES, bytes = d->disk.size_bytes, lsn;
+	if (history_grow_disk(run->history, op.disk, bytes - unit, &lsn) != -EINVAL)
 		run_fail(run, "shrinking a disk is not refused");
-	if (sectors == MODEL_SECTORS)
+	if (bytes >= MODEL_SECTORS * unit)
 		return 0;
-	op.added.size_bytes = (sectors + 1 + below(run, MODEL_SECTORS - sectors)) * SECTOR_BYTES;
+	op.added.size_bytes =
+		bytes + unit * (run->whole_mib ? 1 : 1 + below(run, MODEL_SECTORS - bytes / unit));
 	int r = history_grow_disk(run->history, op.disk, op.added.size_bytes, &op.lsn);
 	return staged(run, r, &op, "grow_disk");
 }
@@ -414,7 +415,7 @@ int step_read_all(struct run *run)
 			continue;
 		if (!got || want->disk.size_bytes != got->disk.size_bytes)
 			run_fail(run, "disk %u is not there as it should be", want->disk.id);
-		uint64_t sectors = want->disk.size_bytes / SECTOR_BYTES;
+		uint64_t sectors = model_sectors(want->disk.size_bytes);
 		for (uint64_t s = 0; s < sectors; s++)
 			if (want->tags[s] != got->tags[s])
 				run_fail(run,
@@ -432,7 +433,7 @@ static int step_read_some(struct run *run)
 	const struct model_disk *d = any_disk(run);
 	if (!d)
 		return 0;
-	uint64_t sectors = d->disk.size_bytes / SECTOR_BYTES;
+	uint64_t sectors = model_sectors(d->disk.size_bytes);
 	uint64_t lba = below(run, sectors), n = 1 + below(run, sectors - lba);
 	int r = history_read(run->history, d->disk.id, lba, (uint32_t)n, data);
 	run->totals->steps++;
@@ -579,6 +580,7 @@ int step_take_over(struct run *run)
 		image->count = 1;
 		image->disks[0].id = 1;
 		image->disks[0].sectors = sectors;
+		image->disks[0].size_bytes = (uint64_t)sectors * SECTOR_BYTES;
 		for (uint32_t s = 0; s < sectors; s++) {
 			image->disks[0].tags[s] = below(run, 2) ? run->next_tag++ : 0;
 			model_fill(image->disks[0].tags[s], data + (size_t)s * SECTOR_BYTES);
@@ -612,7 +614,7 @@ static int step_put_some(struct run *run, bool zero)
 	const struct model_disk *d = any_disk(run);
 	if (!d)
 		return 0;
-	uint64_t sectors = d->disk.size_bytes / SECTOR_BYTES, lba = below(run, sectors);
+	uint64_t sectors = model_sectors(d->disk.size_bytes), lba = below(run, sectors);
 	uint64_t n = 1 + below(run, MIN(sectors - lba, run->max_write_sectors));
 	return zero ? step_zero(run, d->disk.id, lba, n)
 		    : step_write(run, d->disk.id, lba, (uint32_t)n);
