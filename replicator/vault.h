@@ -103,7 +103,9 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 /* Removes everything of the group, owner.json last. Only the owner may. */
 int vault_group_delete(struct blob_store *store, struct vault_group *group, struct error *error);
 
-/* Imports disks and committed points into a new history (takeover, or a lost journal). */
+/* Imports disks and committed points into a new history (takeover, or a lost journal), each point
+ * with the disks and sizes that it had. Commits the history when too much is staged; the rest is
+ * the caller's to commit. May be repeated after an interruption. */
 int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
 	struct error *error);
 
