@@ -205,7 +205,7 @@ static int posix_list(struct io *io, const char *path, int (*each)(void *context
 	int r = 0;
 	while (r == 0) {
 		errno = 0;
-		const struct dirent *entry = readdir(dir); // NOLINT(concurrency-mt-unsafe): own DIR
+		const struct dirent *entry = readdir(dir);
 		if (!entry) {
 			r = -errno;
 			break;

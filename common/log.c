@@ -39,7 +39,7 @@ void log_message(enum log_level level, const char *format, ...)
 		return;
 	char line[2048];
 	/* journald sets this for the services it reads; it never changes while we run. */
-	const char *journald = getenv("JOURNAL_STREAM"); // NOLINT(concurrency-mt-unsafe)
+	const char *journald = getenv("JOURNAL_STREAM");
 	int used = journald ? snprintf(line, sizeof(line), "<%d>", (int)level)
 			    : snprintf(line, sizeof(line), "%s", level_word(level));
 	size_t at = used > 0 ? (size_t)used : 0;
