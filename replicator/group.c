@@ -421,6 +421,13 @@ bool group_failed(struct group *group)
 	return group->failed;
 }
 
+void group_close_gate(struct group *group)
+{
+	atomic_store(&group->refuse_writes, true);
+	SCOPED_LOCK(&group->lock);
+	pthread_cond_broadcast(&group->changed);
+}
+
 int group_reopen(struct group *group, struct error *error)
 {
 	stop_threads(group);

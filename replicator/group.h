@@ -72,6 +72,9 @@ bool group_failed(struct group *group);
  * failed, both are NULL, and it may be tried again. */
 int group_reopen(struct group *group, struct error *error);
 
+/* Refuses writes from now on, those that wait included: before its users are taken away. */
+void group_close_gate(struct group *group);
+
 /* Borrowed until group_reopen or group_free. NULL while a reopening has failed. */
 struct committer *group_committer(struct group *group);
 struct history *group_history(struct group *group);
@@ -122,7 +125,7 @@ struct group_status {
 	bool vault_configured, vault_reachable, taken_over, paused, flushing, failed;
 	unsigned resync_disks;
 	uint64_t flush_done_bytes, flush_total_bytes;
-	uint64_t flushes, flush_failures, points_deleted, refused_writes;
+	uint64_t flushes, failed_flushes, points_deleted, refused_writes; /* since the start */
 	struct history_stats history;
 	struct flusher_result totals; /* summed since the start */
 	struct alert alerts[ALERT_MAX];

@@ -459,6 +459,5 @@ void group_status(struct group *group, struct group_status *ret_status)
 	ret_status->paused = group->paused;
 	ret_status->flushing = group->flushing;
 	ret_status->failed = group->failed;
-	ret_status->flush_failures = group->flush_failures;
 	ret_status->refused_writes = atomic_load(&group->refused_writes);
 }

@@ -104,7 +104,7 @@ static void remember_failure(struct worker *w, const struct error *error, bool i
 		news = group->flush_failures == 0 ||
 		       strcmp(group->flush_error.message, error->message) != 0;
 		group->flush_failures++;
-		group->status.flush_failures++;
+		group->status.failed_flushes++;
 		group->flush_error = *error;
 	} else {
 		news = group->vault_error.code != error->code;

@@ -43,6 +43,11 @@ int registry_new(const struct registry_options *options, struct error *error,
 /* Seals nothing, commits everything staged, unmounts. */
 void registry_free(struct registry *registry);
 
+/* A reload of the configuration: another total for the journals, other policies. Policies that the
+ * file no longer names stay as they are until they are set otherwise. -EINVAL changes nothing. */
+int registry_reload(struct registry *registry, uint64_t journal_bytes,
+	const struct policy *policies, unsigned policy_count, struct error *error);
+
 /* Registers the methods status, machine.*, point.*, inspect.*, verify, policy.*, vault.*,
  * metrics with the control socket and their job kinds with jobs. SOCKET.md tells parameters and
  * results. */

@@ -1,0 +1,196 @@
+/*
+ * The methods inspect, inspect.list and inspect.close.
+ */
+#include <errno.h>
+
+#include "replicator/inspect_internal.h"
+
+static int text_or_null(struct cJSON *object, const char *name, const char *text)
+{
+	return text && text[0] ? json_add_text(object, name, text) : json_add_null(object, name);
+}
+
+static int add_filesystem(struct cJSON *list, const struct inspected *f)
+{
+	struct cJSON *object;
+	int r = json_add_object(list, NULL, &object);
+	if (r == 0)
+		r = json_add_text(object, "disk", f->disk);
+	if (r == 0)
+		r = json_add_u64(object, "partition", f->partition.number);
+	if (r == 0)
+		r = json_add_u64(object, "offset_bytes", f->partition.offset_bytes);
+	if (r == 0)
+		r = json_add_u64(object, "size_bytes", f->partition.size_bytes);
+	if (r == 0)
+		r = text_or_null(object, "type", f->filesystem.type);
+	if (r == 0)
+		r = text_or_null(object, "label", f->filesystem.label);
+	if (r == 0)
+		r = text_or_null(object, "uuid", f->filesystem.uuid);
+	if (r == 0)
+		r = text_or_null(object, "mounted_at", f->mounted_at);
+	if (r == 0)
+		r = text_or_null(object, "note", f->note);
+	return r;
+}
+
+static int inspection_to_json(
+	const struct registry *registry, const struct inspection *i, struct cJSON **ret_json)
+{
+	CLEANUP(json_freep) struct cJSON *object = NULL;
+	struct cJSON *point, *list;
+	int r = json_new_object(&object);
+	if (r == 0)
+		r = json_add_text(object, "id", i->id);
+	if (r == 0)
+		r = json_add_text(object, "machine", i->machine);
+	if (r == 0)
+		r = point_to_json(registry, i->machine, &i->point, &point);
+	if (r == 0)
+		r = json_add_item(object, "point", point);
+	if (r == 0)
+		r = json_add_time(object, "opened", i->opened_ns);
+	if (r == 0)
+		r = json_add_text(object, "directory", i->directory);
+	if (r == 0)
+		r = json_add_array(object, "filesystems", &list);
+	for (unsigned k = 0; r == 0 && k < i->count; k++)
+		r = add_filesystem(list, &i->filesystems[k]);
+	if (r == 0)
+		*ret_json = TAKE(object);
+	return r;
+}
+
+static int find_json(struct registry *registry, const char *id, struct cJSON **ret_json)
+{
+	SCOPED_LOCK(&registry->lock);
+	for (struct inspection *i = registry->inspections; i; i = i->next)
+		if (strcmp(i->id, id) == 0)
+			return inspection_to_json(registry, i, ret_json);
+	return -ENOENT;
+}
+
+static int read_partition(const struct cJSON *parameters, struct error *error, int *ret_partition)
+{
+	const struct cJSON *item = cJSON_GetObjectItemCaseSensitive(parameters, "partition");
+	*ret_partition = -1;
+	if (!item || cJSON_IsNull(item))
+		return 0;
+	if (!cJSON_IsNumber(item) || item->valuedouble < 0 || item->valuedouble > 1024 ||
+		item->valuedouble != (double)(int)item->valuedouble)
+		return error_set(error, -EINVAL, "give its number; 0 is the unpartitioned disk",
+			"the parameter partition must be a whole number from 0 to 1024");
+	*ret_partition = (int)item->valuedouble;
+	return 0;
+}
+
+static int method_inspect(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "machine", "point", "partition", "at", NULL };
+	struct inspect_request request = { 0 };
+	char id[INSPECTION_ID_BYTES], digits[24];
+	struct cJSON *json;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "machine", true, error, &request.machine);
+	if (r == 0)
+		r = point_parameter(parameters, digits, error, &request.point);
+	if (r == 0)
+		r = read_partition(parameters, error, &request.partition);
+	if (r == 0)
+		r = parameter_text(parameters, "at", false, error, &request.at);
+	if (r == 0)
+		r = inspect_open(context, &request, error, id);
+	if (r == 0)
+		r = find_json(context, id, &json);
+	return r == 0 ? result_wrap("inspection", json, ret_result) : r;
+}
+
+static int method_list(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { NULL };
+	struct registry *registry = context;
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct cJSON *list, *json;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_array(root, "inspections", &list);
+	SCOPED_LOCK(&registry->lock);
+	for (struct inspection *i = registry->inspections; r == 0 && i; i = i->next) {
+		r = inspection_to_json(registry, i, &json);
+		if (r == 0)
+			r = json_add_item(list, NULL, json);
+	}
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+static int close_all(struct registry *registry, struct cJSON *closed, struct error *error)
+{
+	for (;;) {
+		char id[INSPECTION_ID_BYTES] = "";
+		pthread_mutex_lock(&registry->lock);
+		if (registry->inspections)
+			memcpy(id, registry->inspections->id, sizeof(id));
+		pthread_mutex_unlock(&registry->lock);
+		if (!id[0])
+			return 0;
+		int r = inspect_close(registry, id, error);
+		if (r == 0)
+			r = json_add_text(closed, NULL, id);
+		else if (r == -ENOENT)
+			r = 0; /* somebody else closed it meanwhile */
+		if (r < 0)
+			return r;
+	}
+}
+
+static int method_close(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "id", "all", NULL };
+	const char *id;
+	bool all;
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct cJSON *closed;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "id", false, error, &id);
+	if (r == 0)
+		r = parameter_flag(parameters, "all", error, &all);
+	if (r == 0 && (id != NULL) == all)
+		r = error_set(error, -EINVAL, NULL, "give either an id or all");
+	if (r == 0)
+		r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_array(root, "closed", &closed);
+	if (r == 0 && all)
+		r = close_all(context, closed, error);
+	else if (r == 0) {
+		r = inspect_close(context, id, error);
+		if (r == 0)
+			r = json_add_text(closed, NULL, id);
+	}
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+int methods_inspect_register(struct registry *registry, struct control *control)
+{
+	int r = control_register(control, "inspect", method_inspect, registry);
+	if (r == 0)
+		r = control_register(control, "inspect.list", method_list, registry);
+	if (r == 0)
+		r = control_register(control, "inspect.close", method_close, registry);
+	return r;
+}

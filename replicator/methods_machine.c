@@ -1,0 +1,230 @@
+/*
+ * The methods machine.add, list, show, remove, pause, resume.
+ */
+#include <errno.h>
+
+#include "replicator/registry_internal.h"
+
+static int one_machine(struct registry *registry, const char *name, struct error *error,
+	struct cJSON **ret_machine)
+{
+	SCOPED_LOCK(&registry->lock);
+	struct machine_entry *machine = registry_find_machine(registry, name);
+	if (!machine)
+		return error_set(error, -ENOENT, "'landfall machine list' shows what there is",
+			"there is no machine %.80s", name);
+	return machine_to_json(registry, machine, ret_machine);
+}
+
+static int wrap_machine(
+	struct registry *registry, const char *name, struct error *error, struct cJSON **ret_result)
+{
+	struct cJSON *machine;
+	int r = one_machine(registry, name, error, &machine);
+	return r == 0 ? result_wrap("machine", machine, ret_result) : r;
+}
+
+static int read_disks(
+	const struct cJSON *parameters, struct machine_request *request, struct error *error)
+{
+	const struct cJSON *list = cJSON_GetObjectItemCaseSensitive(parameters, "disk"), *item;
+	if (!list || cJSON_IsNull(list))
+		return 0;
+	if (!cJSON_IsArray(list))
+		return error_set(error, -EINVAL, "write e.g. [\"root=40G\"]",
+			"the parameter disk must be a list of texts");
+	cJSON_ArrayForEach(item, list)
+	{
+		if (request->disk_count == HISTORY_MAX_DISKS)
+			return error_set(error, -EINVAL, "put some into another group",
+				"a group can have %d disks at most", HISTORY_MAX_DISKS);
+		if (!cJSON_IsString(item))
+			return error_set(error, -EINVAL, "write e.g. [\"root=40G\"]",
+				"the parameter disk must be a list of texts");
+		int r = machine_parse_disk(
+			item->valuestring, &request->disks[request->disk_count], error);
+		if (r < 0)
+			return r;
+		request->disk_count++;
+	}
+	return 0;
+}
+
+static int method_add(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "name", "source", "disk", "group", "policy",
+		"instance", NULL };
+	struct registry *registry = context;
+	CLEANUP_FREE struct machine_request *request = calloc(1, sizeof(*request));
+	const char *instance = NULL;
+	(void)peer;
+	if (!request)
+		return -ENOMEM;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "name", true, error, &request->name);
+	if (r == 0)
+		r = parameter_text(parameters, "source", true, error, &request->source);
+	if (r == 0)
+		r = parameter_text(parameters, "group", false, error, &request->group);
+	if (r == 0)
+		r = parameter_text(parameters, "policy", false, error, &request->policy);
+	if (r == 0)
+		r = parameter_text(parameters, "instance", false, error, &instance);
+	if (r == 0 && instance && strcmp(request->source, "ebs") != 0)
+		r = error_set(error, -EINVAL, "leave --instance out",
+			"an instance is named for the source ebs only");
+	if (r == 0)
+		r = read_disks(parameters, request, error);
+	if (r == 0)
+		r = machine_add(registry, request, error);
+	return r == 0 ? wrap_machine(registry, request->name, error, ret_result) : r;
+}
+
+static int method_list(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { NULL };
+	struct registry *registry = context;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r < 0)
+		return r;
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct cJSON *list, *item;
+	r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_array(root, "machines", &list);
+	SCOPED_LOCK(&registry->lock);
+	for (struct machine_entry *m = registry->machines; r == 0 && m; m = m->next) {
+		r = machine_to_json(registry, m, &item);
+		if (r == 0)
+			r = json_add_item(list, NULL, item);
+	}
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+static int add_mates(struct registry *registry, const char *name, struct cJSON *root)
+{
+	struct cJSON *list;
+	int r = json_add_array(root, "group_machines", &list);
+	SCOPED_LOCK(&registry->lock);
+	struct machine_entry *machine = registry_find_machine(registry, name);
+	for (struct machine_entry *m = registry->machines; r == 0 && machine && m; m = m->next)
+		if (m->group == machine->group)
+			r = json_add_text(list, NULL, m->name);
+	return r;
+}
+
+static int add_policy(struct registry *registry, const char *name, struct cJSON *root)
+{
+	struct cJSON *policy = NULL;
+	char policy_name[REGISTRY_NAME_BYTES] = "";
+	pthread_mutex_lock(&registry->lock);
+	struct machine_entry *machine = registry_find_machine(registry, name);
+	if (machine)
+		memcpy(policy_name, machine->group->policy, sizeof(policy_name));
+	pthread_mutex_unlock(&registry->lock);
+	int r = policy_json(registry, policy_name, &policy);
+	if (r == -ENOENT)
+		return json_add_null(root, "policy");
+	return r == 0 ? json_add_item(root, "policy", policy) : r;
+}
+
+static int method_show(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "name", NULL };
+	struct registry *registry = context;
+	const char *name;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "name", true, error, &name);
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	if (r == 0)
+		r = wrap_machine(registry, name, error, &root);
+	if (r == 0)
+		r = add_policy(registry, name, root);
+	if (r == 0)
+		r = add_mates(registry, name, root);
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+static int method_remove(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "name", "keep_vault", NULL };
+	struct registry *registry = context;
+	const char *name;
+	bool keep_vault;
+	uint64_t job;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "name", true, error, &name);
+	if (r == 0)
+		r = parameter_flag(parameters, "keep_vault", error, &keep_vault);
+	if (r == 0)
+		r = machine_start_removal(registry, name, keep_vault, error, &job);
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	if (r == 0)
+		r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_text(root, "removed", name);
+	if (r == 0)
+		r = json_add_u64(root, "job", job);
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+static int pause_or_resume(struct registry *registry, const struct cJSON *parameters, bool paused,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "name", NULL };
+	const char *name;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "name", true, error, &name);
+	if (r == 0)
+		r = machine_pause(registry, name, paused, error);
+	return r == 0 ? wrap_machine(registry, name, error, ret_result) : r;
+}
+
+static int method_pause(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	(void)peer;
+	return pause_or_resume(context, parameters, true, error, ret_result);
+}
+
+static int method_resume(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	(void)peer;
+	return pause_or_resume(context, parameters, false, error, ret_result);
+}
+
+int methods_machine_register(struct registry *registry, struct control *control)
+{
+	int r = machine_register_jobs(registry);
+	if (r == 0)
+		r = control_register(control, "machine.add", method_add, registry);
+	if (r == 0)
+		r = control_register(control, "machine.list", method_list, registry);
+	if (r == 0)
+		r = control_register(control, "machine.show", method_show, registry);
+	if (r == 0)
+		r = control_register(control, "machine.remove", method_remove, registry);
+	if (r == 0)
+		r = control_register(control, "machine.pause", method_pause, registry);
+	if (r == 0)
+		r = control_register(control, "machine.resume", method_resume, registry);
+	return r;
+}

@@ -1,0 +1,208 @@
+/*
+ * The methods vault.init, check and takeover, and the job vault.check.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "replicator/registry_internal.h"
+#include "replicator/takeover.h"
+
+#define FAULTS_MOST 1000
+
+static int need_vault(struct registry *registry, struct error *error)
+{
+	if (registry->service)
+		return 0;
+	return error_set(error, -ENOTCONN, "add [vault] to landfall.conf and restart landfalld",
+		"no vault is configured");
+}
+
+/* ── init ────────────────────────────────────────────────────────────────────────────────── */
+
+static void retry_all(struct registry *registry)
+{
+	SCOPED_LOCK(&registry->lock);
+	for (struct group_entry *g = registry->groups; g; g = g->next)
+		if (g->group && !g->ending)
+			group_retry_vault(g->group);
+}
+
+static int method_init(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { NULL };
+	struct registry *registry = context;
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct vault_identity identity;
+	char id[UUID_TEXT_BYTES];
+	bool created;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = need_vault(registry, error);
+	if (r == 0)
+		r = vault_init(registry->service, registry->clock, error, &created, &identity);
+	if (r < 0)
+		return r;
+	retry_all(registry);
+	uuid_format(&identity.id, id);
+	r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_bool(root, "created", created);
+	if (r == 0)
+		r = json_add_text(root, "name", registry->service->ops->name(registry->service));
+	if (r == 0)
+		r = json_add_text(root, "id", id);
+	if (r == 0)
+		r = json_add_u64(root, "format", identity.format);
+	if (r == 0)
+		r = json_add_time(root, "created_at", identity.created_ns);
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+/* ── check ───────────────────────────────────────────────────────────────────────────────── */
+
+struct faults {
+	struct cJSON *list;
+	unsigned count;
+	int r;
+};
+
+static void note_fault(void *context, const char *text)
+{
+	struct faults *faults = context;
+	if (faults->count++ < FAULTS_MOST && faults->r == 0)
+		faults->r = json_add_text(faults->list, NULL, text);
+}
+
+static int report_check(struct job *job, const struct vault_check_report *report,
+	struct cJSON *result, struct error *error)
+{
+	int r = json_add_u64(result, "groups", report->groups);
+	if (r == 0)
+		r = json_add_u64(result, "points", report->points);
+	if (r == 0)
+		r = json_add_u64(result, "snapshots", report->snapshots);
+	if (r == 0)
+		r = json_add_u64(result, "missing", report->missing);
+	if (r == 0)
+		r = json_add_u64(result, "orphaned", report->orphaned);
+	if (r == 0)
+		r = json_add_u64(result, "broken", report->broken);
+	if (r < 0) {
+		cJSON_Delete(result);
+		return r;
+	}
+	r = job_set_result(job, result);
+	if (r == 0 && report->missing + report->broken > 0)
+		r = error_set(error, -EBADMSG,
+			"the faults stand in the job's record; delete the points they name, and "
+			"verify the others",
+			"the vault has faults: %u snapshots missing, %u manifests broken",
+			report->missing, report->broken);
+	return r;
+}
+
+static int step_check(struct job *job, void *context, struct error *error)
+{
+	struct registry *registry = context;
+	int r = need_vault(registry, error);
+	struct blob_store *store;
+	if (r == 0)
+		r = registry->service->ops->open_store(registry->service, error, &store);
+	if (r < 0)
+		return r;
+	CLEANUP(json_freep) struct cJSON *result = NULL;
+	struct faults faults = { 0 };
+	struct vault_check_report report = { 0 };
+	r = json_new_object(&result);
+	if (r == 0)
+		r = json_add_array(result, "faults", &faults.list);
+	if (r == 0)
+		r = vault_check(store, note_fault, &faults, error, &report);
+	store->ops->free(store);
+	if (r == 0)
+		r = faults.r;
+	return r == 0 ? report_check(job, &report, TAKE(result), error) : r;
+}
+
+static const struct job_step check_steps[] = { { "compare manifests with snapshots", step_check } };
+
+static int start_job(struct registry *registry, const char *kind, struct cJSON *job_parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	uint64_t job;
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	int r = jobs_start(registry->jobs, kind, registry->service->ops->name(registry->service),
+		job_parameters, error, &job);
+	if (r == 0)
+		r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_u64(root, "job", job);
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
+static int method_check(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { NULL };
+	struct registry *registry = context;
+	struct cJSON *job_parameters;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = need_vault(registry, error);
+	if (r == 0)
+		r = json_new_object(&job_parameters);
+	return r == 0 ? start_job(registry, "vault.check", job_parameters, error, ret_result) : r;
+}
+
+/* ── takeover ────────────────────────────────────────────────────────────────────────────── */
+
+static int method_takeover(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "group", NULL };
+	struct registry *registry = context;
+	const char *group;
+	CLEANUP(json_freep) struct cJSON *job_parameters = NULL;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "group", false, error, &group);
+	if (r == 0 && group)
+		r = name_check("group", group, error);
+	if (r == 0)
+		r = need_vault(registry, error);
+	if (r == 0 && group)
+		r = takeover_check_local(registry, group, error);
+	if (r == 0)
+		r = json_new_object(&job_parameters);
+	if (r == 0 && group)
+		r = json_add_text(job_parameters, "group", group);
+	return r == 0 ? start_job(
+				registry, "vault.takeover", TAKE(job_parameters), error, ret_result)
+		      : r;
+}
+
+int methods_vault_register(struct registry *registry, struct control *control)
+{
+	static const struct job_kind check = { .name = "vault.check",
+		.resumable = true,
+		.steps = check_steps,
+		.step_count = ARRAY_SIZE(check_steps) };
+	int r = jobs_register(registry->jobs, &check, registry);
+	if (r == 0)
+		r = takeover_register_jobs(registry);
+	if (r == 0)
+		r = control_register(control, "vault.init", method_init, registry);
+	if (r == 0)
+		r = control_register(control, "vault.check", method_check, registry);
+	if (r == 0)
+		r = control_register(control, "vault.takeover", method_takeover, registry);
+	return r;
+}
