@@ -69,7 +69,7 @@ int json_add_double(struct cJSON *object, const char *name, double value)
 	return cJSON_AddNumberToObject(object, name, value) ? 0 : -ENOMEM;
 }
 
-int json_add_time(struct cJSON *object, const char *name, int64_t ns)
+int result_add_time(struct cJSON *object, const char *name, int64_t ns)
 {
 	char text[UTC_ISO_BYTES];
 	if (ns == 0)
@@ -91,7 +91,7 @@ int json_add_alerts(
 		if (r == 0)
 			r = json_add_text(item, "severity", a->critical ? "critical" : "warning");
 		if (r == 0)
-			r = json_add_time(item, "since", a->since_ns);
+			r = result_add_time(item, "since", a->since_ns);
 		if (r == 0)
 			r = json_add_text(item, "text", a->text);
 		if (r == 0)

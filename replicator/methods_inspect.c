@@ -50,7 +50,7 @@ static int inspection_to_json(
 	if (r == 0)
 		r = json_add_item(object, "point", point);
 	if (r == 0)
-		r = json_add_time(object, "opened", i->opened_ns);
+		r = result_add_time(object, "opened", i->opened_ns);
 	if (r == 0)
 		r = json_add_text(object, "directory", i->directory);
 	if (r == 0)

@@ -289,7 +289,7 @@ static int add_appliance(struct registry *registry, struct cJSON *root)
 	if (r == 0)
 		r = json_add_text(object, "version", LANDFALL_VERSION);
 	if (r == 0)
-		r = json_add_time(object, "started", registry->started_ns);
+		r = result_add_time(object, "started", registry->started_ns);
 	if (r == 0)
 		r = json_add_text(object, "mount", registry->mount_path);
 	if (r == 0)
@@ -348,7 +348,7 @@ static int method_status(void *context, struct control_peer *peer, const struct 
 	if (r == 0)
 		r = json_add_text(root, "health", alert_health_text(health));
 	if (r == 0)
-		r = json_add_time(root, "now", clock_realtime_ns(registry->clock));
+		r = result_add_time(root, "now", clock_realtime_ns(registry->clock));
 	if (r == 0)
 		r = add_appliance(registry, root);
 	if (r == 0)

@@ -56,7 +56,7 @@ static int method_init(void *context, struct control_peer *peer, const struct cJ
 	if (r == 0)
 		r = json_add_u64(root, "format", identity.format);
 	if (r == 0)
-		r = json_add_time(root, "created_at", identity.created_ns);
+		r = result_add_time(root, "created_at", identity.created_ns);
 	if (r == 0)
 		*ret_result = TAKE(root);
 	return r;

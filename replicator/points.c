@@ -165,7 +165,7 @@ int point_to_json(const struct registry *registry, const char *machine, const st
 	if (r == 0)
 		r = add_place(object, registry, machine, point);
 	if (r == 0)
-		r = json_add_time(object, "time", point->time_ns);
+		r = result_add_time(object, "time", point->time_ns);
 	if (r == 0)
 		r = json_add_text(
 			object, "kind", point->kind == POINT_APPLICATION ? "application" : "crash");

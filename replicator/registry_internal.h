@@ -272,7 +272,7 @@ int parameter_flag(
 	const struct cJSON *parameters, const char *name, struct error *error, bool *ret_flag);
 /* An object {name: value}; takes over `value`, also on failure. */
 int result_wrap(const char *name, struct cJSON *value, struct cJSON **ret_result);
-int json_add_time(struct cJSON *object, const char *name, int64_t ns); /* 0: null */
+int result_add_time(struct cJSON *object, const char *name, int64_t ns); /* 0: null */
 int json_add_null(struct cJSON *object, const char *name);
 int json_add_double(struct cJSON *object, const char *name, double value);
 int json_add_alerts(

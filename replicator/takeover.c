@@ -250,7 +250,7 @@ static int tell(struct registry *registry, struct group_entry *entry,
 	if (r == 0)
 		r = json_add_text(object, "from", before->owner_name);
 	if (r == 0)
-		r = json_add_time(object, "claimed_at", before->claimed_ns);
+		r = result_add_time(object, "claimed_at", before->claimed_ns);
 	if (r == 0)
 		r = json_add_array(object, "machines", &machines);
 	for (struct machine_entry *m = registry->machines; r == 0 && m; m = m->next)
