@@ -43,13 +43,15 @@ int vault_group_copy(const struct vault_group *group, struct vault_group *ret_co
 	struct vault_group copy = *group;
 	copy.settings = group->settings ? strdup(group->settings) : NULL;
 	copy.disks = calloc(group->disk_count + 1, sizeof(*copy.disks));
-	if (!copy.disks || (group->settings && !copy.settings)) {
-		free(copy.settings);
-		free(copy.disks);
+	copy.cuts = calloc(group->cut_count + 1, sizeof(*copy.cuts));
+	if (!copy.disks || !copy.cuts || (group->settings && !copy.settings)) {
+		vault_group_free(&copy);
 		return -ENOMEM;
 	}
 	if (group->disk_count > 0)
 		memcpy(copy.disks, group->disks, group->disk_count * sizeof(*copy.disks));
+	if (group->cut_count > 0)
+		memcpy(copy.cuts, group->cuts, group->cut_count * sizeof(*copy.cuts));
 	*ret_copy = copy;
 	return 0;
 }

@@ -151,15 +151,15 @@ int machine_start_removal(struct registry *registry, const char *name, bool keep
 		r = mark_removing(registry, name, keep_vault, true, error);
 	if (r < 0)
 		return r;
-	struct cJSON *parameters = NULL;
+	CLEANUP(json_freep) struct cJSON *parameters = NULL;
 	r = json_new_object(&parameters);
 	if (r == 0)
 		r = json_add_text(parameters, "name", name);
 	if (r == 0)
 		r = json_add_bool(parameters, "keep_vault", keep_vault);
 	if (r == 0)
-		return jobs_start(
-			registry->jobs, "machine.remove", name, parameters, error, ret_job);
-	json_freep(&parameters);
-	return error_set(error, r, NULL, "starting the removal: %s", strerrordesc_np(-r));
+		r = jobs_start(registry->jobs, "machine.remove", name, parameters, error, ret_job);
+	if (r == 0)
+		parameters = NULL; /* taken over */
+	return r;
 }

@@ -180,16 +180,19 @@ static const struct job_step vault_steps[] = { { "send to the vault", step_wait 
 static int start_wait(
 	const struct hold *hold, uint64_t number, struct error *error, uint64_t *ret_job)
 {
-	struct cJSON *parameters = NULL;
+	CLEANUP(json_freep) struct cJSON *parameters = NULL;
+	char subject[REGISTRY_NAME_BYTES + 32];
+	snprintf(subject, sizeof(subject), "%s point %" PRIu64, hold->machine, number);
 	int r = json_new_object(&parameters);
 	if (r == 0)
 		r = json_add_text(parameters, "machine", hold->machine);
 	if (r == 0)
 		r = json_add_u64(parameters, "point", number);
 	if (r == 0)
-		return jobs_start(hold->registry->jobs, "point.vault", hold->machine, parameters,
-			error, ret_job);
-	json_freep(&parameters);
+		r = jobs_start(
+			hold->registry->jobs, "point.vault", subject, parameters, error, ret_job);
+	if (r == 0)
+		parameters = NULL; /* taken over */
 	return r;
 }
 

@@ -130,6 +130,7 @@ static int step_check(struct job *job, void *context, struct error *error)
 
 static const struct job_step check_steps[] = { { "compare manifests with snapshots", step_check } };
 
+/* Takes over `job_parameters` (NULL is fine), also on failure. */
 static int start_job(struct registry *registry, const char *kind, struct cJSON *job_parameters,
 	struct error *error, struct cJSON **ret_result)
 {
@@ -137,6 +138,8 @@ static int start_job(struct registry *registry, const char *kind, struct cJSON *
 	CLEANUP(json_freep) struct cJSON *root = NULL;
 	int r = jobs_start(registry->jobs, kind, registry->service->ops->name(registry->service),
 		job_parameters, error, &job);
+	if (r < 0)
+		cJSON_Delete(job_parameters);
 	if (r == 0)
 		r = json_new_object(&root);
 	if (r == 0)
@@ -151,14 +154,11 @@ static int method_check(void *context, struct control_peer *peer, const struct c
 {
 	static const char *const names[] = { NULL };
 	struct registry *registry = context;
-	struct cJSON *job_parameters;
 	(void)peer;
 	int r = control_only(parameters, names, error);
 	if (r == 0)
 		r = need_vault(registry, error);
-	if (r == 0)
-		r = json_new_object(&job_parameters);
-	return r == 0 ? start_job(registry, "vault.check", job_parameters, error, ret_result) : r;
+	return r == 0 ? start_job(registry, "vault.check", NULL, error, ret_result) : r;
 }
 
 /* ── takeover ────────────────────────────────────────────────────────────────────────────── */

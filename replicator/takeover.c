@@ -270,7 +270,7 @@ static int bring_up(struct registry *registry, const struct vault_group *taken,
 	const struct vault_group *before, struct cJSON *list, struct error *error)
 {
 	CLEANUP(buf_free) struct buf aside = { 0 };
-	struct group_entry *there = registry_find_group(registry, taken->name), *entry;
+	struct group_entry *there = registry_find_group(registry, taken->name), *entry = NULL;
 	if (there)
 		forget_local(registry, there);
 	int r = move_aside(registry, taken->name, &aside, error);

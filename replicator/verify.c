@@ -163,14 +163,17 @@ static int start(const struct hold *hold, const struct point *point, struct erro
 	CLEANUP(json_freep) struct cJSON *root = NULL, *parameters = NULL;
 	struct cJSON *item;
 	uint64_t job;
+	char subject[REGISTRY_NAME_BYTES + 32];
+	snprintf(subject, sizeof(subject), "%s point %" PRIu64, hold->machine, point->number);
 	int r = json_new_object(&parameters);
 	if (r == 0)
 		r = json_add_text(parameters, "machine", hold->machine);
 	if (r == 0)
 		r = json_add_u64(parameters, "point", point->number);
 	if (r == 0)
-		r = jobs_start(hold->registry->jobs, "verify", hold->machine, TAKE(parameters),
-			error, &job);
+		r = jobs_start(hold->registry->jobs, "verify", subject, parameters, error, &job);
+	if (r == 0)
+		parameters = NULL; /* taken over */
 	if (r == 0)
 		r = json_new_object(&root);
 	if (r == 0)
