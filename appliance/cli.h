@@ -16,6 +16,7 @@
  */
 #pragma once
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -58,6 +59,7 @@ struct cli {
 	/* Called with every notification that comes while an answer is awaited; may be NULL. */
 	void (*notified)(void *context, const struct cJSON *parameters);
 	void *notified_context;
+	const sigset_t *wait_mask; /* signals blocked while waiting, if not as always; borrowed */
 };
 
 /* cli_commands.c */

@@ -3,6 +3,7 @@
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -121,6 +122,10 @@ static int receive(struct cli *cli, struct cli_error *error, cJSON **ret_json)
 			return broken(error, -EFBIG, "landfalld's answer is too long");
 		if (buf_reserve(&cli->input, 65536) < 0)
 			return broken(error, -ENOMEM, "no memory for the answer");
+		/* Blocked signals are let in here alone, so none is lost before the wait. */
+		struct pollfd wait = { .fd = cli->fd, .events = POLLIN };
+		if (ppoll(&wait, 1, NULL, cli->wait_mask) < 0 && errno == EINTR)
+			return -EINTR;
 		ssize_t n = recv(cli->fd, cli->input.data + cli->input.len, 65536, 0);
 		if (n < 0 && errno == EINTR)
 			return -EINTR;

@@ -1,8 +1,9 @@
 /*
  * Following a job to its end, and the job commands.
  *
- * An interrupt (Ctrl-C) while a job is followed ends the command, not the job: the handler does
- * nothing but let the wait return, and the person is told how to come back to the job.
+ * An interrupt (Ctrl-C) while a job is followed ends the command, not the job: the signal is
+ * blocked but while waiting, its handler does nothing but let the wait return, and the person is
+ * told how to come back to the job.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -138,11 +139,18 @@ static enum exit_code follow_job(struct cli *cli, uint64_t id, cJSON **ret_job)
 	struct follow follow = { 0 };
 	struct cli_error error;
 	struct sigaction action = { .sa_handler = let_wait_return }, old;
+	sigset_t interrupt, as_before;
 	sigemptyset(&action.sa_mask);
+	sigemptyset(&interrupt);
+	sigaddset(&interrupt, SIGINT);
+	sigprocmask(SIG_BLOCK, &interrupt, &as_before);
 	sigaction(SIGINT, &action, &old);
+	cli->wait_mask = &as_before;
 	cli_progress_begin(cli, &follow.progress);
 	int r = watch(cli, id, &follow, &error);
 	cli_progress_end(&follow.progress);
+	cli->wait_mask = NULL;
+	sigprocmask(SIG_SETMASK, &as_before, NULL);
 	sigaction(SIGINT, &old, NULL);
 	if (r == 0) {
 		*ret_job = follow.job;
