@@ -2,10 +2,11 @@
  * When replay found that acknowledged records are lost.
  *
  * A loss at or below the newest vault point costs only local points that need it: the head and
- * all later points stand on the vault. Any other loss ends the history where it is whole: the
- * head goes back to the last record before (or to the newest vault point, if that is later),
- * what came after is set aside under the name `.damaged`, and all disks need a comparison with
- * their source. Nothing is deleted. New records get numbers above all that were ever seen, and
+ * all later points stand on the vault. (If that loss is not behind the checkpoint, the tables have
+ * lost something too: all disks are to be compared then.) Any other loss ends the history where it
+ * is whole: the head goes back to the last record before (or to the newest vault point, if that is
+ * later), what came after is set aside under the name `.damaged`, and all disks need a comparison
+ * with their source. Nothing is deleted. New records get numbers above all that were ever seen, and
  * say with their segment what they follow.
  *
  * What was decided is written as records and checkpointed into both slots before the opening
@@ -130,26 +131,44 @@ static int stage_resync(struct history *history)
 	return 0;
 }
 
+/* What is lost, and what it costs. */
+struct verdict {
+	uint64_t from;  /* first record whose loss is felt; 0: none */
+	uint64_t back;  /* first record that takes the head back with it; 0: none */
+	uint64_t floor; /* the head begins above this */
+};
+
+static struct verdict judge(const struct history *history, const struct replay *replay)
+{
+	struct verdict v = { .floor = replay->floor_before };
+	for (unsigned i = 0; i < replay->lost_count && v.back == 0; i++) {
+		const struct lost_range *lost = &replay->lost[i];
+		bool data = lost->to > history->vault_position;
+		/* Above the checkpoint the tables have lost something, too. */
+		bool tables = lost->to > replay->checkpoint_lsn;
+		if ((data || tables) && v.from == 0)
+			v.from = lost->from;
+		if (data)
+			v.back = lost->from;
+		else
+			v.floor = MAX(v.floor, lost->to);
+	}
+	return v;
+}
+
 int damage_settle(struct history *history, struct replay *replay)
 {
-	uint64_t from = 0, floor = replay->floor_before;
-	for (unsigned i = 0; i < replay->lost_count && from == 0; i++) {
-		if (replay->lost[i].to > history->vault_position)
-			from = replay->lost[i].from;
-		else
-			floor = MAX(floor, replay->lost[i].to);
-	}
+	struct verdict v = judge(history, replay);
 	CLEANUP(buf_free) struct buf changes = { 0 };
-	int r = 0;
-	if (from > 0) {
-		r = go_back(history, replay, from, floor);
-		replay->report->damaged_after = from - 1;
+	int r = v.back > 0 ? go_back(history, replay, v.back, v.floor) : 0;
+	if (v.from > 0) {
+		replay->report->damaged_after = MAX(v.from - 1, 1u);
 		log_error("%s: acknowledged records from %" PRIu64
 			  " on are lost; all disks need a resync",
-			history->directory, from);
+			history->directory, v.from);
 	}
 	if (r == 0)
-		r = judge_points(history, from, &changes);
+		r = judge_points(history, v.from, &changes);
 	if (r < 0)
 		return r;
 	history->staged_lsn = history->durable_lsn = replay->max_lsn;
@@ -159,9 +178,9 @@ int damage_settle(struct history *history, struct replay *replay)
 	if (r == 0)
 		r = stage_point_flags(history, (const void *)changes.data,
 			changes.len / sizeof(struct journal_point_flags), &lsn);
-	if (r == 0 && from > 0)
+	if (r == 0 && v.from > 0)
 		r = stage_resync(history);
 	if (r == 0)
 		r = checkpoint_write(history, true);
-	return r == 0 && from > 0 ? set_aside_rest(history, replay) : r;
+	return r == 0 && v.back > 0 ? set_aside_rest(history, replay) : r;
 }

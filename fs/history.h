@@ -61,8 +61,8 @@ struct history_report {
 	uint64_t records_replayed;
 	uint64_t torn_bytes;    /* never acknowledged, cut off: the normal end of a crash */
 	unsigned faults;        /* structures that failed their checksum */
-	uint64_t damaged_after; /* if acknowledged data was lost: the last lsn that is whole, and
-				   every disk touched afterwards is *resync needed*; else 0 */
+	uint64_t damaged_after; /* if acknowledged data was lost: the last lsn that is whole (1 if
+				   none is), and every disk is *resync needed*; else 0 */
 	char first_fault[256];
 };
 

@@ -330,6 +330,11 @@ struct replay {
 	unsigned lost_count;
 };
 
+/* replay_files.c */
+int replay_collect_links(struct history *history, struct replay *replay);
+int replay_add_leftover(struct history *history, uint64_t seq);
+int replay_read_fault(struct history *history, struct replay *replay, uint64_t seq, int code);
+
 int replay_all(struct history *history, struct replay *replay);
 void replay_fault(struct replay *replay, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

@@ -470,7 +470,10 @@ static int step_mark(struct run *run)
 	static const uint32_t flags[] = { POINT_KEEP, POINT_VERIFIED, POINT_FAILED };
 	op.set = flags[below(run, ARRAY_SIZE(flags))];
 	op.clear = flags[below(run, ARRAY_SIZE(flags))] & ~op.set;
+	bool soft = model_point(&run->model.live, op.number)->soft;
 	int r = history_point_mark(run->history, op.number, op.set, op.clear, &op.lsn);
+	if (r == -ENOENT && soft)
+		return 0;
 	return staged(run, r, &op, "point_mark");
 }
 
@@ -507,11 +510,20 @@ static int step_drop(struct run *run)
 	}
 	if (r == -EBUSY && any_view(run))
 		return 0;
+	if (r == -ENOENT && p->soft)
+		return 0;
 	for (unsigned i = 0; i < RUN_VIEWS && r == 0; i++)
 		if (run->views[i].view && (op.clear & POINT_VAULT) &&
 			view_base_number(run->views[i].view) == op.number)
 			run_fail(run, "vault point %" PRIu64 " is dropped under a view", op.number);
 	return staged(run, r, &op, "point_drop");
+}
+
+/* A crash may keep imported points and lose their disk's import; another disk then gets its id. */
+static bool added_later(struct run *run, uint16_t id, uint64_t number)
+{
+	struct history_disk disk;
+	return history_disk(run->history, id, &disk) == 0 && disk.added_point > number;
 }
 
 static int step_view(struct run *run)
@@ -527,7 +539,9 @@ static int step_view(struct run *run)
 		int r = history_view_open(run->history, p->point.number, &v->view);
 		if (r < 0) {
 			v->view = NULL;
-			bool staged_away = !model_point(&run->model.live, p->point.number);
+			const struct model_point *l =
+				model_point(&run->model.live, p->point.number);
+			bool staged_away = !l || l->soft;
 			if ((p->soft || staged_away) && (r == -ENODATA || r == -ENOENT))
 				return 0;
 			return run_dead(run, r, "view_open");
@@ -543,6 +557,8 @@ static int step_view(struct run *run)
 	}
 	unsigned i = (unsigned)below(run, v->image->count);
 	uint32_t sectors = v->image->disks[i].sectors;
+	if (added_later(run, v->image->disks[i].id, v->number))
+		return 0;
 	uint64_t lba = below(run, sectors), n = 1 + below(run, sectors - lba);
 	int r = view_read(v->view, v->image->disks[i].id, lba, (uint32_t)n, data);
 	if (r < 0)
