@@ -163,7 +163,14 @@ static int list_disks(struct flush *flush)
 		uint64_t bytes = view_disk_bytes(flush->view, all[i].id);
 		if (bytes == 0)
 			continue;
-		if (!vault_disk_of(f->options.group, all[i].id))
+		const struct vault_disk *known = vault_disk_of(f->options.group, all[i].id);
+		/* A disk may have been removed before any flush needed its blob. */
+		int r = known && known->removed ? vault_disk_ensure(f->options.store,
+							  f->options.group, known, flush->error)
+						: 0;
+		if (r < 0)
+			return r;
+		if (!known)
 			return error_set(flush->error, -ENOENT, NULL,
 				"disk %s has no blob in the vault yet", all[i].name);
 		if (vhd_check_size(bytes) < 0)

@@ -21,12 +21,13 @@ static int move_leases(struct blob_store *store, const struct vault_group *group
 	struct error *error)
 {
 	for (unsigned i = 0; i < group->disk_count; i++) {
+		/* Removed ones too: points that show them may still have to be flushed. */
 		const struct vault_disk *disk = &group->disks[i];
-		if (disk->removed)
-			continue;
 		int r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
 		if (r == -ENOENT)
-			r = make_missing ? vault_disk_ensure(store, group, disk, error) : 0;
+			r = make_missing && !disk->removed
+				    ? vault_disk_ensure(store, group, disk, error)
+				    : 0;
 		if (r < 0)
 			return r;
 	}
