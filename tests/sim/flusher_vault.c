@@ -103,7 +103,8 @@ static int vault_begin_life(struct run *run)
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = own_group(run, v, &error);
 		v->has_group = r == 0;
-		if (r == 0 || !may_try_again(run, r, &error, "claiming the group"))
+		/* An earlier try of its own may come late and be taken for another process. */
+		if (r == 0 || (r != -ESTALE && !may_try_again(run, r, &error, "claim")))
 			break;
 	}
 	if (r < 0)
@@ -353,11 +354,15 @@ void flusher_vault_check(struct run *run)
 	}
 }
 
-/* What the new appliance must find: the vault's points, and nothing else. */
-static void forget_what_is_local(struct model_state *state)
+/* What the new appliance must find: the vault's points, and nothing else. One that the journal
+ * did not learn to be committed is as good as the others. */
+static void forget_what_is_local(struct run *run, struct model_state *state)
 {
 	unsigned n = 0;
 	for (unsigned i = 0; i < state->point_count; i++) {
+		uint64_t number = state->points[i].point.number;
+		if (number == state->flush_pending && vault_has(run, number))
+			state->points[i].point.flags |= POINT_VAULT;
 		if (!(state->points[i].point.flags & POINT_VAULT))
 			continue;
 		state->points[n] = state->points[i];
@@ -378,7 +383,8 @@ void flusher_vault_take_over(struct run *run)
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = vault_group_takeover(v->store, GROUP, &v->appliance, "second",
 			&run->clock.source, NULL, NULL, &error, &v->group);
-		if (r == 0 || !may_try_again(run, r, &error, "takeover"))
+		/* A break of its own that came late takes a lease that it has won. */
+		if (r == 0 || (r != -ESTALE && !may_try_again(run, r, &error, "takeover")))
 			break;
 	}
 	v->has_group = r == 0;
@@ -400,7 +406,7 @@ void flusher_vault_take_over(struct run *run)
 		r = history_commit(run->history, &lsn);
 	if (r < 0)
 		run_fail(run, "import answers %d: %s", r, error.message);
-	forget_what_is_local(&run->model.durable);
+	forget_what_is_local(run, &run->model.durable);
 	r = run_verify_points(run);
 	if (r < 0)
 		run_fail(run, "points after takeover: %d", r);

@@ -196,7 +196,7 @@ int run_see(struct run *run)
 	return 0;
 }
 
-static void check_image(struct run *run, struct view *view, const struct model_point *p)
+static int check_image(struct run *run, struct view *view, const struct model_point *p)
 {
 	static unsigned char data[MODEL_SECTORS * SECTOR_BYTES];
 	const struct model_image *image = p->image;
@@ -218,6 +218,8 @@ static void check_image(struct run *run, struct view *view, const struct model_p
 			run->vault->fail(run, -EAGAIN);
 		int r = view_read(view, id, 0, sectors, data);
 		run->vault->fail(run, 0);
+		if (r < 0 && (io_sim_is_off(run->sim) || io_sim_has_failed(run->sim)))
+			return -EIO;
 		if (r < 0)
 			run_fail(run, "point %" PRIu64 " disk %u (local %d) reads %d",
 				p->point.number, id, local, r);
@@ -231,6 +233,7 @@ static void check_image(struct run *run, struct view *view, const struct model_p
 					(int64_t)tag);
 		}
 	}
+	return 0;
 }
 
 static int verify_point(struct run *run, const struct model_point *p)
@@ -253,11 +256,11 @@ static int verify_point(struct run *run, const struct model_point *p)
 	if (view_number(run->passing_view) != p->point.number || under > p->point.number ||
 		(under && !run->vault->has(run, under)))
 		run_fail(run, "point %" PRIu64 " stands on %" PRIu64, p->point.number, under);
-	check_image(run, run->passing_view, p);
+	r = check_image(run, run->passing_view, p);
 	view_close(run->passing_view);
 	run->passing_view = NULL;
-	run->totals->points_verified++;
-	return 0;
+	run->totals->points_verified += r == 0;
+	return r;
 }
 
 int run_verify_points(struct run *run)
