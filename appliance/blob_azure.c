@@ -394,20 +394,21 @@ static int azure_object_delete(
 	return tell(r, &e, name, error);
 }
 
-static int azure_object_stage(struct blob_store *store, const char *name, unsigned part,
-	const void *data, size_t n, struct blob_error *error)
+static int azure_object_stage(struct blob_store *store, const char *name, uint64_t series,
+	unsigned part, const void *data, size_t n, struct blob_error *error)
 {
 	struct azureblob_error e = { 0 };
-	int r = azureblob_object_put_block(client_of(store), name, part, data, n, &e);
+	int r = azureblob_object_put_block(client_of(store), name, series, part, data, n, &e);
 	return tell(r, &e, name, error);
 }
 
-static int azure_object_commit(struct blob_store *store, const char *name, unsigned parts,
-	const char *if_match, struct blob_error *error)
+static int azure_object_commit(struct blob_store *store, const char *name, uint64_t series,
+	unsigned parts, const char *if_match, struct blob_error *error)
 {
 	struct azureblob_error e = { 0 };
 	const struct azureblob_conditions conditions = conditions_of(if_match);
-	int r = azureblob_object_commit(client_of(store), name, parts, NULL, &conditions, &e, NULL);
+	int r = azureblob_object_commit(
+		client_of(store), name, series, parts, NULL, &conditions, &e, NULL);
 	return tell(r, &e, name, error);
 }
 

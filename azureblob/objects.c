@@ -1,10 +1,11 @@
 /*
- * Block blobs. Blocks are named by their number in eight digits, so all names of an object are of
- * one length, as the service demands.
+ * Block blobs. Blocks are named by their series and number in sixteen and eight digits, so all
+ * names of an object are of one length, as the service demands.
  */
 #include "azureblob/objects.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,7 +16,7 @@
 #include "common/hmac.h"
 
 #define CLEANUP_REQUEST CLEANUP(azureblob_request_free)
-#define BLOCK_NAME_BYTES 9
+#define BLOCK_NAME_BYTES 25
 #define BLOCK_ID_BYTES BASE64_TEXT_BYTES(BLOCK_NAME_BYTES - 1)
 
 /* "There shall be none" answers 409 BlobAlreadyExists or 412 ConditionNotMet. */
@@ -74,21 +75,21 @@ int azureblob_object_put(struct azureblob *client, const char *name, const void 
 	return finish_put(client, &request, conditions, error, ret_etag);
 }
 
-static void block_id(unsigned index, char ret_id[static BLOCK_ID_BYTES])
+static void block_id(uint64_t series, unsigned index, char ret_id[static BLOCK_ID_BYTES])
 {
 	char name[BLOCK_NAME_BYTES + 8];
-	snprintf(name, sizeof(name), "%08u", index);
+	snprintf(name, sizeof(name), "%016" PRIx64 "%08u", series, index);
 	base64_encode(name, BLOCK_NAME_BYTES - 1, ret_id);
 }
 
-int azureblob_object_put_block(struct azureblob *client, const char *name, unsigned index,
-	const void *data, size_t n, struct azureblob_error *error)
+int azureblob_object_put_block(struct azureblob *client, const char *name, uint64_t series,
+	unsigned index, const void *data, size_t n, struct azureblob_error *error)
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	char id[BLOCK_ID_BYTES];
 	if (index >= AZUREBLOB_BLOCKS_MAX || n == 0 || n > AZUREBLOB_BLOCK_MAX_BYTES)
 		return azureblob_error_set(error, -EINVAL, "%s: not a possible block", name);
-	block_id(index, id);
+	block_id(series, index, id);
 	call_begin(client, &request, "PUT", name, CALL_REPEATABLE);
 	call_query(&request, "comp", "block");
 	call_query(&request, "blockid", id);
@@ -96,9 +97,10 @@ int azureblob_object_put_block(struct azureblob *client, const char *name, unsig
 	return call_perform(client, &request, error);
 }
 
-int azureblob_object_commit(struct azureblob *client, const char *name, unsigned count,
-	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error, char ret_etag[AZUREBLOB_ETAG_BYTES])
+int azureblob_object_commit(struct azureblob *client, const char *name, uint64_t series,
+	unsigned count, const struct http_headers *metadata,
+	const struct azureblob_conditions *conditions, struct azureblob_error *error,
+	char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	CLEANUP(buf_free) struct buf list = { 0 };
@@ -107,7 +109,7 @@ int azureblob_object_commit(struct azureblob *client, const char *name, unsigned
 	int r = buf_append_text(&list, "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<BlockList>");
 	for (unsigned i = 0; r == 0 && i < count; i++) {
 		char id[BLOCK_ID_BYTES];
-		block_id(i, id);
+		block_id(series, i, id);
 		r = buf_printf(&list, "<Uncommitted>%s</Uncommitted>", id);
 	}
 	if (r == 0)

@@ -19,13 +19,15 @@ int azureblob_object_put(struct azureblob *client, const char *name, const void 
 	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
 	struct azureblob_error *error, char ret_etag[AZUREBLOB_ETAG_BYTES]);
 
-/* Put Block: a part that is not seen yet; `index` below AZUREBLOB_BLOCKS_MAX. */
-int azureblob_object_put_block(struct azureblob *client, const char *name, unsigned index,
-	const void *data, size_t n, struct azureblob_error *error);
-/* Put Block List: makes the blocks 0 to count − 1 the object. */
-int azureblob_object_commit(struct azureblob *client, const char *name, unsigned count,
-	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error, char ret_etag[AZUREBLOB_ETAG_BYTES]);
+/* Put Block: a part that is not seen yet; `index` below AZUREBLOB_BLOCKS_MAX. Blocks are known by
+ * series and index: with a series of its own, no late block of another writing can get in. */
+int azureblob_object_put_block(struct azureblob *client, const char *name, uint64_t series,
+	unsigned index, const void *data, size_t n, struct azureblob_error *error);
+/* Put Block List: makes the blocks 0 to count − 1 of the series the object. */
+int azureblob_object_commit(struct azureblob *client, const char *name, uint64_t series,
+	unsigned count, const struct http_headers *metadata,
+	const struct azureblob_conditions *conditions, struct azureblob_error *error,
+	char ret_etag[AZUREBLOB_ETAG_BYTES]);
 
 /* Appends the whole object to `ret_data`; -EMSGSIZE if it is larger than `limit` bytes (at
  * least 1). `ret_etag` may be NULL. */

@@ -152,11 +152,13 @@ struct blob_store_ops {
 	int (*object_delete)(struct blob_store *store, const char *name, const char *if_match,
 		struct blob_error *error);
 	/* A large object in parts of ≤ 4 MiB: stage them in order, then commit makes it appear (or
-	 * be replaced) whole. An aborted one leaves nothing that shows. */
-	int (*object_stage)(struct blob_store *store, const char *name, unsigned part,
-		const void *data, size_t n, struct blob_error *error);
-	int (*object_commit)(struct blob_store *store, const char *name, unsigned parts,
-		const char *if_match, struct blob_error *error);
+	 * be replaced) whole. An aborted one leaves nothing that shows. Parts are known by series
+	 * and number: each writing takes a random series, so that a part of an earlier one that
+	 * lands late cannot get in. */
+	int (*object_stage)(struct blob_store *store, const char *name, uint64_t series,
+		unsigned part, const void *data, size_t n, struct blob_error *error);
+	int (*object_commit)(struct blob_store *store, const char *name, uint64_t series,
+		unsigned parts, const char *if_match, struct blob_error *error);
 
 	/* Copies a snapshot to a new blob and waits for the end of it. */
 	int (*copy)(struct blob_store *store, const char *blob, const char *snapshot,

@@ -226,7 +226,10 @@ static int prepare(struct flush *flush, uint64_t number)
 	r = list_disks(flush);
 	if (r < 0)
 		return r;
-	vault_stage_open(&flush->stage, f->options.store, f->options.clock, group, number, &sink);
+	r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, group, number,
+		flush->error, &sink);
+	if (r < 0)
+		return r;
 	r = sender_new(&sending, &flush->sender);
 	if (r == 0)
 		r = hashes_writer_new(&group->id, flush->base, number, &sink, &flush->writer);

@@ -70,7 +70,9 @@ static int merge_hashes(struct blob_store *store, const struct vault_group *grou
 	hashes_reader_coverage(newer, &id, &from[1], &to[1]);
 	if (from[1] <= from[0])
 		return 0; /* merged already */
-	vault_stage_open(&stage, store, NULL, group, next, &sink);
+	r = vault_stage_open(&stage, store, NULL, group, next, error, &sink);
+	if (r < 0)
+		return r;
 	r = hashes_writer_new(&group->id, from[0], next, &sink, &writer);
 	if (r < 0)
 		return error_set(error, r, NULL, "not enough memory to merge hashes");

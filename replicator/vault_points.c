@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/rng.h"
 #include "common/utc.h"
 #include "fs/point.h"
 #include "replicator/backoff.h"
@@ -278,17 +279,22 @@ static int stage_part(void *context, unsigned part, const void *data, size_t n)
 	int r;
 	backoff_start(&backoff, s->clock);
 	do {
-		r = s->store->ops->object_stage(s->store, s->name, part, data, n, &e);
+		r = s->store->ops->object_stage(s->store, s->name, s->series, part, data, n, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	return r < 0 ? vault_fail(&s->error, r, &e, "cannot write %s", s->name) : 0;
 }
 
-void vault_stage_open(struct vault_stage *s, struct blob_store *store, struct clock_source *clock,
-	const struct vault_group *group, uint64_t number, struct hashes_sink *ret_sink)
+int vault_stage_open(struct vault_stage *s, struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, uint64_t number, struct error *error,
+	struct hashes_sink *ret_sink)
 {
 	*s = (struct vault_stage){ .store = store, .clock = clock };
+	int r = random_bytes(&s->series, sizeof(s->series));
+	if (r < 0)
+		return error_set(error, r, NULL, "no random numbers to be had");
 	vault_hashes_name(group->name, number, s->name);
 	*ret_sink = (struct hashes_sink){ stage_part, s };
+	return 0;
 }
 
 /* Is what is there now what we staged? Its end block tells. */
@@ -332,7 +338,8 @@ int vault_stage_commit(struct vault_stage *s, const struct hashes_written *writt
 	}
 	backoff_start(&backoff, s->clock);
 	do {
-		r = s->store->ops->object_commit(s->store, s->name, written->parts, if_match, &e);
+		r = s->store->ops->object_commit(
+			s->store, s->name, s->series, written->parts, if_match, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	if (r < 0 && is_staged(s, written))
 		return 0;

@@ -2,8 +2,8 @@
  * Taking a group from whoever owns it, after the loss of its appliance.
  *
  *	1. swap owner.json: ours, a new lease id, generation + 1
- *	2. break every blob's lease, acquire it under the new id: from here on the former owner's
- *	   writes are refused
+ *	2. change every blob's lease to the new id: from here on the former owner's writes are
+ *	   refused
  *	3. the newest committed point whose manifest and snapshots are whole is what stands; record
  *	   the cut in owner.json, so that a manifest of the former owner that lands later commits
  *	   nothing
@@ -30,11 +30,12 @@
 
 static int become_owner(struct blob_store *store, const char *name, const struct uuid *appliance,
 	const char *appliance_name, struct clock_source *clock, struct error *error,
-	struct vault_group *ret_group)
+	struct vault_group *ret_group, char ret_older[static BLOB_LEASE_ID_BYTES])
 {
 	for (unsigned i = 0;; i++) {
 		CLEANUP(vault_group_free) struct vault_group group = { 0 };
 		int r = vault_group_load(store, name, error, &group);
+		memcpy(ret_older, group.previous_lease_id, BLOB_LEASE_ID_BYTES);
 		if (r == 0)
 			r = vault_new_lease(&group, error);
 		if (r < 0)
@@ -55,28 +56,37 @@ static int become_owner(struct blob_store *store, const char *name, const struct
 	}
 }
 
+/* By change from an id that owner.json told, if that is how it is leased; a request that lands
+ * late can then do no harm. Breaking is the last resort: a break that lands late breaks ours. */
 static int take_lease(struct blob_store *store, const struct vault_group *group,
-	const struct vault_disk *disk, struct error *error)
+	const struct vault_disk *disk, const char *older, struct error *error)
 {
 	struct blob_error e = { 0 };
 	char blob[VAULT_NAME_BYTES];
-	int r = 0;
+	int r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
+	if (r == -ESTALE && older[0])
+		r = vault_disk_lease(store, group, disk, older, error);
+	if (r == -ENOENT)
+		return vault_disk_ensure(store, group, disk, error);
 	vault_blob_name(disk->name, blob);
-	for (unsigned i = 0; i < BREAK_TRIES; i++) {
+	for (unsigned i = 0; r == -ESTALE && i < BREAK_TRIES; i++) {
 		e = (struct blob_error){ 0 };
 		r = store->ops->lease_break(store, blob, &e);
-		if (r == -ENOENT)
-			return vault_disk_ensure(store, group, disk, error);
 		if (r < 0 && !backoff_is_passing(r, &e) && r != -ESTALE && r != -EBUSY)
-			break;
-		e = (struct blob_error){ 0 };
-		r = store->ops->lease_acquire(store, blob, group->lease_id, &e);
-		if (r == 0)
-			return 0;
-		if (!backoff_is_passing(r, &e) && r != -EBUSY && r != -ESTALE)
-			break;
+			return vault_fail(error, r, &e, "cannot break the lease of %s", blob);
+		r = vault_disk_lease(store, group, disk, "", error);
 	}
-	return vault_fail(error, r, &e, "cannot take over the lease of %s", blob);
+	return r;
+}
+
+static int take_leases(struct blob_store *store, const struct vault_group *group, const char *older,
+	struct error *error)
+{
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
+		if (!group->disks[i].removed)
+			r = take_lease(store, group, &group->disks[i], older, error);
+	return r;
 }
 
 /* Are all snapshots of the manifest there? */
@@ -147,6 +157,7 @@ static int repair_all(struct blob_store *store, struct clock_source *clock,
 	const struct vault_group *group, const struct manifest *m, struct vault_progress *progress,
 	struct error *error)
 {
+	progress->done_bytes = progress->total_bytes = 0;
 	for (unsigned i = 0; i < group->disk_count; i++)
 		if (!group->disks[i].removed)
 			progress->total_bytes += group->disks[i].size_bytes;
@@ -178,17 +189,25 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	CLEANUP(manifest_free) struct manifest newest = { 0 };
 	struct vault_progress told = { .told = progress, .context = context };
+	char older[BLOB_LEASE_ID_BYTES];
 	unsigned deleted;
-	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group);
-	for (unsigned i = 0; r == 0 && i < group.disk_count; i++)
-		if (!group.disks[i].removed)
-			r = take_lease(store, &group, &group.disks[i], error);
+	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group, older);
+	if (r == 0)
+		r = take_leases(store, &group, older, error);
 	if (r == 0)
 		r = newest_whole(store, &group, error, &newest);
 	if (r == 0)
 		r = record_cut(store, &group, newest.number, error);
 	if (r == 0)
 		r = repair_all(store, clock, &group, &newest, &told, error);
+	/* A break of an interrupted takeover may land late: lease again while the group is ours. */
+	for (unsigned i = 0; r == -ESTALE && i < BREAK_TRIES; i++) {
+		if (vault_owner_confirm(store, &group, error) < 0)
+			break;
+		r = take_leases(store, &group, "", error);
+		if (r == 0)
+			r = repair_all(store, clock, &group, &newest, &told, error);
+	}
 	if (r == 0)
 		r = vault_collect_orphans(store, &group, 0, error, &deleted);
 	if (r < 0)

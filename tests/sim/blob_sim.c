@@ -451,25 +451,27 @@ static int sim_object_delete(
 		error);
 }
 
-static int sim_object_stage(struct blob_store *s, const char *name, unsigned part, const void *data,
-	size_t n, struct blob_error *error)
+static int sim_object_stage(struct blob_store *s, const char *name, uint64_t series, unsigned part,
+	const void *data, size_t n, struct blob_error *error)
 {
 	return simple(s,
 		(struct sim_change){ .verb = SIM_OBJECT_STAGE,
 			.blob = (char *)name,
 			.offset = part,
+			.series = series,
 			.length = n,
 			.data = (unsigned char *)data },
 		error);
 }
 
-static int sim_object_commit(struct blob_store *s, const char *name, unsigned parts,
-	const char *if_match, struct blob_error *error)
+static int sim_object_commit(struct blob_store *s, const char *name, uint64_t series,
+	unsigned parts, const char *if_match, struct blob_error *error)
 {
 	return simple(s,
 		(struct sim_change){ .verb = SIM_OBJECT_COMMIT,
 			.blob = (char *)name,
 			.length = parts,
+			.series = series,
 			.if_match = (char *)if_match },
 		error);
 }

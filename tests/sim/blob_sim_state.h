@@ -20,6 +20,13 @@ struct sim_snapshot {
 	struct sim_metadata metadata;
 };
 
+struct sim_part {
+	struct sim_part *next;
+	uint64_t series, number;
+	uint64_t n;
+	unsigned char data[];
+};
+
 /* A page blob or, with `is_object`, a block blob. */
 struct sim_blob {
 	struct sim_blob *next;
@@ -31,7 +38,7 @@ struct sim_blob {
 	char lease[BLOB_LEASE_ID_BYTES]; /* empty: not leased */
 	struct sim_metadata metadata;
 	struct sim_snapshot *snapshots, **snapshots_end;
-	struct content parts[64]; /* staged, by number */
+	struct sim_part *parts; /* staged */
 };
 
 /* A change as it travels: everything it needs is its own, so that it can land at any time. */
@@ -60,6 +67,7 @@ struct sim_change {
 	char *blob, *snapshot, *other; /* other: new blob, new lease */
 	char *lease, *if_match;        /* NULL: none */
 	uint64_t offset, length;       /* of pages; size; part number or count */
+	uint64_t series;               /* of parts */
 	int64_t sequence;
 	unsigned char *data;
 	struct sim_metadata metadata;

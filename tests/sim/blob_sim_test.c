@@ -147,11 +147,11 @@ static void objects_are_swapped_only_as_they_were(void **state)
 		ops->object_put(w.store, "o", "y", 1, first, NULL, 0, &w.error, second), 0);
 	assert_int_equal(
 		ops->object_put(w.store, "o", "z", 1, first, NULL, 0, &w.error, second), -ESTALE);
-	assert_int_equal(ops->object_stage(w.store, "p", 0, "ab", 2, &w.error), 0);
+	assert_int_equal(ops->object_stage(w.store, "p", 5, 0, "ab", 2, &w.error), 0);
 	struct buf b = { 0 };
 	assert_int_equal(ops->object_get(w.store, "p", 9, &w.error, &b, first), -ENOENT);
-	assert_int_equal(ops->object_stage(w.store, "p", 1, "cd", 2, &w.error), 0);
-	assert_int_equal(ops->object_commit(w.store, "p", 2, "", &w.error), 0);
+	assert_int_equal(ops->object_stage(w.store, "p", 5, 1, "cd", 2, &w.error), 0);
+	assert_int_equal(ops->object_commit(w.store, "p", 5, 2, "", &w.error), 0);
 	assert_int_equal(ops->object_get(w.store, "p", 9, &w.error, &b, first), 0);
 	assert_string_equal(b.data, "abcd");
 	buf_free(&b);
