@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "fs/point.h"
@@ -148,6 +149,9 @@ static int record_cut(
 	if (!cuts)
 		return error_set(error, -ENOMEM, NULL, "not enough memory");
 	group->cuts = cuts;
+	/* A disk that no point shows yet begins with the next one. */
+	for (unsigned i = 0; i < group->disk_count; i++)
+		group->disks[i].added_point = MIN(group->disks[i].added_point, above + 1);
 	cuts[group->cut_count++] =
 		(struct vault_cut){ .generation = group->generation - 1, .above = above };
 	return vault_owner_swap(store, group, error);
