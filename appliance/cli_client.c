@@ -53,11 +53,12 @@ static int open_connection(struct cli *cli, struct cli_error *error)
 	if (strlen(cli->socket_path) >= sizeof(address.sun_path))
 		return unreachable(cli, error, -ENAMETOOLONG);
 	memcpy(address.sun_path, cli->socket_path, strlen(cli->socket_path) + 1);
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return unreachable(cli, error, -errno);
-	cli->fd = fd;
-	fd = -1;
+	cli->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (cli->fd < 0 || connect(cli->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		int r = -errno;
+		cli_close(cli);
+		return unreachable(cli, error, r);
+	}
 	return 0;
 }
 

@@ -18,6 +18,7 @@
 struct follow {
 	cJSON *job; /* the newest that was seen */
 	struct cli_progress progress;
+	bool begun; /* a step was seen running */
 };
 
 static bool is_final(const cJSON *job)
@@ -26,18 +27,22 @@ static bool is_final(const cJSON *job)
 	return *state && strcmp(state, "queued") != 0 && strcmp(state, "running") != 0;
 }
 
+/* Between two steps nothing is new: what stands there stays. */
 static void show_progress(struct follow *follow)
 {
 	char label[160];
-	const char *step = cli_get_text(follow->job, "state");
 	const cJSON *progress = cli_get(follow->job, "progress"), *item;
+	const char *step = NULL;
 	cJSON_ArrayForEach(item, cli_get(follow->job, "steps"))
 	{
 		if (strcmp(cli_get_text(item, "state"), "running") == 0)
 			step = cli_get_text(item, "name");
 	}
+	if (!step && follow->begun)
+		return;
+	follow->begun = follow->begun || step;
 	snprintf(label, sizeof(label), "%s %s: %s", cli_get_text(follow->job, "kind"),
-		cli_get_text(follow->job, "subject"), step);
+		cli_get_text(follow->job, "subject"), step ? step : "waiting");
 	cli_progress_update(&follow->progress, label, cli_get_u64(progress, "done"),
 		cli_get_u64(progress, "total"), cli_get_text(progress, "unit"));
 }

@@ -125,7 +125,7 @@ static int check_secret(const char *file, struct error *error)
 	CLEANUP_FREE char *path = NULL;
 	struct stat status;
 	int r = config_secret_path(file, error, &path);
-	if (r < 0)
+	if (r < 0 || !path)
 		return r;
 	if (access(path, R_OK) < 0 || stat(path, &status) < 0)
 		return error_set(error, -errno,

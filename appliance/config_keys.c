@@ -8,8 +8,10 @@
 #include "common/bytes.h"
 
 /* clang-format off */
+/* NOLINTBEGIN(bugprone-macro-parentheses): a member's name cannot be in parentheses */
 #define KEY(section, member, type) \
 	{ #section, #member, type, offsetof(struct config, section.member), false }
+/* NOLINTEND(bugprone-macro-parentheses) */
 /* clang-format on */
 
 const struct config_key config_keys[] = {

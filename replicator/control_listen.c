@@ -101,7 +101,7 @@ static void find_group(struct control *control)
 static int bind_socket(
 	struct control *control, const struct sockaddr_un *address, struct error *error)
 {
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	bool bound = fd >= 0 && fchmod(fd, 0600) == 0 &&
 		     bind(fd, (const struct sockaddr *)address, sizeof(*address)) == 0;
 	bool ok = bound;
@@ -110,10 +110,10 @@ static int bind_socket(
 	ok = ok && chmod(control->path, 0660) == 0 && listen(fd, 4096) == 0;
 	if (ok) {
 		control->listen_fd = fd;
-		fd = -1;
 		return 0;
 	}
 	int r = -errno;
+	cleanup_close(&fd);
 	if (bound)
 		(void)unlink(control->path);
 	return error_set(error, r, "check the directory's permissions", "cannot listen on %s: %s",

@@ -73,9 +73,10 @@ static int method_list(void *context, struct control_peer *peer, const cJSON *pa
 	static const char *const names[] = { NULL };
 	(void)peer;
 	int r = control_only(parameters, names, error);
+	if (r < 0)
+		return r;
 	cJSON *list;
-	if (r == 0)
-		r = jobs_list(context, &list);
+	r = jobs_list(context, &list);
 	return r < 0 ? r : wrap("jobs", list, ret_result);
 }
 

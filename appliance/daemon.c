@@ -1,0 +1,222 @@
+/*
+ * Putting the parts together.
+ *
+ * A lock on the state directory keeps a second daemon from the same journals, whatever sockets
+ * they use. Nothing here runs in more than one thread; the parts have their own.
+ */
+#include "appliance/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "appliance/blob_azure.h"
+#include "common/buf.h"
+#include "common/cleanup.h"
+#include "common/io.h"
+#include "common/log.h"
+#include "replicator/control.h"
+#include "replicator/jobs.h"
+#include "replicator/methods_job.h"
+#include "replicator/registry.h"
+
+#define JOBS_KEPT 500 /* ended ones */
+
+struct daemon {
+	struct config *config; /* as started with; policies and sizes may have been reloaded */
+	int state_lock;
+	struct blob_service *vault;
+	struct jobs *jobs;
+	struct registry *registry;
+	struct control *control;
+};
+
+/* The directory and what is missing above it; only the last is closed to others. */
+static int make_directory(const char *path, struct error *error)
+{
+	CLEANUP_FREE char *part = strdup(path);
+	if (!part)
+		return error_set(error, -ENOMEM, NULL, "no memory");
+	for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		if (mkdir(part, 0755) < 0 && errno != EEXIST)
+			return error_set(error, -errno, "make it, or run as root",
+				"cannot make directory %s: %s", part, strerrordesc_np(errno));
+		*slash = '/';
+	}
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return error_set(error, -errno, "make it, or run as root",
+			"cannot make directory %s: %s", path, strerrordesc_np(errno));
+	return 0;
+}
+
+static int make_parent(const char *path, struct error *error)
+{
+	CLEANUP_FREE char *directory = strdup(path);
+	if (!directory)
+		return error_set(error, -ENOMEM, NULL, "no memory");
+	char *slash = strrchr(directory, '/');
+	if (!slash || slash == directory)
+		return 0;
+	*slash = '\0';
+	return make_directory(directory, error);
+}
+
+static int lock_state(struct daemon *daemon, struct error *error)
+{
+	CLEANUP(buf_free) struct buf path = { 0 };
+	const char *directory = daemon->config->appliance.state_dir;
+	if (buf_printf(&path, "%s/lock", directory) < 0)
+		return error_set(error, -ENOMEM, NULL, "no memory");
+	daemon->state_lock = open(path.data, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (daemon->state_lock < 0)
+		return error_set(error, -errno, "check the directory's permissions",
+			"cannot open %s: %s", path.data, strerrordesc_np(errno));
+	if (flock(daemon->state_lock, LOCK_EX | LOCK_NB) < 0)
+		return error_set(error, -EBUSY,
+			"stop the other landfalld, or give this one another state_dir",
+			"another landfalld uses %s", directory);
+	return 0;
+}
+
+static int prepare_directories(struct daemon *daemon, struct error *error)
+{
+	const struct config *config = daemon->config;
+	int r = make_directory(config->appliance.state_dir, error);
+	if (r == 0)
+		r = lock_state(daemon, error);
+	if (r == 0)
+		r = make_directory(config->journal.dir, error);
+	if (r == 0 && config->cache.size_bytes > 0)
+		r = make_parent(config->cache.file, error);
+	if (r == 0)
+		r = make_parent(config->appliance.mount, error);
+	return r;
+}
+
+static int open_vault(struct daemon *daemon, struct error *error)
+{
+	const struct config_vault *vault = &daemon->config->vault;
+	if (!vault->configured) {
+		log_warning("no vault is configured: recovery points stay on this appliance");
+		return 0;
+	}
+	int r = blob_azure_new(vault, clock_system(), error, &daemon->vault);
+	if (r == 0)
+		log_info("the vault is %s", daemon->vault->ops->name(daemon->vault));
+	return r;
+}
+
+static int open_jobs(struct daemon *daemon, struct error *error)
+{
+	CLEANUP(buf_free) struct buf path = { 0 };
+	int r = buf_printf(&path, "%s/jobs", daemon->config->appliance.state_dir);
+	if (r == 0)
+		r = jobs_new(io_posix(), clock_system(), path.data, JOBS_KEPT, &daemon->jobs);
+	return r < 0 ? error_set(error, r, "see that the state directory's disk works",
+			       "cannot read the jobs in %s: %s", path.data, strerrordesc_np(-r))
+		     : 0;
+}
+
+static int open_registry(struct daemon *daemon, struct error *error)
+{
+	const struct config *config = daemon->config;
+	const struct registry_options options = {
+		.io = io_posix(),
+		.clock = clock_system(),
+		.state_dir = config->appliance.state_dir,
+		.journal_dir = config->journal.dir,
+		.mount_path = config->appliance.mount,
+		.cache_path = config->cache.size_bytes > 0 ? config->cache.file : NULL,
+		.journal_bytes = config->journal.size_bytes,
+		.cache_bytes = config->cache.size_bytes,
+		.vault = daemon->vault,
+		.policies = config->policies,
+		.policy_count = config->policy_count,
+		.jobs = daemon->jobs,
+	};
+	return registry_new(&options, error, &daemon->registry);
+}
+
+/* All methods and kinds of jobs are there before the first call and the first job. */
+static int open_control(struct daemon *daemon, struct error *error)
+{
+	const struct config_appliance *appliance = &daemon->config->appliance;
+	int r = control_new(appliance->control_socket, appliance->control_group, &daemon->control);
+	if (r == 0)
+		r = registry_register(daemon->registry, daemon->control);
+	if (r == 0)
+		r = methods_job_register(daemon->control, daemon->jobs);
+	if (r == 0)
+		r = jobs_resume(daemon->jobs);
+	if (r < 0)
+		return error_set(error, r, NULL, "cannot set up the control socket: %s",
+			strerrordesc_np(-r));
+	return control_start(daemon->control, error);
+}
+
+int daemon_new(struct config *config, struct error *error, struct daemon **ret_daemon)
+{
+	struct daemon *daemon = calloc(1, sizeof(*daemon));
+	if (!daemon)
+		return error_set(error, -ENOMEM, NULL, "no memory");
+	daemon->state_lock = -1;
+	daemon->config = config;
+	int r = prepare_directories(daemon, error);
+	if (r == 0)
+		r = open_vault(daemon, error);
+	if (r == 0)
+		r = open_jobs(daemon, error);
+	if (r == 0)
+		r = open_registry(daemon, error);
+	if (r == 0)
+		r = open_control(daemon, error);
+	if (r < 0) {
+		daemon->config = NULL; /* stays the caller's */
+		daemon_free(daemon);
+		return r;
+	}
+	*ret_daemon = daemon;
+	return 0;
+}
+
+int daemon_reload(struct daemon *daemon, struct error *error)
+{
+	struct config *config;
+	int r = config_load(daemon->config->path, error, &config);
+	if (r < 0)
+		return r;
+	r = registry_reload(daemon->registry, config->journal.size_bytes, config->policies,
+		config->policy_count, error);
+	if (r == 0) {
+		CLEANUP_FREE char *differences = config_fixed_differences(daemon->config, config);
+		log_set_level(config->appliance.log_level);
+		log_info("the configuration is read again: %u policies", config->policy_count);
+		if (differences)
+			log_warning("changed, but only a restart takes it up: %s", differences);
+	}
+	config_free(config);
+	return r;
+}
+
+/* Jobs use the registry, and the registry starts jobs: so they are stopped before it goes, and
+ * freed after it. */
+void daemon_free(struct daemon *daemon)
+{
+	if (!daemon)
+		return;
+	control_free(daemon->control);
+	if (daemon->jobs)
+		jobs_stop(daemon->jobs);
+	registry_free(daemon->registry);
+	jobs_free(daemon->jobs);
+	blob_azure_free(daemon->vault);
+	cleanup_close(&daemon->state_lock);
+	config_free(daemon->config);
+	free(daemon);
+}
