@@ -141,13 +141,17 @@ static void apply_drop(struct model_state *state, const struct model_op *op)
 		remove_point(state, p);
 }
 
-static void apply_import_disk(struct model_state *state, struct model_disk *d)
+/* The head is the imported point now. */
+static void apply_import_point(struct model_state *state, const struct model_op *op)
 {
-	const struct model_point *p = model_point(state, state->newest_vault);
-	for (unsigned i = 0; p && i < p->image->count; i++)
-		if (p->image->disks[i].id == d->disk.id)
-			memcpy(d->tags, p->image->disks[i].tags,
-				p->image->disks[i].sectors * sizeof(d->tags[0]));
+	add_point(state, &op->point, op->image);
+	state->newest_vault = op->point.number;
+	for (unsigned i = 0; i < op->image->count; i++) {
+		struct model_disk *d = model_disk(state, op->image->disks[i].id);
+		if (d)
+			memcpy(d->tags, op->image->disks[i].tags,
+				op->image->disks[i].sectors * sizeof(d->tags[0]));
+	}
 }
 
 static void apply_seal(struct model_state *state, const struct model_op *op)
@@ -196,16 +200,13 @@ void model_apply(struct model_state *state, const struct model_op *op)
 		struct model_disk *d = &state->disks[state->disk_count++];
 		memset(d, 0, sizeof(*d));
 		d->disk = op->added;
-		if (op->kind == MODEL_IMPORT_DISK)
-			apply_import_disk(state, d);
 		break;
 	}
 	case MODEL_SEAL:
 		apply_seal(state, op);
 		break;
 	case MODEL_IMPORT_POINT:
-		add_point(state, &op->point, op->image);
-		state->newest_vault = op->point.number;
+		apply_import_point(state, op);
 		break;
 	case MODEL_MARK:
 		if (p)

@@ -124,7 +124,7 @@ int step_reopen(struct run *run, bool commit);
 int step_read_all(struct run *run);
 /* The catalogue equals the durable model. */
 int step_check_points(struct run *run);
-/* Begins with disks and points found in a vault. */
+/* Begins with disks and points found in a vault; cut short, it began with fewer. */
 int step_take_over(struct run *run);
 /* Any of these and more, by chance. */
 int step_random(struct run *run);

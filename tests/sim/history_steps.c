@@ -590,6 +590,16 @@ int step_take_over(struct run *run)
 	static unsigned char data[MODEL_SECTORS * SECTOR_BYTES];
 	uint32_t sectors = run->max_sectors;
 	uint64_t number = 0;
+	int r;
+	struct model_op import = { .kind = MODEL_IMPORT_DISK };
+	import.added.id = 1;
+	import.added.size_bytes = (uint64_t)sectors * SECTOR_BYTES;
+	import.added.added_point = 1;
+	strcpy(import.added.name, "machine/disk0");
+	r = history_import_disk(run->history, &import.added, &import.lsn);
+	r = staged(run, r, &import, "import_disk");
+	if (r < 0)
+		return r;
 	for (unsigned i = 1 + (unsigned)below(run, 3); i > 0; i--) {
 		number += 1 + below(run, 4);
 		struct model_image *image = model_image_new(&run->model);
@@ -610,19 +620,12 @@ int step_take_over(struct run *run)
 		op.point.changed_bytes = below(run, 4096) * SECTOR_BYTES;
 		op.point.kind = POINT_CRASH;
 		op.point.flags = POINT_VAULT;
-		int r = history_point_import(run->history, &op.point, &op.lsn);
+		r = history_point_import(run->history, &op.point, &op.lsn);
 		r = staged(run, r, &op, "point_import");
 		if (r < 0)
 			return r;
 	}
-	struct model_op op = { .kind = MODEL_IMPORT_DISK };
-	op.added.id = 1;
-	op.added.size_bytes = (uint64_t)sectors * SECTOR_BYTES;
-	op.added.added_point = 1;
-	strcpy(op.added.name, "machine/disk0");
-	int r = history_import_disk(run->history, &op.added, &op.lsn);
-	r = staged(run, r, &op, "import_disk");
-	return r < 0 ? r : step_commit(run);
+	return step_commit(run);
 }
 
 static int step_put_some(struct run *run, bool zero)
