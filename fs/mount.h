@@ -10,6 +10,12 @@
  * A point's files are immutable: the kernel may cache them; live heads and clones are opened with
  * direct I/O. Files of 512-byte-unaligned size are what a VHD is: reads at the end are short.
  * Discard and write-zeroes arrive as fallocate (punch, zero range) and become ZERO extents.
+ *
+ * A file's size cannot change. Emptying a writable one (truncation to 0, opening with O_TRUNC, as
+ * cp, nbdcopy and dd without conv=notrunc do) makes its disk all zeros; truncation to the size it
+ * has, footer counted or not, is accepted and changes nothing; any other size is -EPERM. The
+ * footer cannot be changed (see vhd.h), so a loop device that shall be partitioned or get a
+ * filesystem is best limited to the disk: losetup --sizelimit.
  */
 #pragma once
 

@@ -11,8 +11,9 @@
  * and need no counting: whatever number comes back is looked up in what is shown now. Numbers of
  * machines and clones are not used twice, so another content is always another inode.
  *
- * Lock order: `lock` is the only one, and it is not held across calls to a history, a clone or a
- * store. What a handler uses meanwhile is held by a count (`busy`), for which removal waits.
+ * Locks: `lock`, and the read gate's, never both; `lock` is not held across calls to a history, a
+ *clone or a store. What a handler uses meanwhile is held by a count (`busy`), for which removal
+ *waits.
  */
 #pragma once
 
@@ -103,6 +104,14 @@ struct open_file {
 	atomic_bool gone; /* answers -EIO from now on */
 };
 
+/* Reads may wait for the vault, so they may not take all the session's threads: beyond `limit`
+ * of them at once they queue, and whoever ends a read goes on with the next. */
+struct read_gate {
+	pthread_mutex_t lock; /* taken alone */
+	unsigned running, limit;
+	struct queued_read *first, **end;
+};
+
 struct mount {
 	char *path;
 	struct fuse_session *session;
@@ -120,6 +129,7 @@ struct mount {
 	uint16_t last_machine; /* serials given out */
 	uint32_t last_clone;
 	struct open_file *files[MOUNT_FILE_BUCKETS];
+	struct read_gate reads;
 };
 
 /* The machine with that serial, held until machine_put. -ESTALE. */

@@ -13,8 +13,9 @@
  * only opens without O_TRUNC (dd's conv=notrunc). Nothing can be made, removed or renamed through
  * the mount.
  *
- * A read costs one copy, from the history into the thread's own buffer, which the reply is
- * written from; a write is taken from the session's buffer as it came.
+ * Reads pass a gate that leaves threads for everything else (struct read_gate). A read costs one
+ * copy, from the history into the thread's own buffer, which the reply is written from; a write is
+ * taken from the session's buffer as it came.
  */
 #include "fs/mount_internal.h"
 
@@ -286,29 +287,93 @@ static int read_error(int r)
 	return r == -ENOMEM ? ENOMEM : EIO;
 }
 
+struct queued_read {
+	struct queued_read *next;
+	fuse_req_t req;
+	struct open_file *file; /* open as long as the request is not answered */
+	uint64_t offset;
+	size_t size;
+};
+
+static void answer_read(const struct queued_read *q)
+{
+	struct open_file *file = q->file;
+	void *buffer = thread_buffer(file->mount);
+	if (!buffer) {
+		fuse_reply_err(q->req, ENOMEM);
+		return;
+	}
+	uint64_t left = q->offset < file->size_bytes ? file->size_bytes - q->offset : 0;
+	size_t n = (size_t)MIN((uint64_t)q->size, left);
+	int r = file_enter(file);
+	if (r == 0) {
+		r = n > 0 ? store_read(file->store, q->offset, buffer, n) : 0;
+		file_leave(file);
+	}
+	if (r < 0)
+		fuse_reply_err(q->req, read_error(r));
+	else
+		fuse_reply_buf(q->req, buffer, n);
+}
+
+/* True if the read may run now; else it was queued, or answered for want of memory. */
+static bool enter_gate(struct read_gate *gate, const struct queued_read *q)
+{
+	SCOPED_LOCK(&gate->lock);
+	if (gate->running < gate->limit) {
+		gate->running++;
+		return true;
+	}
+	struct queued_read *queued = malloc(sizeof(*queued));
+	if (!queued) {
+		fuse_reply_err(q->req, ENOMEM);
+		return false;
+	}
+	*queued = *q;
+	queued->next = NULL;
+	*gate->end = queued;
+	gate->end = &queued->next;
+	return false;
+}
+
+/* The next queued read for the thread that has ended one; NULL: none, and it leaves the gate. */
+static struct queued_read *next_or_leave(struct read_gate *gate)
+{
+	SCOPED_LOCK(&gate->lock);
+	struct queued_read *q = gate->first;
+	if (!q) {
+		gate->running--;
+		return NULL;
+	}
+	gate->first = q->next;
+	if (!gate->first)
+		gate->end = &gate->first;
+	return q;
+}
+
 static void op_read(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *info)
 {
 	(void)ino;
-	struct open_file *file = file_of(info);
-	void *buffer = thread_buffer(mount_of(req));
-	if (!buffer || off < 0) {
-		fuse_reply_err(req, buffer ? EINVAL : ENOMEM);
+	struct read_gate *gate = &mount_of(req)->reads;
+	struct queued_read now = {
+		.req = req,
+		.file = file_of(info),
+		.offset = (uint64_t)off,
+		.size = MIN(size, (size_t)FUSE_MAX_IO_BYTES),
+	};
+	if (off < 0) {
+		fuse_reply_err(req, EINVAL);
 		return;
 	}
-	uint64_t at = (uint64_t)off;
-	uint64_t left = at < file->size_bytes ? file->size_bytes - at : 0;
-	size = MIN(size, (size_t)FUSE_MAX_IO_BYTES);
-	size_t n = (size_t)MIN((uint64_t)size, left);
-	int r = file_enter(file);
-	if (r == 0) {
-		r = n > 0 ? store_read(file->store, at, buffer, n) : 0;
-		file_leave(file);
+	if (!enter_gate(gate, &now))
+		return;
+	answer_read(&now);
+	struct queued_read *next;
+	while ((next = next_or_leave(gate))) {
+		answer_read(next);
+		free(next);
 	}
-	if (r < 0)
-		fuse_reply_err(req, read_error(r));
-	else
-		fuse_reply_buf(req, buffer, n);
 }
 
 static void note_write(struct open_file *file)

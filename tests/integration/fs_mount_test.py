@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,8 @@ class Daemon:
         self.answer("the start")
 
     def answer(self, to):
+        if not select.select([self.process.stdout], [], [], 60)[0]:
+            raise AssertionError(f"{to}: no answer")
         words = self.process.stdout.readline().split()
         if not words:
             raise AssertionError(f"{to}: the daemon died")
@@ -343,7 +346,7 @@ def test_parallel_writers():
             os.close(fd)
             seen.append(i)
 
-        threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+        threads = [threading.Thread(target=write, args=(i,), daemon=True) for i in range(8)]
         for t in threads:
             t.start()
         for t in threads:
@@ -369,6 +372,59 @@ def test_fsync_is_durable():
         else:
             raise AssertionError("a write that nobody waits for was not committed")
         os.close(fd)
+
+
+def test_vault_out_of_reach():
+    """However many readers wait for the vault, writing goes on and the tree answers."""
+    with daemon(size_mib=16) as d:
+        write_at(d.live(), 0, b"in the journal")
+        n = d("seal")
+        d(f"vault {n}")
+        d("hold")
+        wrong = []
+
+        def read(i):
+            try:
+                got = read_at(d.live(), MIB + i * 65536, 4096)
+                if got != bytes(4096):
+                    wrong.append(i)
+            except OSError as e:
+                wrong.append(e)
+
+        readers = [threading.Thread(target=read, args=(i,), daemon=True) for i in range(60)]
+        for t in readers:
+            t.start()
+        for _ in range(500):
+            if d("held") >= 20:
+                break
+            time.sleep(0.01)
+        assert d("held") >= 20
+        started = time.monotonic()
+        write_at(d.live(), 8192, b"goes on!" * 512)
+        assert "live" in os.listdir(d.path("web"))
+        d("seal")
+        assert time.monotonic() - started < 5
+        d("let-go")
+        for t in readers:
+            t.join()
+        assert not wrong, wrong
+        assert read_at(d.live(), 8192, 8) == b"goes on!"
+
+
+def test_grown_disk():
+    with daemon(size_mib=4) as d:
+        old = d("seal")
+        d("grow 1 6")
+        deadline = time.monotonic() + 5
+        while os.path.getsize(d.live()) != 6 * MIB + 512 and time.monotonic() < deadline:
+            time.sleep(0.05)  # the kernel keeps attributes for a second
+        assert os.path.getsize(d.live()) == 6 * MIB + 512
+        write_at(d.live(), 5 * MIB, b"new room")
+        new = d("seal")
+        assert os.path.getsize(d.point(old)) == 4 * MIB + 512
+        assert os.path.getsize(d.point(new)) == 6 * MIB + 512
+        assert read_at(d.point(new), 5 * MIB, 8) == b"new room"
+        assert len(read_at(d.point(old), 4 * MIB, 1000)) == 512
 
 
 # ── tools ───────────────────────────────────────────────────────────────────────────────────
@@ -607,7 +663,7 @@ def test_removal_under_load():
                     if e.errno not in (errno.EIO, errno.ENOENT, errno.ESTALE):
                         wrong.append(e)
 
-        threads = [threading.Thread(target=hammer) for _ in range(4)]
+        threads = [threading.Thread(target=hammer, daemon=True) for _ in range(4)]
         for t in threads:
             t.start()
         for _ in range(20):
@@ -692,6 +748,8 @@ def main():
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("skipped: needs root and /dev/fuse")
         return 77
+    # Ended from outside, it still takes down what it has put up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wanted = sys.argv[1:]
     failed = 0
     for name, test in list(globals().items()):

@@ -14,14 +14,20 @@
  *	drop NUMBER                      drops the local point
  *	clone MACHINE NAME POINT MIB     MIB: its quota
  *	unclone MACHINE NAME
+ *	vault NUMBER                     takes the point as committed in the vault, whose disks
+ *	                                 are all zeros here
+ *	hold | let-go                    reads of the vault wait | go on
+ *	held                             value: how many wait
  *	staged                           value: the staged lsn
  *	durable                          value: the durable lsn
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/bytes.h"
 #include "common/clock.h"
@@ -33,7 +39,15 @@
 
 #define MAX_CLONES 8
 
+/* A vault of empty disks that can be out of reach. */
+struct zero_base {
+	struct base base;
+	atomic_bool hold;
+	atomic_uint held;
+};
+
 struct tool {
+	struct zero_base base;
 	const char *directory;
 	struct history *history;
 	struct committer *committer;
@@ -43,6 +57,30 @@ struct tool {
 		struct clone *clone;
 	} clones[MAX_CLONES];
 };
+
+static int zero_base_read(
+	struct base *base, uint16_t disk, uint64_t point, uint64_t offset, void *data, size_t n)
+{
+	struct zero_base *z = CONTAINER_OF(base, struct zero_base, base);
+	(void)disk, (void)point, (void)offset;
+	atomic_fetch_add(&z->held, 1);
+	while (atomic_load(&z->hold))
+		usleep(1000);
+	atomic_fetch_sub(&z->held, 1);
+	memset(data, 0, n);
+	return 0;
+}
+
+static int flush_to(struct tool *t, uint64_t number)
+{
+	uint64_t lsn;
+	int r = history_flush_begin(t->history, number, &lsn);
+	if (r == 0)
+		r = committer_wait(t->committer, lsn);
+	if (r == 0)
+		r = history_flush_commit(t->history, number, &lsn);
+	return r < 0 ? r : committer_wait(t->committer, lsn);
+}
 
 static int answer(int r, uint64_t value)
 {
@@ -142,6 +180,14 @@ static int run_command(struct tool *t, char *line)
 		return answer(make_clone(t, a, b, n, m), 0);
 	if (sscanf(line, "unclone %63s %63s", a, b) == 2)
 		return answer(unmake_clone(t, a, b), 0);
+	if (sscanf(line, "vault %" SCNu64, &n) == 1)
+		return answer(flush_to(t, n), 0);
+	if (strcmp(line, "hold") == 0 || strcmp(line, "let-go") == 0) {
+		atomic_store(&t->base.hold, line[0] == 'h');
+		return answer(0, 0);
+	}
+	if (strcmp(line, "held") == 0)
+		return answer(0, atomic_load(&t->base.held));
 	if (strcmp(line, "staged") == 0)
 		return answer(0, history_staged_lsn(t->history));
 	if (strcmp(line, "durable") == 0)
@@ -151,6 +197,7 @@ static int run_command(struct tool *t, char *line)
 
 static void finish(struct tool *t)
 {
+	atomic_store(&t->base.hold, false);
 	mount_free(t->mount);
 	for (unsigned i = 0; i < MAX_CLONES; i++)
 		clone_free(t->clones[i].clone);
@@ -164,12 +211,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: mounttool DIRECTORY MOUNT-POINT\n");
 		return 2;
 	}
-	struct tool t = { .directory = argv[1] };
+	static const struct base_ops base_ops = { .read = zero_base_read };
+	struct tool t = { .directory = argv[1], .base.base.ops = &base_ops };
 	char journal[4096];
 	snprintf(journal, sizeof(journal), "%s/journal", argv[1]);
 	struct history_options options = {
 		.io = io_posix(),
 		.clock = clock_system(),
+		.base = &t.base.base,
 		.directory = journal,
 		.group = { { 42 } },
 		.limit_bytes = 4 * GIB,
