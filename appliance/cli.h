@@ -95,7 +95,9 @@ enum exit_code cli_fail_usage(struct cli *cli, const struct error *error);
 /* Prints a document on stdout. */
 enum exit_code cli_print_json(const struct cJSON *json);
 struct cJSON *cli_error_to_json(const struct cli_error *error);
-/* Calls the command's own method ("machine add" → machine.add); with --json prints the result
+/* Calls the command's own method ("machine add" → machine.add). As cli_call. */
+int cli_call_own(struct cli *cli, struct cli_error *ret_error, struct cJSON **ret_result);
+/* The same and tells an error; with --json prints the result
  * and returns it as NULL. *ret_exit tells how that went. */
 struct cJSON *cli_run_method(struct cli *cli, enum exit_code *ret_exit);
 

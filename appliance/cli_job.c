@@ -186,27 +186,20 @@ static enum exit_code follow_and_tell(
 
 enum exit_code cli_run_job(struct cli *cli, cJSON **ret_result, cJSON **ret_job)
 {
-	bool json = cli->json, detached = cli_has(cli->options, "detach");
-	enum exit_code code;
-	cli->json = json && detached;
-	cJSON *result = cli_run_method(cli, &code);
-	cli->json = json;
-	if (!result)
-		return code;
+	bool detached = cli_has(cli->options, "detach");
+	enum exit_code code = EXIT_DONE;
+	struct cli_error error;
+	cJSON *result = NULL;
+	if (cli_call_own(cli, &error, &result) < 0)
+		return cli_fail(cli, &error);
 	uint64_t id = cli_get_u64(result, "job");
-	if (id == 0 && json) {
-		code = cli_print_json(result);
-		cJSON_Delete(result);
-		return code;
-	}
-	if (id > 0 && detached) {
-		printf("job %llu\n", (unsigned long long)id);
-		cJSON_Delete(result);
-		return EXIT_DONE;
-	}
-	if (id > 0)
+	if (id > 0 && !detached)
 		code = follow_and_tell(cli, result, id, ret_job);
-	if (json)
+	else if (cli->json)
+		code = cli_print_json(result);
+	else if (id > 0)
+		printf("job %llu\n", (unsigned long long)id);
+	if (cli->json || (id > 0 && detached))
 		cJSON_Delete(result);
 	else
 		*ret_result = result;

@@ -73,21 +73,21 @@ enum exit_code cli_fail_usage(struct cli *cli, const struct error *error)
 	return cli_fail(cli, &full);
 }
 
-static void method_name(const struct cli *cli, char *name, size_t n)
+int cli_call_own(struct cli *cli, struct cli_error *ret_error, cJSON **ret_result)
 {
-	snprintf(name, n, "%s", cli->command->words);
-	char *space = strchr(name, ' ');
+	char method[64];
+	snprintf(method, sizeof(method), "%s", cli->command->words);
+	char *space = strchr(method, ' ');
 	if (space)
 		*space = '.';
+	return cli_call(cli, method, cli->parameters, ret_error, ret_result);
 }
 
 cJSON *cli_run_method(struct cli *cli, enum exit_code *ret_exit)
 {
-	char method[64];
 	struct cli_error error;
 	cJSON *result = NULL;
-	method_name(cli, method, sizeof(method));
-	if (cli_call(cli, method, cli->parameters, &error, &result) < 0) {
+	if (cli_call_own(cli, &error, &result) < 0) {
 		*ret_exit = cli_fail(cli, &error);
 		return NULL;
 	}
