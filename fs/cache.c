@@ -30,14 +30,13 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "fs/cache_index.h"
+#include "fs/read_ahead.h"
 
 #define BLOCK_BYTES (64u * 1024u)
 #define PAGE_BYTES 4096u
 #define BLOCK_PAGES (BLOCK_BYTES / PAGE_BYTES)
 #define FETCH_BLOCKS 64u /* at most: 4 MiB */
 #define ZERO_MAP_BLOCKS 512u
-#define STREAMS 8u
-#define STREAM_SLACK_BYTES (512 * KIB) /* requests of one reader come in any order */
 #define ASK_AGAIN 1
 
 struct page_hashes {
@@ -78,22 +77,12 @@ struct cache {
 	struct cache_stats stats;
 };
 
-/* One reader going through a disk. */
-struct stream {
-	uint64_t point;
-	uint64_t next;   /* the highest byte it has reached */
-	uint64_t earned; /* bytes read in sequence */
-	uint64_t used;   /* when, for replacing the oldest */
-	uint16_t disk;
-};
-
 struct cache_base {
 	struct base base;
 	struct cache *cache; /* borrowed */
 	struct base *below;  /* borrowed */
 	uint32_t group;
-	struct stream streams[STREAMS]; /* under the cache's lock */
-	uint64_t stream_time;
+	struct read_ahead ahead; /* under the cache's lock */
 };
 
 /* ── life ────────────────────────────────────────────────────────────────────────────────── */
@@ -467,43 +456,17 @@ static int join_fetch_unlock(
 
 /* ── reading ─────────────────────────────────────────────────────────────────────────────── */
 
-/* Notes a read and returns how far beyond it the reader has earned to have fetched. */
 static uint64_t note_read(struct cache_base *b, const struct request *q)
 {
 	SCOPED_LOCK(&b->cache->lock);
-	struct stream *oldest = &b->streams[0];
-	uint64_t end = q->offset + q->n;
-	b->stream_time++;
-	for (unsigned i = 0; i < STREAMS; i++) {
-		struct stream *s = &b->streams[i];
-		if (s->used < oldest->used)
-			oldest = s;
-		if (s->used == 0 || s->disk != q->disk || s->point != q->point)
-			continue;
-		if (q->offset + STREAM_SLACK_BYTES < s->next ||
-			q->offset > s->next + STREAM_SLACK_BYTES)
-			continue;
-		if (end > s->next) {
-			s->earned += MIN((uint64_t)q->n, end - s->next);
-			s->next = end;
-		}
-		s->used = b->stream_time;
-		return s->earned;
-	}
-	*oldest = (struct stream){
-		.point = q->point, .next = end, .used = b->stream_time, .disk = q->disk
-	};
-	return 0;
+	return read_ahead_note(&b->ahead, q->disk, q->point, q->offset, q->n);
 }
 
 /* Reading ahead failed, perhaps at the disk's end: the reader has to earn it anew. */
 static void forget_earned(struct cache_base *b, const struct request *q)
 {
 	SCOPED_LOCK(&b->cache->lock);
-	for (unsigned i = 0; i < STREAMS; i++) {
-		if (b->streams[i].disk == q->disk && b->streams[i].point == q->point)
-			b->streams[i].earned = 0;
-	}
+	read_ahead_forget(&b->ahead, q->disk, q->point);
 }
 
 /* Serves the beginning of the request, from wherever its first block is. */
