@@ -156,7 +156,8 @@ static void rule_vault_missing(const struct alert_facts *f, struct board *board)
 
 static bool is_refusal(int code)
 {
-	return code == -EACCES || code == -EPERM || code == -EINVAL || code == -EPROTONOSUPPORT;
+	return code == -EACCES || code == -EPERM || code == -EINVAL || code == -EPROTONOSUPPORT ||
+	       code == -EEXIST;
 }
 
 static void rule_vault_unreachable(const struct alert_facts *f, struct board *board)

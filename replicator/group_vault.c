@@ -18,6 +18,7 @@
 #include "common/bytes.h"
 #include "common/log.h"
 #include "common/rng.h"
+#include "common/utc.h"
 #include "replicator/group_internal.h"
 
 #define FIRST_RETRY_NS NS_PER_S
@@ -76,12 +77,30 @@ static void set_vault_group(struct group *group, struct vault_group *next)
 
 /* ── what results mean ───────────────────────────────────────────────────────────────────── */
 
-static void become_taken_over(struct group *group, const struct error *error)
+/* Who has it, as far as the vault tells; else what the refusal said. */
+static void describe_owner(struct worker *w, const struct error *error, char *ret_text, size_t size)
 {
+	CLEANUP(vault_group_free) struct vault_group g = { 0 };
+	char since[UTC_ISO_BYTES];
+	if (w->store && vault_group_load(w->store, w->group->name, NULL, &g) == 0 &&
+		memcmp(&g.owner, &w->group->appliance, sizeof(g.owner)) != 0) {
+		utc_format_iso(g.claimed_ns, since);
+		snprintf(ret_text, size, "appliance %s took group %s over at %.19sZ", g.owner_name,
+			w->group->name, since);
+		return;
+	}
+	snprintf(ret_text, size, "%s", error->message);
+}
+
+static void become_taken_over(struct worker *w, const struct error *error)
+{
+	struct group *group = w->group;
+	char owner[sizeof(group->state.owner)];
+	describe_owner(w, error, owner, sizeof(owner));
 	atomic_store(&group->refuse_writes, true);
 	pthread_mutex_lock(&group->state_lock);
 	group->state.taken_over = true;
-	snprintf(group->state.owner, sizeof(group->state.owner), "%s", error->message);
+	memcpy(group->state.owner, owner, sizeof(owner));
 	/* If it cannot be written the vault is asked again at the next start. */
 	(void)group_state_save(group);
 	pthread_mutex_unlock(&group->state_lock);
@@ -90,7 +109,8 @@ static void become_taken_over(struct group *group, const struct error *error)
 	group->claimed = false;
 	pthread_cond_broadcast(&group->changed);
 	pthread_mutex_unlock(&group->lock);
-	log_error("group %s: %s; nothing is written or sent any more", group->name, error->message);
+	log_error("group %s: %s (%s); nothing is written or sent any more", group->name, owner,
+		error->message);
 }
 
 static void remember_failure(struct worker *w, const struct error *error, bool in_flush)
@@ -160,7 +180,7 @@ static void judge(struct worker *w, int r, const struct error *error, bool in_fl
 		remember_success(w);
 	else if (r == -ESTALE) {
 		w->refused = true;
-		become_taken_over(w->group, error);
+		become_taken_over(w, error);
 	} else if (r != -ECANCELED)
 		remember_failure(w, error, in_flush && !is_vaults_fault(r));
 }

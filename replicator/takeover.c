@@ -135,6 +135,10 @@ static int bring_policy(struct registry *registry, const struct json *settings, 
 		r = policy_to_json(there, &ours);
 		if (r < 0 || cJSON_Compare(ours, values.node, true))
 			return r;
+		if (there->origin == POLICY_BUILT_IN) {
+			snprintf(policy.name, sizeof(policy.name), "%s", ret_name);
+			return registry_put_policy(registry, &policy, POLICY_STORED);
+		}
 		snprintf(ret_name, REGISTRY_NAME_BYTES, "%.52s-takeover", group);
 	}
 	snprintf(policy.name, sizeof(policy.name), "%s", ret_name);

@@ -60,6 +60,7 @@ static int read_disk(struct verification *v, struct view *view, const struct his
 		if (job_should_stop(v->job) || hold_is_ending(v->hold))
 			return error_set(error, -ECANCELED, NULL, "the verification was ended");
 	}
+	job_progress(v->job, v->done_bytes, total, "bytes");
 	return 0;
 }
 
