@@ -600,6 +600,12 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 	s->options.account = &s->account;
 	s->options.credential = s->credential;
 	s->options.container = vault->container;
+	/* The vault and the flusher try again themselves, for half a minute a call; here only what
+	 * a lost packet does is ridden out, or the two would multiply. */
+	s->options.retry = (struct retry_policy){ .attempts = 3,
+		.first_ns = 200 * NS_PER_MS,
+		.longest_ns = 2 * NS_PER_S,
+		.total_ns = 10 * NS_PER_S };
 	/* TLS proves the bytes on the way, the point's hashes prove them for ever after. */
 	s->options.checksum = AZUREBLOB_NO_CHECKSUM;
 	if (asprintf(&s->name, "%s/%s", s->account.name, vault->container) < 0) {

@@ -19,6 +19,7 @@
 #include "replicator/group_internal.h"
 
 #define THREAD_STACK_BYTES (1 * MIB)
+#define JOIN_NS (50 * NS_PER_MS)
 #define LEAST_SEGMENT_BYTES ((uint32_t)(1 * MIB))
 
 int group_error(struct error *error, int r, const struct group *group, const char *what)
@@ -238,6 +239,25 @@ static int open_journal(struct group *group, const struct vault_group *import, s
 
 /* ── threads ─────────────────────────────────────────────────────────────────────────────── */
 
+void group_join_flusher(struct group *group)
+{
+	while (group->flush_runs) {
+		struct timespec until;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += JOIN_NS;
+		until.tv_sec += until.tv_nsec / NS_PER_S;
+		until.tv_nsec %= NS_PER_S;
+		if (pthread_clockjoin_np(group->flush_thread, NULL, CLOCK_MONOTONIC, &until) == 0) {
+			group->flush_runs = false;
+			break;
+		}
+		/* A flush that began in the moment of the first request has not heard it. */
+		SCOPED_LOCK(&group->lock);
+		if (group->flusher)
+			flusher_cancel(group->flusher);
+	}
+}
+
 static void stop_threads(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
@@ -251,9 +271,8 @@ static void stop_threads(struct group *group)
 	pthread_mutex_unlock(&group->lock);
 	if (group->timer_runs)
 		pthread_join(group->timer_thread, NULL);
-	if (group->flush_runs)
-		pthread_join(group->flush_thread, NULL);
-	group->timer_runs = group->flush_runs = false;
+	group->timer_runs = false;
+	group_join_flusher(group);
 }
 
 static int start_threads(struct group *group)

@@ -110,6 +110,8 @@ struct group {
 int group_sync(struct group *group, uint64_t lsn);
 /* Fills error from r unless a callee has; returns r. */
 int group_error(struct error *error, int r, const struct group *group, const char *what);
+/* Waits for the flusher's thread, which was told to end, and goes on telling its flush. */
+void group_join_flusher(struct group *group);
 /* Waits on a condition with group->lock held, until a monotonic time. */
 void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int64_t mono_ns);
 

@@ -621,9 +621,7 @@ static void stop_flushing(struct group *group)
 		flusher_cancel(group->flusher);
 	pthread_cond_broadcast(&group->flush_wake);
 	pthread_mutex_unlock(&group->lock);
-	if (group->flush_runs)
-		pthread_join(group->flush_thread, NULL);
-	group->flush_runs = false;
+	group_join_flusher(group);
 }
 
 int group_delete_vault(struct group *group, struct error *error)
