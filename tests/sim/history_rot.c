@@ -5,7 +5,8 @@
  * The rules know nothing of the formats:
  *  - What reads, reads right: the head, and every point.
  *  - A point that was durable before the damaged sector was last written does not depend on it:
- *    it must be there, whole. (Indices and checkpoints can be rebuilt from the log.)
+ *    it must be there, whole. (Indices and checkpoints can be rebuilt from the log.) But the
+ *    flush that put it, or what it stands on, into the vault must have been recorded before, too.
  *  - What else is missing or refuses to read must have been reported as a fault, or be a read
  *    that fails.
  *  - A head that was set back to what is whole is marked *resync needed*, and shows nothing that
@@ -178,16 +179,40 @@ static int check_view(struct run *run, const struct model_point *p)
 	return whole;
 }
 
+/* Was that operation durable before the damaged sector changed? */
+static bool known(
+	const struct run *run, const struct rot *rot, enum model_op_kind kind, uint64_t number)
+{
+	for (unsigned k = 0; k < rot->untouched && k < run->model.all_count; k++)
+		if (run->model.all[k].kind == kind && run->model.all[k].number == number)
+			return true;
+	return false;
+}
+
+/* Was it known then where the point is now: in the vault, or in the journal above a vault point
+ * that was known? */
+static bool is_placed(const struct run *run, const struct rot *rot, const struct model_point *p)
+{
+	if (known(run, rot, MODEL_FLUSH_COMMIT, p->point.number))
+		return true;
+	if (!(p->point.flags & POINT_LOCAL))
+		return false;
+	uint64_t below = 0;
+	for (unsigned i = 0; i < run->model.durable.point_count; i++) {
+		const struct point *other = &run->model.durable.points[i].point;
+		if (other->number < p->point.number && (other->flags & POINT_VAULT))
+			below = other->number;
+	}
+	return !below || known(run, rot, MODEL_FLUSH_COMMIT, below);
+}
+
 static void check_points(struct run *run, const struct rot *rot)
 {
 	struct model_state *want = &run->model.durable;
 	for (unsigned i = 0; i < want->point_count; i++) {
 		const struct model_point *p = &want->points[i];
-		bool must = false;
-		for (unsigned k = 0; k < rot->untouched && k < run->model.all_count; k++)
-			must |= run->model.all[k].kind == MODEL_SEAL &&
-				run->model.all[k].number == p->point.number;
-		must &= !p->soft;
+		bool must = !p->soft && known(run, rot, MODEL_SEAL, p->point.number) &&
+			    is_placed(run, rot, p);
 		struct point got;
 		if (history_point(run->history, p->point.number, &got) < 0) {
 			if (must)
@@ -261,7 +286,7 @@ void rot_run(struct run *run)
 		if (step_random(run) < 0)
 			run_fail(run, "it died");
 	uint64_t before_last = run->model.all_count - run->model.op_count;
-	if (step_seal(run) < 0 || step_commit(run) < 0)
+	if (step_seal(run) < 0 || step_commit(run) < 0 || step_check_points(run) < 0)
 		run_fail(run, "it died");
 	if (rng_below(&run->rng, 2) && step_maintain(run) < 0)
 		run_fail(run, "it died");

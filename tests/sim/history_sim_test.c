@@ -160,7 +160,8 @@ static int small_run(const struct sim_settings *settings, const char *workload, 
 /* The first workload is that of beginning a history at all. */
 static int exhaustive_mode(const struct sim_settings *settings, struct run_totals *totals)
 {
-	for (unsigned w = settings->shard; w < WORKLOADS + 1; w += settings->shards) {
+	for (unsigned w = settings->shard; w < WORKLOADS + 1;
+		w += settings->shards * settings->divisor) {
 		char workload[WORKLOAD_STEPS + 1] = "-";
 		if (w > 0)
 			workload_name(w - 1, workload);

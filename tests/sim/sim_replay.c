@@ -93,8 +93,10 @@ int sim_settings_parse(
 	if (r < 0)
 		return r;
 	const char *divisor = getenv("LANDFALL_SIM_DIVISOR");
-	if (divisor && strtoull(divisor, NULL, 10) > 0)
-		s.crash_points = s.crash_points / strtoull(divisor, NULL, 10) + 1;
+	s.divisor = divisor ? (unsigned)strtoul(divisor, NULL, 10) : 1;
+	if (s.divisor == 0)
+		s.divisor = 1;
+	s.crash_points = (s.crash_points + s.divisor - 1) / s.divisor;
 	if (!s.trace)
 		log_set_level((enum log_level)0);
 	signal(SIGABRT, on_signal);

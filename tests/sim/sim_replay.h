@@ -12,12 +12,13 @@ struct sim_settings {
 	const char *replay; /* NULL: run the mode */
 	uint64_t seed, crash_points;
 	unsigned shard, shards;
-	FILE *trace; /* NULL: silent */
+	unsigned divisor; /* do that much less */
+	FILE *trace;      /* NULL: silent */
 };
 
 /* Reads --mode, --seed, --crash-points, --shard I/N, --replay KIND:ARG, --verbose; without a seed
- * makes one from the time. `LANDFALL_SIM_DIVISOR` in the environment asks for fewer crash points
- * (sanitizers make each dearer). Catches signals. -EINVAL. */
+ * makes one from the time. `LANDFALL_SIM_DIVISOR` in the environment asks for so many times
+ * fewer crash points (sanitizers make each dearer). Catches signals. -EINVAL. */
 int sim_settings_parse(
 	int argc, char **argv, const char *mode, uint64_t crash_points, struct sim_settings *ret);
 /* What is run from now on, as the argument of --replay: said if it dies or hangs. */
