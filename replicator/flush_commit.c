@@ -80,19 +80,30 @@ int flush_snapshot_disks(struct flush *flush)
 
 /* ── manifest ────────────────────────────────────────────────────────────────────────────── */
 
-/* The name is taken. By a tombstone or by one that came too late: it may be replaced. */
+/* The name is taken. By a tombstone or by one that came too late: it may be replaced. By one of
+ * our own, of an earlier try whose answer was lost: then the point is committed, and what it
+ * names shows the same bytes. */
 static int replace(struct flusher *f, const struct buf *text, const struct vault_metadata *metadata,
-	uint64_t number, const char *name, struct error *error)
+	const struct manifest *m, const char *name, struct error *error, struct hash128 *ret_hash)
 {
 	CLEANUP(manifest_free) struct manifest there = { 0 };
 	char etag[BLOB_ETAG_BYTES];
 	struct blob_store *store = f->options.store;
-	int r = vault_manifest_load(store, f->options.group, number, error, &there, NULL, etag);
+	struct hash128 hash;
+	int r = vault_manifest_load(store, f->options.group, m->number, error, &there, &hash, etag);
 	if (r < 0)
 		return r;
-	if (!there.abandoned && !vault_is_cut(f->options.group, there.generation, number))
+	bool stands =
+		!there.abandoned && !vault_is_cut(f->options.group, there.generation, m->number);
+	if (stands && memcmp(&there.appliance, &m->appliance, sizeof(m->appliance)) == 0 &&
+		there.previous == m->previous && there.hashes_digest == m->hashes_digest) {
+		*ret_hash = hash;
+		return 0;
+	}
+	if (stands)
 		return error_set(error, -ESTALE, "run landfall vault check",
 			"%s is there already, put by somebody else", name);
+	*ret_hash = checksum128(text->data, text->len);
 	return vault_object_put(
 		store, name, text, etag, metadata->items, metadata->count, error, etag);
 }
@@ -110,10 +121,9 @@ static int put_manifest(
 	vault_manifest_name(m->group_name, m->number, name);
 	r = vault_object_put(
 		f->options.store, name, &text, "", metadata.items, metadata.count, error, etag);
-	if (r == -EEXIST || (r == -ESTALE && !m->abandoned))
-		r = m->abandoned ? -EEXIST : replace(f, &text, &metadata, m->number, name, error);
-	if (r == 0)
-		*ret_hash = checksum128(text.data, text.len);
+	*ret_hash = checksum128(text.data, text.len);
+	if (r == -EEXIST && !m->abandoned)
+		r = replace(f, &text, &metadata, m, name, error, ret_hash);
 	return r;
 }
 

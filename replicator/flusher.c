@@ -310,14 +310,14 @@ int flusher_flush(
 	atomic_store(&f->point, number);
 	int r = flush_point(f, number, &local, &result);
 	atomic_store(&f->point, 0);
+	if (r == -EBUSY)
+		r = -ESTALE; /* leased by another */
 	if (r == -ESTALE) {
 		/* In words: who owns the group now. */
 		struct error better;
 		if (vault_owner_confirm(f->options.store, f->options.group, &better) == -ESTALE)
 			local = better;
 	}
-	if (r == -EBUSY)
-		r = -ESTALE; /* leased by another */
 	if (r < 0) {
 		local.code = r;
 		if (error)

@@ -48,7 +48,7 @@ while read -r blob snapshot file bytes; do
 	[ "$(stat -c %s "$lf_tmp/out")" = $((bytes + 512)) ] || lf_fail "$blob has another size"
 	if command -v qemu-img >/dev/null; then
 		cp --sparse=always "$lf_tmp/out" "$lf_tmp/out.vhd"
-		qemu-img info "$lf_tmp/out.vhd" | grep -q "($bytes bytes)" ||
+		qemu-img info -f vpc "$lf_tmp/out.vhd" | grep -q "($bytes bytes)" ||
 			lf_fail "qemu-img sees another size"
 	fi
 	count=$((count + 1))
