@@ -66,46 +66,52 @@ static int apply_seal(struct history *history, const struct journal_record *reco
 		.position = record->lsn,
 		.payload_total = history->payload_total,
 	};
-	return catalogue_append(history, &p);
+	return catalogue_insert(history, &p);
 }
 
-/* The point is newer than anything here: the head is now the point and what comes after. */
+/* If the point is newer than anything here, the head is now the point and what comes after. One
+ * below the newest vault point only joins the catalogue. */
 static int apply_import(struct history *history, const struct journal_record *record)
 {
-	const struct journal_point *from = &record->point;
-	if (from->number == 0 ||
-		(history->point_count > 0 &&
-			history->points[history->point_count - 1].point.number >= from->number))
+	struct catalogue_point p = catalogue_unpack(&record->point);
+	uint64_t number = p.point.number, i = catalogue_rank(history, number);
+	bool newest = i == history->point_count;
+	if (number == 0 || (!newest && (history->points[i].point.number == number ||
+					       number > history->vault_point)))
 		return 0;
-	struct catalogue_point p = {
-		.point = {
-			.number = from->number,
-			.time_ns = from->time_ns,
-			.changed_bytes = from->changed_bytes,
-			.flags = (from->flags | POINT_VAULT) & ~(uint32_t)POINT_LOCAL,
-			.kind = (uint8_t)from->kind,
-		},
-		.position = record->lsn,
-		.payload_total = history->payload_total,
-	};
-	int r = catalogue_note_import(history, record->lsn);
+	p.point.lsn = 0;
+	p.point.flags = (p.point.flags | POINT_VAULT) & ~(uint32_t)POINT_LOCAL;
+	p.position = record->lsn;
+	p.payload_total = history->payload_total;
+	int r = newest ? catalogue_note_import(history, record->lsn) : 0;
 	if (r == 0)
-		r = catalogue_append(history, &p);
-	if (r < 0)
+		r = catalogue_insert(history, &p);
+	if (r < 0 || !newest)
 		return r;
-	history->last_point = MAX(history->last_point, from->number);
+	history->last_point = MAX(history->last_point, number);
 	history->head_floor = record->lsn;
 	catalogue_note_vault(history);
 	return disk_clear_maps(history);
 }
 
-static void apply_flush_commit(struct history *history, uint64_t number, uint64_t lsn)
+static int apply_flush_commit(struct history *history, const struct journal_record *record)
 {
-	struct journal_point_flags change = { .number = number, .set = POINT_VAULT };
-	catalogue_set_flags(history, &change, 1, lsn);
-	if (history->flush_pending <= number)
+	const struct journal_point *packed = &record->point;
+	const struct journal_point_flags change = { .number = packed->number, .set = POINT_VAULT };
+	int r = 0;
+	if (catalogue_find(history, packed->number)) {
+		catalogue_set_flags(history, &change, 1, record->lsn);
+	} else if (packed->number > history->vault_point) {
+		/* Its seal is lost, but the vault has it. */
+		struct catalogue_point p = catalogue_unpack(packed);
+		p.point.flags = (p.point.flags | POINT_VAULT) & ~(uint32_t)POINT_LOCAL;
+		r = catalogue_insert(history, &p);
+		history->last_point = MAX(history->last_point, packed->number);
+	}
+	if (history->flush_pending <= packed->number)
 		history->flush_pending = 0;
 	catalogue_note_vault(history);
+	return r;
 }
 
 int apply_record(struct history *history, const struct journal_record *record)
@@ -125,8 +131,7 @@ int apply_record(struct history *history, const struct journal_record *record)
 		history->flush_pending = record->flush;
 		return 0;
 	case JOURNAL_FLUSH_COMMIT:
-		apply_flush_commit(history, record->flush, record->lsn);
-		return 0;
+		return apply_flush_commit(history, record);
 	default:
 		return 0;
 	}

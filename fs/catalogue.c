@@ -46,7 +46,7 @@ struct catalogue_point *catalogue_find(const struct history *history, uint64_t n
 	return &history->points[i];
 }
 
-int catalogue_append(struct history *history, const struct catalogue_point *point)
+int catalogue_insert(struct history *history, const struct catalogue_point *point)
 {
 	if (history->point_count == history->point_capacity) {
 		uint64_t capacity = MAX(16u, history->point_capacity * 3 / 2);
@@ -57,24 +57,59 @@ int catalogue_append(struct history *history, const struct catalogue_point *poin
 		history->points = grown;
 		history->point_capacity = capacity;
 	}
-	history->points[history->point_count++] = *point;
+	uint64_t i = catalogue_rank(history, point->point.number);
+	memmove(&history->points[i + 1], &history->points[i],
+		(history->point_count - i) * sizeof(*point));
+	history->points[i] = *point;
+	history->point_count++;
 	return 0;
 }
 
-struct catalogue_point *catalogue_vault_below(
-	const struct history *history, uint64_t number, bool or_equal)
+struct journal_point catalogue_pack(const struct catalogue_point *point)
 {
-	uint64_t i = number == UINT64_MAX ? history->point_count
-					  : catalogue_rank(history, number + or_equal);
-	while (i > 0)
-		if (history->points[--i].point.flags & POINT_VAULT)
-			return &history->points[i];
+	return (struct journal_point){
+		.number = point->point.number,
+		.lsn = point->point.lsn,
+		.position = point->position,
+		.time_ns = point->point.time_ns,
+		.changed_bytes = point->point.changed_bytes,
+		.payload_total = point->payload_total,
+		.flags = point->point.flags,
+		.kind = point->point.kind,
+	};
+}
+
+struct catalogue_point catalogue_unpack(const struct journal_point *packed)
+{
+	return (struct catalogue_point){
+		.point = {
+			.number = packed->number,
+			.lsn = packed->lsn,
+			.time_ns = packed->time_ns,
+			.changed_bytes = packed->changed_bytes,
+			.flags = packed->flags,
+			.kind = (uint8_t)packed->kind,
+		},
+		.position = packed->position,
+		.payload_total = packed->payload_total,
+	};
+}
+
+struct catalogue_point *catalogue_vault_below(
+	const struct history *history, uint64_t number, uint64_t position)
+{
+	uint64_t i = catalogue_rank(history, number);
+	while (i > 0) {
+		struct catalogue_point *p = &history->points[--i];
+		if ((p->point.flags & POINT_VAULT) && p->position <= position)
+			return p;
+	}
 	return NULL;
 }
 
 void catalogue_note_vault(struct history *history)
 {
-	const struct catalogue_point *p = catalogue_vault_below(history, UINT64_MAX, true);
+	const struct catalogue_point *p = catalogue_vault_below(history, UINT64_MAX, UINT64_MAX);
 	history->vault_point = p ? p->point.number : 0;
 	history->vault_position = p ? p->position : 0;
 }

@@ -100,16 +100,7 @@ static int put_points(const struct history *history, struct buf *image, uint64_t
 		if (catalogue_is_gone(p))
 			continue;
 		(*ret_count)++;
-		struct journal_point out = {
-			.number = p->point.number,
-			.lsn = p->point.lsn,
-			.position = p->position,
-			.time_ns = p->point.time_ns,
-			.changed_bytes = p->point.changed_bytes,
-			.payload_total = p->payload_total,
-			.flags = p->point.flags,
-			.kind = p->point.kind,
-		};
+		struct journal_point out = catalogue_pack(p);
 		int r = buf_append(image, &out, sizeof(out));
 		if (r < 0)
 			return r;
@@ -305,20 +296,8 @@ static int take_image(struct history *history, struct replay *replay, const char
 	struct body b = body_of(h);
 	int r = take_disks(history, h, b);
 	for (uint64_t i = 0; r == 0 && i < h->point_count; i++) {
-		const struct journal_point *in = &b.points[i];
-		struct catalogue_point p = {
-			.point = {
-				.number = in->number,
-				.lsn = in->lsn,
-				.time_ns = in->time_ns,
-				.changed_bytes = in->changed_bytes,
-				.flags = in->flags,
-				.kind = (uint8_t)in->kind,
-			},
-			.position = in->position,
-			.payload_total = in->payload_total,
-		};
-		r = catalogue_append(history, &p);
+		struct catalogue_point p = catalogue_unpack(&b.points[i]);
+		r = catalogue_insert(history, &p);
 	}
 	if (r < 0)
 		return r;

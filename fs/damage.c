@@ -43,7 +43,7 @@ bool journal_covers(const struct history *history, uint64_t from, uint64_t to)
 uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p)
 {
 	const struct catalogue_point *vault =
-		catalogue_vault_below(history, p->point.number, false);
+		catalogue_vault_below(history, p->point.number, p->position);
 	return vault ? vault->position : 0;
 }
 
@@ -118,8 +118,6 @@ static int stage_resync(struct history *history)
 {
 	for (unsigned i = 0; i < history->disk_count; i++) {
 		const struct disk *disk = history->disks[i];
-		if (disk->info.removed)
-			continue;
 		struct journal_record record = { .type = JOURNAL_DISK };
 		record.disk.action = JOURNAL_DISK_RESYNC_SET;
 		record.disk.id = disk->info.id;

@@ -308,9 +308,8 @@ int history_point_import(struct history *history, const struct point *point, uin
 	SCOPED_LOCK(&history->lock);
 	if (catalogue_find(history, point->number))
 		return -EEXIST;
-	if (point->number == 0 ||
-		(history->point_count > 0 &&
-			history->points[history->point_count - 1].point.number > point->number))
+	if (point->number == 0 || (catalogue_rank(history, point->number) < history->point_count &&
+					  point->number > history->vault_point))
 		return -EINVAL;
 	struct journal_record record = { .type = JOURNAL_POINT_IMPORT };
 	record.point = (struct journal_point){
@@ -340,10 +339,14 @@ static int stage_flush(
 	SCOPED_LOCK(&history->lock);
 	if (!history->base || number <= history->vault_point)
 		return -EINVAL;
-	if (!catalogue_find(history, number))
+	const struct catalogue_point *p = catalogue_find(history, number);
+	if (!p)
 		return -ENOENT;
 	struct journal_record record = { .type = (uint16_t)type };
-	record.flush = number;
+	if (type == JOURNAL_FLUSH_COMMIT)
+		record.point = catalogue_pack(p);
+	else
+		record.flush = number;
 	return stage_record(history, &record, ret_lsn);
 }
 

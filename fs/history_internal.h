@@ -240,10 +240,14 @@ int disk_clear_maps(struct history *history);
 struct catalogue_point *catalogue_find(const struct history *history, uint64_t number);
 /* Index of the first with number ≥ `number`. */
 uint64_t catalogue_rank(const struct history *history, uint64_t number);
-int catalogue_append(struct history *history, const struct catalogue_point *point);
-/* Newest vault point with number < `number` (≤ if `or_equal`); NULL if none. */
+/* Puts it where its number belongs. */
+int catalogue_insert(struct history *history, const struct catalogue_point *point);
+struct journal_point catalogue_pack(const struct catalogue_point *point);
+struct catalogue_point catalogue_unpack(const struct journal_point *packed);
+/* Newest vault point with number < `number` that was made no later than `position`; NULL if none.
+ */
 struct catalogue_point *catalogue_vault_below(
-	const struct history *history, uint64_t number, bool or_equal);
+	const struct history *history, uint64_t number, uint64_t position);
 /* A record with that lsn changes flags. A point that keeps neither POINT_LOCAL nor _VAULT is not
  * found any more, but shown until the record is durable and catalogue_purge has been called. */
 void catalogue_set_flags(struct history *history, const struct journal_point_flags *changes,

@@ -105,6 +105,7 @@ struct journal_disk {
 	char name[64];
 };
 
+/* Written with every flag either set or cleared, so that one record tells all. */
 struct journal_point_flags {
 	uint64_t number;
 	uint32_t set, clear; /* a point that keeps neither POINT_LOCAL nor _VAULT is gone */
@@ -148,8 +149,8 @@ struct journal_record {
 		struct journal_seal seal;
 		struct journal_disk disk;
 		struct journal_point_flags point_flags[JOURNAL_MAX_POINT_FLAGS];
-		struct journal_point point;
-		uint64_t flush; /* number of the point */
+		struct journal_point point; /* flush commit: all of it, should its seal be lost */
+		uint64_t flush;             /* flush begin: number of the point */
 		uint8_t body[JOURNAL_BODY_BYTES];
 	};
 };

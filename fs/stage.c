@@ -202,6 +202,14 @@ int stage_record(struct history *history, const struct journal_record *prototype
 	return 0;
 }
 
+static struct journal_point_flags all_flags(
+	const struct history *history, const struct journal_point_flags *change)
+{
+	const struct catalogue_point *p = catalogue_find(history, change->number);
+	uint32_t flags = ((p ? p->point.flags : 0) | change->set) & ~change->clear;
+	return (struct journal_point_flags){ change->number, flags, ~flags };
+}
+
 int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
 	uint64_t count, uint64_t *ret_lsn)
 {
@@ -209,7 +217,8 @@ int stage_point_flags(struct history *history, const struct journal_point_flags 
 	for (uint64_t done = 0; done < count && r == 0;) {
 		struct journal_record record = { .type = JOURNAL_POINT_FLAGS };
 		record.count = (uint16_t)MIN(count - done, (uint64_t)JOURNAL_MAX_POINT_FLAGS);
-		memcpy(record.point_flags, changes + done, record.count * sizeof(*changes));
+		for (unsigned i = 0; i < record.count; i++)
+			record.point_flags[i] = all_flags(history, &changes[done + i]);
 		r = stage_record(history, &record, ret_lsn);
 		done += record.count;
 	}

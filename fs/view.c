@@ -96,7 +96,9 @@ static int begin_view(struct view *view)
 	const struct catalogue_point *p = catalogue_find(history, view->number);
 	if (!p || p->position > history->durable_lsn)
 		return -ENOENT;
-	const struct catalogue_point *base = catalogue_vault_below(history, view->number, true);
+	const struct catalogue_point *base = p;
+	if (!(p->point.flags & POINT_VAULT))
+		base = catalogue_vault_below(history, view->number, p->position);
 	view->base_number = base ? base->point.number : 0;
 	view->from_lsn = base ? base->position : 0;
 	view->to_lsn = p->position;

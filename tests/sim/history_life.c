@@ -61,6 +61,13 @@ void life_random(struct run *run, bool from_vault)
 		open_whatever_comes(run);
 		unsigned steps = 5 + (unsigned)rng_below(&run->rng, 60);
 		int r = 0;
+		if (from_vault && run->model.live.disk_count == 0 &&
+			run->model.live.last_number > 0) {
+			/* Half a take-over: it would be done again in a new directory. */
+			io_sim_power_cut(run->sim);
+			run_restart(run, any_restart(run));
+			break;
+		}
 		if (run->model.live.disk_count == 0 && run->model.live.last_number == 0 &&
 			from_vault)
 			r = step_take_over(run);
