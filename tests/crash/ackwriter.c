@@ -119,8 +119,7 @@ static bool write_run(int fd, struct ledger_entry *ledger, uint64_t first, unsig
 		if (discard)
 			e->attempted_zero = e->attempted + 1;
 		/* The attempt is on record before it is made. */
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		e->attempted++;
+		__atomic_store_n(&e->attempted, e->attempted + 1, __ATOMIC_SEQ_CST);
 	}
 	off_t at = (off_t)(first * BLOCK_BYTES);
 	size_t bytes = count * BLOCK_BYTES;
@@ -137,8 +136,7 @@ static void acknowledge(struct ledger_entry *ledger, uint64_t blocks)
 		if (e->acknowledged == e->attempted)
 			continue;
 		e->acknowledged_zero = e->attempted_zero == e->attempted;
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		e->acknowledged = e->attempted;
+		__atomic_store_n(&e->acknowledged, e->attempted, __ATOMIC_SEQ_CST);
 	}
 }
 
