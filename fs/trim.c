@@ -147,7 +147,8 @@ static int plan(struct history *history, uint64_t target_bytes, struct trim *tri
 	if (!trim->out)
 		return -ENOMEM;
 	trim->count = n;
-	memcpy(trim->out, history->segments, n * sizeof(struct segment *));
+	if (n > 0) /* else there may be no array at all */
+		memcpy(trim->out, history->segments, n * sizeof(struct segment *));
 	return n > 0 ? drop_points(history, trim->out[n - 1]->last_lsn) : 0;
 }
 
