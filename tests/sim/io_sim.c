@@ -253,8 +253,10 @@ static int sim_read(struct io_file *file, void *data, size_t n, uint64_t offset,
 	uint64_t bytes = f->node->seen.bytes;
 	size_t got = offset >= bytes ? 0 : MIN(n, bytes - offset);
 	content_read(&f->node->seen, offset, data, got);
-	if (sim->lie == IO_SIM_LIE_WRONG_READ && got > 0 && rng_below(&sim->rng, 20) == 0)
-		((unsigned char *)data)[rng_below(&sim->rng, got)] ^= 1u << rng_below(&sim->rng, 8);
+	if (sim->lie == IO_SIM_LIE_WRONG_READ && got > 0 && rng_below(&sim->rng, 20) == 0) {
+		unsigned char *byte = (unsigned char *)data + rng_below(&sim->rng, got);
+		*byte = (unsigned char)(*byte ^ (1u << rng_below(&sim->rng, 8)));
+	}
 	*ret_n = got;
 	return 0;
 }
