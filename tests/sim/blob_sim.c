@@ -642,6 +642,22 @@ int blob_sim_peek_object(struct blob_sim *service, const char *name, struct buf 
 	return r;
 }
 
+int blob_sim_rot(struct blob_sim *service, const char *name, const char *snapshot, uint64_t offset)
+{
+	struct sim_blob *blob = blob_state_find(service, name);
+	struct sim_snapshot *s = blob && snapshot ? blob_state_snapshot(blob, snapshot) : NULL;
+	unsigned char byte;
+	if (!blob || (snapshot && !s))
+		return -ENOENT;
+	struct content *content = s ? &s->content : &blob->content;
+	if (offset >= content->bytes)
+		return -ENOENT;
+	content_read(content, offset, &byte, 1);
+	byte ^= 1;
+	content_write(content, offset, &byte, 1, 0);
+	return 0;
+}
+
 unsigned blob_sim_snapshots(struct blob_sim *service, const char *name)
 {
 	unsigned n = 0;

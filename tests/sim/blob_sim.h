@@ -49,5 +49,8 @@ int blob_sim_peek(struct blob_sim *service, const char *blob, const char *snapsh
 	void *data, uint64_t n);
 /* Appends an object's content. -ENOENT. */
 int blob_sim_peek_object(struct blob_sim *service, const char *name, struct buf *ret_data);
+/* Flips the lowest bit of the byte at the offset of a blob, a snapshot or an object (whose metadata
+ * goes with it): rot. -ENOENT. */
+int blob_sim_rot(struct blob_sim *service, const char *blob, const char *snapshot, uint64_t offset);
 /* Number of snapshots of the blob. */
 unsigned blob_sim_snapshots(struct blob_sim *service, const char *blob);

@@ -355,6 +355,14 @@ static void seal(struct life *l)
 	commit(l);
 }
 
+static void collect(struct life *l)
+{
+	unsigned deleted;
+	PERSIST(l, "vault_collect_orphans",
+		vault_collect_orphans(
+			l->store, &l->group, history_flush_pending(l->history), &error, &deleted));
+}
+
 static void flush(struct life *l)
 {
 	struct point points[POINTS];
@@ -379,6 +387,8 @@ static void flush(struct life *l)
 		trace(l, "flush %" PRIu64 ": %d %s", number, r, r < 0 ? error.message : "");
 		if (r == 0 || io_sim_is_off(l->disk))
 			break;
+		if (r < 0 && below(l, 4) == 0)
+			collect(l);
 		if (!passes(r))
 			fail(l, "flush of %" PRIu64 " answers %d: %s", number, r, error.message);
 	}
@@ -409,14 +419,6 @@ static void keep_point(struct life *l)
 		return;
 	PERSIST(l, "vault_point_keep",
 		vault_point_keep(l->store, &l->group, point.number, below(l, 2), &error));
-}
-
-static void collect(struct life *l)
-{
-	unsigned deleted;
-	PERSIST(l, "vault_collect_orphans",
-		vault_collect_orphans(
-			l->store, &l->group, history_flush_pending(l->history), &error, &deleted));
 }
 
 /* ── what must be ────────────────────────────────────────────────────────────────────────── */
@@ -467,6 +469,51 @@ static void check_point(struct life *l, uint64_t number)
 		check_disk(l, &m, &m.disks[i]);
 	manifest_free(&m);
 	l->verified++;
+}
+
+static void count_fault(void *context, const char *text)
+{
+	trace((struct life *)context, "found: %s", text);
+}
+
+/* One bit, anywhere a point's bytes and their proof lie: it must be found, and cost no other
+ * point than those that stand on it. */
+static void rot_is_found(struct life *l)
+{
+	CLEANUP(buf_free) struct buf text = { 0 };
+	CLEANUP(manifest_free) struct manifest m = { 0 };
+	struct vault_check_report report = { 0 };
+	struct error error = { 0 };
+	struct point point;
+	char name[VAULT_NAME_BYTES];
+	if (history_point_newest(l->history, POINT_VAULT, INT64_MAX, &point) < 0)
+		return;
+	vault_manifest_name(GROUP, point.number, name);
+	if (blob_sim_peek_object(l->service, name, &text) < 0 ||
+		manifest_parse(name, text.data, text.len, &error, &m) < 0)
+		fail(l, "%s cannot be read", name);
+	const struct manifest_disk *disk = &m.disks[below(l, m.disk_count)];
+	uint64_t at = below(l, disk->size_bytes);
+	blob_sim_rot(l->service, disk->blob, disk->snapshot, at);
+	if (vault_point_verify(l->store, &l->group, m.number, NULL, NULL, &error) != -EBADMSG)
+		fail(l, "a flipped bit at %" PRIu64 " of %s is not found", at, disk->blob);
+	trace(l, "found: %s", error.message);
+	blob_sim_rot(l->service, disk->blob, disk->snapshot, at);
+	vault_hashes_name(GROUP, m.number, name);
+	buf_clear(&text);
+	blob_sim_peek_object(l->service, name, &text);
+	at = below(l, text.len);
+	blob_sim_rot(l->service, name, NULL, at);
+	if (vault_point_verify(l->store, &l->group, m.number, NULL, NULL, &error) != -EBADMSG)
+		fail(l, "a flipped bit at %" PRIu64 " of %s is not found", at, name);
+	if (vault_check(l->store, count_fault, l, &error, &report) < 0 || report.broken != 1)
+		fail(l, "the check finds %u broken for a bit of %s", report.broken, name);
+	blob_sim_rot(l->service, name, NULL, at);
+	vault_manifest_name(GROUP, m.number, name);
+	blob_sim_rot(l->service, name, NULL, below(l, 300));
+	if (vault_check(l->store, count_fault, l, &error, &report) < 0 || report.broken != 1 ||
+		report.missing != 0)
+		fail(l, "the check finds %u broken for a bit of %s", report.broken, name);
 }
 
 static void told_fault(void *context, const char *text)
@@ -573,6 +620,9 @@ static void after_takeover(struct life *l)
 		PERSIST(l, "the last flush", flusher_flush(l->flusher, pending, &error, &result));
 	l->settled = true;
 	check_all(l);
+	blob_sim_set_faults(l->service, 0);
+	blob_sim_set_overload(l->service, 0);
+	rot_is_found(l);
 }
 
 static void live(struct life *l)
