@@ -66,6 +66,8 @@ static int cut_torn_tail(struct history *history)
 	segment_path(history, history->cut_seq, "seg", path);
 	history->cut_seq = 0;
 	int r = io_open(history->io, path, IO_WRITE, &file);
+	if (r == -ENOENT)
+		return 0; /* trimmed away before anything was written */
 	if (r < 0)
 		return r;
 	r = io_truncate(file, history->cut_bytes);

@@ -6,7 +6,9 @@
  * change of threads; those who come meanwhile wait, and the next of them commits for all (group
  * commit). What nobody waits for is committed by the committer's own thread, 2 ms after the first
  * staged byte or at 1 MiB. A second thread keeps the history in repair, because a commit must not
- * wait for that; it runs after commits, at most ten times a second while there is nothing urgent.
+ * wait for that; it runs after commits, at most ten times a second while there is nothing urgent,
+ * and once more when nothing has come for a while: only then does history_maintain see idleness,
+ * in which it proves the last commit and gives memory back.
  *
  * A writer that finds the committing thread asleep wakes it. To know that without a lock, the
  * thread publishes how it sleeps in `sleep_state` *before* it looks for the last time whether
@@ -31,6 +33,7 @@
 #define GATHER_BYTES (1 * MIB)
 #define UPKEEP_NS (100 * NS_PER_MS)
 #define UPKEEP_BYTES (4 * MIB)
+#define REST_NS (500 * NS_PER_MS)
 #define STACK_BYTES (512 * KIB)
 
 enum sleep_state {
@@ -54,6 +57,7 @@ struct committer {
 	bool failed;              /* a commit failed; said once */
 	bool upkeep_due;          /* something was committed since upkeep ran */
 	bool upkeep_urgent;       /* a lot was */
+	bool rest_due;            /* upkeep ran, but has not yet seen that nothing came after */
 	uint64_t upkeep_at_bytes; /* bytes committed when upkeep was last called urgent */
 	uint64_t committed_bytes;
 };
@@ -257,14 +261,23 @@ static void *commit_main(void *argument)
 	return NULL;
 }
 
-/* Sleeps until upkeep is due, and a while more if it is not urgent. Under the lock. */
+/* Sleeps until upkeep is due, and a while more if it is not urgent; or until nothing has come for
+ * REST_NS after it ran, so that the history sees that it may rest. Under the lock. */
 static void await_upkeep_locked(struct committer *c)
 {
+	if (c->rest_due && !c->stopping && !c->upkeep_due) {
+		wait_ns_locked(c, &c->upkeep, REST_NS);
+		if (!c->upkeep_due) {
+			c->rest_due = false;
+			return;
+		}
+	}
 	while (!c->stopping && !c->upkeep_due)
 		pthread_cond_wait(&c->upkeep, &c->lock);
 	if (!c->stopping && !c->upkeep_urgent)
 		wait_ns_locked(c, &c->upkeep, UPKEEP_NS);
 	c->upkeep_due = c->upkeep_urgent = false;
+	c->rest_due = true;
 }
 
 static void *upkeep_main(void *argument)

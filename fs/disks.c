@@ -56,7 +56,12 @@ void disk_free(struct disk *disk)
 /* Makes room in a full table: forgets removed disks that no point shows any more. */
 static void disk_purge(struct history *history)
 {
-	uint64_t oldest = history->point_count > 0 ? history->points[0].point.number : UINT64_MAX;
+	/* Points that are gone count no more, be they purged already or, in replay, not yet. */
+	uint64_t first = 0;
+	while (first < history->point_count && catalogue_is_gone(&history->points[first]))
+		first++;
+	uint64_t oldest =
+		first < history->point_count ? history->points[first].point.number : UINT64_MAX;
 	unsigned kept = 0;
 	for (unsigned i = 0; i < history->disk_count; i++) {
 		struct disk *disk = history->disks[i];

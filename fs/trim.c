@@ -109,7 +109,9 @@ static int forget_all(struct history *history, const struct segment *segment)
 static int take_out(struct history *history, struct segment *segment)
 {
 	struct run run = { 0 };
-	struct segment values = *segment; /* closed: it does not change any more */
+	pthread_mutex_lock(&history->lock);
+	struct segment values = *segment;
+	pthread_mutex_unlock(&history->lock);
 	int loaded = run_load(history, &values, &run);
 	pthread_mutex_lock(&history->lock);
 	int r = segment->refs > 1 ? -EBUSY : 0;

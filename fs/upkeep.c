@@ -101,7 +101,9 @@ static int rest(struct history *history)
 	header_cache_drop(history->headers);
 	segment_close_readers(history, IDLE_READERS);
 	int r = commit_proof(history);
+	pthread_mutex_lock(&history->lock);
 	history->commits_at_upkeep = history->commits;
+	pthread_mutex_unlock(&history->lock);
 	return r;
 }
 

@@ -109,6 +109,22 @@ static void unwaited_for_is_committed_soon(void **state)
 	}
 }
 
+/* A last commit that nothing on disk proves could rot unseen. */
+static void rest_proves_the_last_commit(void **state)
+{
+	struct fixture *x = *state;
+	struct history_stats stats;
+	uint8_t data[512] = { 1 };
+	uint64_t lsn;
+	assert_int_equal(committer_write(x->committer, x->h.disk, 0, 1, data, &lsn), 0);
+	assert_int_equal(committer_wait(x->committer, lsn), 0);
+	await_durable(x, lsn + 1);
+	/* Once is enough. */
+	usleep(1500 * 1000);
+	history_stats(x->h.history, &stats);
+	assert_int_equal(stats.durable_lsn, lsn + 1);
+}
+
 static void large_writes_are_cut(void **state)
 {
 	struct fixture *x = *state;
@@ -270,6 +286,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(waited_for_is_durable),
 		TEST(unwaited_for_is_committed_soon),
+		TEST(rest_proves_the_last_commit),
 		TEST(large_writes_are_cut),
 		TEST(end_commits_what_is_staged),
 		TEST(many_wait_for_one_commit),
