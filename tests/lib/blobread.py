@@ -5,11 +5,14 @@
     blobread.py get  --connection-string S --container C --blob B [--snapshot T] --out FILE
     blobread.py cat  --connection-string S --container C --blob B [--snapshot T]
     blobread.py sha256 --connection-string S --container C --blob B [--snapshot T]
+    blobread.py get-point --connection-string S --container C --group G --point N
+                          --disk MACHINE/DISK --out FILE
 
 A client of its own: the signing here is shared neither with the program under test nor with
 the tests' server, so that no mistake can agree with itself. Works against Azure, Azurite and the
 strict server. A page blob is fetched by its page ranges into a sparse file of the blob's full
-length; a block blob is fetched whole. Exits 0 when done, 3 when the blob is not there, 1 when
+length; a block blob is fetched whole. get-point reads the recovery point's manifest to find
+the disk's snapshot. Exits 0 when done, 3 when the blob is not there, 1 when
 anything else went wrong. --connection-string defaults to AZURE_STORAGE_CONNECTION_STRING.
 """
 import argparse
@@ -130,6 +133,22 @@ class Vault:
             return size, self._page_pieces(resource, snapshot, size, about["ETag"])
         return size, iter([(0, self.request("GET", resource, {"snapshot": snapshot})[1])])
 
+    def manifest(self, container, group, point):
+        """The manifest of a recovery point: what its creator committed."""
+        name = f"groups/{group}/points/{point:020}.json"
+        _, body = self.request("GET", f"/{container}/{name}")
+        manifest = json.loads(body)
+        if manifest.get("abandoned") or manifest["number"] != point:
+            raise Refused(404, f"{name} is no recovery point")
+        return manifest
+
+    def point_pieces(self, container, group, point, disk):
+        """As pieces(): a disk ("<machine>/<disk>") as a recovery point holds it."""
+        for entry in self.manifest(container, group, point)["disks"]:
+            if entry["name"] == disk:
+                return self.pieces(container, entry["blob"], entry["snapshot"])
+        raise Refused(404, f"point {point} of {group} has no disk {disk}")
+
     def _page_pieces(self, resource, snapshot, size, etag):
         for low in range(0, size, WINDOW):
             high = min(low + WINDOW, size)
@@ -167,8 +186,15 @@ def command_list(vault, args):
 
 
 def command_get(vault, args):
-    size, pieces = vault.pieces(args.container, args.blob, args.snapshot)
-    with open(args.out, "wb") as out:
+    write_file(args.out, *vault.pieces(args.container, args.blob, args.snapshot))
+
+
+def command_get_point(vault, args):
+    write_file(args.out, *vault.point_pieces(args.container, args.group, args.point, args.disk))
+
+
+def write_file(path, size, pieces):
+    with open(path, "wb") as out:
         for at, data in pieces:
             os.pwrite(out.fileno(), data, at)
         out.truncate(size)
@@ -208,7 +234,7 @@ def filled(size, pieces):
 def main():
     parser = argparse.ArgumentParser(description="Reads a vault's blobs and snapshots.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("list", "get", "cat", "sha256"):
+    for name in ("list", "get", "cat", "sha256", "get-point"):
         command = commands.add_parser(name)
         command.add_argument("--connection-string",
                              default=os.environ.get("AZURE_STORAGE_CONNECTION_STRING"))
@@ -217,15 +243,20 @@ def main():
             command.add_argument("--prefix", default="")
             command.add_argument("--json", action="store_true")
             continue
-        command.add_argument("--blob", required=True)
-        command.add_argument("--snapshot")
-        if name == "get":
+        if name == "get-point":
+            command.add_argument("--group", required=True)
+            command.add_argument("--point", required=True, type=int)
+            command.add_argument("--disk", required=True, metavar="MACHINE/DISK")
+        else:
+            command.add_argument("--blob", required=True)
+            command.add_argument("--snapshot")
+        if name in ("get", "get-point"):
             command.add_argument("--out", required=True)
     args = parser.parse_args()
     if not args.connection_string:
         parser.error("no --connection-string and no AZURE_STORAGE_CONNECTION_STRING")
     try:
-        globals()[f"command_{args.command}"](Vault(args.connection_string), args)
+        globals()[f"command_{args.command.replace('-', '_')}"](Vault(args.connection_string), args)
     except Refused as error:
         print(f"blobread: {args.container}: {error}", file=sys.stderr)
         return 3 if error.status == 404 else 1

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""The appliance is lost with its disk, in the middle of a flush; a new one takes over.
+
+Every point of the vault must be what was written down when it was sealed, the half-written base
+must be repaired from the newest of them, and replication must go on. The takeover is killed in
+the middle, too, and repeated.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+import blobread  # noqa: E402
+from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,
+                       wait_until)  # noqa: E402
+from images import Image, Record, Scribbler, vault_of  # noqa: E402
+
+SIZE = 48 * MIB
+DISKS = ("m/d", "m/e", "n/d")
+POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
+
+
+class Writers:
+    """A scribbler on each disk of the group."""
+
+    def __init__(self, appliance, work, seed):
+        self.writers = {}
+        for i, disk in enumerate(DISKS):
+            live = appliance.live(*disk.split("/"))
+            mirror = work / f"mirror-{seed}-{i}"
+            mirror.write_bytes(pathlib.Path(live).read_bytes()[:SIZE])
+            self.writers[disk] = Scribbler(live, mirror, SIZE, seed=seed * 10 + i)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for writer in self.writers.values():
+            writer.end()
+
+    def some(self, count):
+        for writer in self.writers.values():
+            writer.some(count)
+
+    def images(self):
+        return {disk: writer.image() for disk, writer in self.writers.items()}
+
+
+def make_points(appliance, record, writers, count):
+    for _ in range(count):
+        writers.some(100)
+        point = appliance.create_point("m", "vault")
+        record.images[point["number"]] = writers.images()
+
+
+def die_in_mid_flush(service, appliance, writers):
+    """The base holds half of a point that nothing will ever commit."""
+    service.admin("/rules", {"match": {"operation": "PutPage"}, "skip": 10, "times": 0,
+                             "fault": {"kind": "late", "answer": "hang", "delay_s": 3}})
+    writers.some(300)
+    since = service.admin("/stats")["answers"].get("PutPage 201", 0)
+    appliance.call("point", "create", "m", "--wait", "vault", "--detach")
+    wait_until(30, lambda: service.admin("/stats")["answers"].get("PutPage 201", 0) >= since + 10
+               and service.admin("/late"), "no flush is under way")
+    appliance.lose_everything()
+    service.admin("/rules/clear", {})
+
+
+def base_is_newest_point(service, record):
+    """The base itself, not only its snapshots, is the newest committed point again."""
+    vault, newest = vault_of(service), max(record.images)
+    for disk in DISKS:
+        length, pieces = vault.pieces("test", f"machines/{disk}.vhd")
+        record.images[newest][disk].check_same(
+            Image.of_pieces(length, blobread.filled(length, pieces)), f"the base of {disk}")
+
+
+def all_points_are_right(service, appliance, record):
+    points = {p["number"] for p in appliance.points("m") if p["vault"]}
+    check(points == set(record.images), f"the points are {points}, not {set(record.images)}")
+    check(len(record.check_local()) == len(points), "not all were compared")
+    record.check_vault(vault_of(service))
+    newest = max(record.images)
+    for disk in DISKS:
+        record.images[newest][disk].check_same(
+            Image.of_file(appliance.live(*disk.split("/"))), f"the live disk {disk}")
+
+
+def interrupted_takeover(service, appliance, work):
+    """Killed while it repairs; repeated, it ends well."""
+    service.admin("/rules", {"match": {"operation": "PutPage"}, "skip": 2, "times": 0,
+                             "fault": {"kind": "hang", "applied": True}})
+    job = appliance.call("vault", "takeover", "--detach")["job"]
+    wait_until(30, lambda: any(rule["fired"] for rule in service.admin("/rules")) or
+               appliance.call("job", "show", job)["job"]["state"] in ("done", "failed"),
+               "the takeover does not begin to repair")
+    state = appliance.call("job", "show", job)["job"]
+    check(state["state"] == "running", f"the repair was not caught in the middle: {state}")
+    appliance.kill()
+    service.admin("/rules/clear", {})
+    appliance.start()
+
+
+def test(work):
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, policies=POLICIES,
+                      name="first") as first:
+        service.admin("/settings", {"fence_prefix": "machines/"})
+        first.call("vault", "init")
+        first.call("machine", "add", "m", "--source", "fuse", "--disk", f"d={SIZE // MIB}M",
+                   "--disk", f"e={SIZE // MIB}M", "--group", "g", "--policy", "asked")
+        first.call("machine", "add", "n", "--source", "fuse", "--disk", f"d={SIZE // MIB}M",
+                   "--group", "g")
+        record = Record(first, "g")
+        with Writers(first, work, 1) as writers:
+            make_points(first, record, writers, 5)
+            step("the appliance dies in the middle of a flush, its disk with it")
+            die_in_mid_flush(service, first, writers)
+        life_goes_on(work, service, record)
+
+
+def life_goes_on(work, service, record):
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES,
+                   name="second") as second:
+        record.appliance = second
+        step("a takeover is killed in the middle of its repair, and repeated")
+        interrupted_takeover(service, second, work)
+        wait_until(20, lambda: not service.admin("/late"),
+                   "what the first one sent late does not land")
+        found = second.call("vault", "takeover")["job"]["result"]["groups"]
+        check(len(found) == 1 and sorted(found[0]["machines"]) == ["m", "n"] and
+              found[0]["points"] == len(record.images), f"taken over: {found}")
+        base_is_newest_point(service, record)
+        all_points_are_right(service, second, record)
+        step("replication goes on, across restarts")
+        with Writers(second, work, 2) as writers:
+            make_points(second, record, writers, 2)
+            second.kill()
+        second.start()
+        with Writers(second, work, 3) as writers:
+            make_points(second, record, writers, 1)
+        all_points_are_right(service, second, record)
+        second.check_vault()
+        for number in record.images:
+            second.verify("m", number)
+        service.check_witness()
+
+
+if __name__ == "__main__":
+    run_test(test)
