@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Bad input: each gets its exit code, one line that says what and where, one that says what to do;
+and the daemon lives, with everything it had."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import BUILD, Appliance, StrictService, check, run_test, step  # noqa: E402
+
+BAD_SIZES = ("0", "1000", "1M512", "1049088", "8T", "8796093022208", "9T", "-1M", "-1", "M", "1X",
+             "1.5G", "0x100000", "99999999999999999999999", "1 M", "", "nan")
+BAD_NAMES = ("", ".hidden", "-dash", "a/b", "a b", "..", "é", "x" * 64, "a\nb", "a%2fb")
+UNKNOWN = "nowhere"
+
+
+def machines(appliance):
+    add = ("machine", "add")
+    fuse = ("--source", "fuse")
+    disk = ("--disk", "d=8M")
+    for size in BAD_SIZES:
+        appliance.refused(2, *add, "new", *fuse, "--disk", f"d={size}")
+    appliance.refused(2, *add, "new", *fuse, "--disk", "d=1049088", says="MiB")
+    appliance.refused(2, *add, "new", *fuse, "--disk", "d=8T", says=("8", "T"))
+    for name in BAD_NAMES:
+        appliance.refused(2, *add, *fuse, *disk, *(["--"] if name.startswith("-") else []), name)
+        appliance.refused(2, *add, "new", *fuse, "--disk", f"{name}=8M")
+        if name and not name.startswith("-"):
+            appliance.refused(2, *add, "new", *fuse, *disk, "--group", name)
+    appliance.refused(2, *add, "new", *fuse)
+    appliance.refused(2, *add, "new", *fuse, "--disk", "d")
+    appliance.refused(2, *add, "new", *fuse, *disk, "--disk", "d=16M", says="d")
+    appliance.refused(2, *add, "new", "--source", "floppy", *disk, says="floppy")
+    appliance.refused(2, *add, "new", "--source", "agent", *disk, says="agent")
+    appliance.refused(2, *add, "new", "--source", "ebs", "--instance", "i-0123", says="ebs")
+    appliance.refused(2, *add, "new", *disk, says="source")
+    appliance.refused(5, *add, "m", *fuse, *disk, says="m")
+    appliance.refused(3, *add, "new", *fuse, *disk, "--policy", UNKNOWN, says=UNKNOWN)
+    for verb in ("show", "remove", "pause", "resume"):
+        appliance.refused(3, "machine", verb, UNKNOWN, says=UNKNOWN)
+    appliance.refused(3, "status", UNKNOWN, says=UNKNOWN)
+
+
+def points(appliance):
+    for verb in ("list", "create", "show"):
+        appliance.refused(3, "point", verb, UNKNOWN, says=UNKNOWN)
+    for point in ("999999", "999-20261122T055411Z", "1-20200101T000000Z", "1999-01-01T00:00:00Z",
+                  "latest-app"):
+        appliance.refused(3, "point", "show", "m", point)
+    for point in ("yesterday", "-5", "1-2", "2026-13-45T00:00:00Z", "", "1e3", "0x1",
+                  "18446744073709551616"):
+        appliance.refused(2, "point", "show", "m", *(["--"] if point.startswith("-") else []),
+                          point)
+    for verb in ("keep", "delete"):
+        appliance.refused(3, "point", verb, "m", "999999", says="999999")
+    appliance.refused(3, "verify", "m", "999999")
+    appliance.refused(2, "verify", "m", "--repair")
+    appliance.refused(3, "inspect", "m", "999999")
+    appliance.refused(3, "inspect", "--close", "i999")
+    appliance.refused(3, "clone", "create", "m", "999999")
+    appliance.refused(2, "clone", "create", "m", "--quota", "much")
+    appliance.refused(3, "clone", "remove", "c999")
+    appliance.refused(2, "point", "create", "m", "--wait", "forever")
+
+
+def jobs_and_policies(appliance):
+    for verb in ("show", "watch", "cancel"):
+        appliance.refused(3, "job", verb, "999999", says="999999")
+        appliance.refused(2, "job", verb, "first")
+    appliance.refused(3, "policy", "show", UNKNOWN, says=UNKNOWN)
+    for setting in ("point-interval=-1", "point-interval=soon", "retention=some", "colour=blue",
+                    "bandwidth=fast", "rpo-alert=", "=5", "vault-interval=2d"):
+        appliance.refused(2, "policy", "set", "p", setting)
+    appliance.refused(2, "policy", "set", "p", "point-interval=60s", "vault-interval=5s")
+    appliance.refused(5, "policy", "set", "fixed", "point-interval=5s", says="fixed")
+    appliance.refused(2, "policy", "set", "p q", "point-interval=5s")
+
+
+def words(appliance):
+    for line in (["frobnicate"], ["machine"], ["machine", "ad", "x"], ["status", "--what"],
+                 ["point", "create"], ["point", "create", "m", "extra"], ["status", "--socket"], []):
+        done = appliance.run(*line, json_output=False)
+        check(done.returncode == 2, f"landfall {line}: exit {done.returncode}")
+        check(done.stderr.strip() or done.stdout.strip(), f"landfall {line} says nothing")
+
+
+def without_daemon(work, appliance):
+    done = subprocess.run([BUILD / "landfall", "--socket", f"{work}/none.sock", "status"],
+                          capture_output=True, text=True, check=False)
+    check(done.returncode == 6, f"no daemon: exit {done.returncode}")
+    check("none.sock" in done.stderr and len(done.stderr.strip().splitlines()) == 2,
+          f"no daemon: {done.stderr!r}")
+
+
+def check_config(work, text, *says, environment=None, code=None):
+    """--check-config finds the fault, names file and line, and tells in one line."""
+    path = work / "broken.conf"
+    path.write_text(text, encoding="utf-8")
+    done = subprocess.run([BUILD / "landfalld", "--check-config", "--config", path],
+                          capture_output=True, text=True, check=False, timeout=30,
+                          env=environment)
+    said = done.stderr + done.stdout
+    check(done.returncode != 0 if code is None else done.returncode == code,
+          f"{text!r}: exit {done.returncode}: {said}")
+    for word in says:
+        check(word in said, f"{text!r}: does not say {word!r}: {said}")
+    started = subprocess.run([BUILD / "landfalld", "--config", path], capture_output=True,
+                             text=True, check=False, timeout=30, env=environment)
+    check(started.returncode not in (0, -11, -6), f"{text!r}: starts all the same")
+
+
+def configurations(work):
+    head = f"[appliance]\nstate_dir = {work}/x\nmount = {work}/y\ncontrol_socket = {work}/z.sock\n"
+    check_config(work, head + "[wault]\nx = 1\n", "broken.conf:5", "wault")
+    check_config(work, head + "[vault]\ncolour = blue\n", "broken.conf:6", "colour")
+    check_config(work, head + "[journal]\nsize = big\n", "broken.conf:6", "big")
+    check_config(work, head + "[journal]\nsize = 1K\n", "broken.conf")
+    check_config(work, head + "[policy p]\npoint-interval = soon\n", "broken.conf:6", "soon")
+    check_config(work, head + "[policy ]\npoint-interval = 5s\n", "broken.conf:5")
+    check_config(work, head + "nonsense\n", "broken.conf:5")
+    check_config(work, "state_dir = /x\n", "broken.conf:1")
+    check_config(work, head + "[vault]\nauth = magic\n", "broken.conf:6", "magic")
+    check_config(work, head + "[vault]\nendpoint = nonsense\n", "broken.conf:6")
+    check_config(work, head + "state_dir = relative\n", "broken.conf:5")
+    vault = head + "[vault]\naccount = acme\nauth = sharedkey\n"
+    check_config(work, vault, "key_file")
+    check_config(work, vault + f"key_file = {work}/no-such-key\n", "no-such-key")
+    (work / "open-key").write_text("a2V5\n", encoding="ascii")
+    os.chmod(work / "open-key", 0o644)
+    check_config(work, vault + f"key_file = {work}/open-key\n", "open-key", "everyone")
+    done = subprocess.run([BUILD / "landfalld", "--check-config", "--config", work / "none.conf"],
+                          capture_output=True, text=True, check=False)
+    check(done.returncode != 0 and "none.conf" in done.stderr + done.stdout, "a missing file")
+    broken = dict(os.environ, AZURE_STORAGE_CONNECTION_STRING="AccountName=x;garbage")
+    check_config(work, head, "AZURE_STORAGE_CONNECTION_STRING", environment=broken)
+    for option in ("--what", "--config"):
+        done = subprocess.run([BUILD / "landfalld", option], capture_output=True, text=True,
+                              check=False, timeout=30)
+        check(done.returncode == 2, f"landfalld {option}: exit {done.returncode}")
+
+
+def vaults(work, service):
+    """No vault configured, one that was never made, a wrong key."""
+    with Appliance(BUILD, work, name="alone") as alone:
+        for verb in ("init", "check", "takeover"):
+            alone.refused(1, "vault", verb, says="vault")
+        alone.call("machine", "add", "m", "--source", "fuse", "--disk", "d=8M")
+        check(alone.machine("m")["state"] == "local-only" or not alone.points("m"),
+              f"without a vault: {alone.machine('m')['state']}")
+        alone.refused(1, "point", "create", "m", "--wait", "vault", says="vault")
+        check(alone.create_point("m")["local"], "no local point without a vault")
+        check(alone.machine("m")["state"] == "local-only", "not said to be local only")
+        alone.wait_alert("m", "vault-missing")
+    facts = service.facts
+    wrong = facts["connection_string"].replace(facts["key"], "d3JvbmcgYnkgZmFyCg==")
+    with Appliance(BUILD, work, wrong, name="wrong") as appliance:
+        appliance.refused(4, "vault", "init", says="key")
+        appliance.refused(4, "vault", "check")
+        appliance.call("machine", "add", "w", "--source", "fuse", "--disk", "d=8M")
+        appliance.wait_alert("w", "vault-refused")
+        check(appliance.create_point("w")["local"], "no local point with a wrong key")
+    with Appliance(BUILD, work, facts["connection_string"], name="uninitialised",
+                   container="never-made") as appliance:
+        for verb in ("check", "takeover"):
+            appliance.refused(3, "vault", verb, says="never-made")
+        appliance.call("machine", "add", "u", "--source", "fuse", "--disk", "d=8M")
+        alert = appliance.wait_alert("u", "vault-missing")
+        check("init" in alert["mend"], f"the mend does not say init: {alert}")
+
+
+def test(work):
+    policies = {"fixed": {"point-interval": "0", "retention": "all:1h"}}
+    with StrictService(work) as service:
+        with Appliance(BUILD, work, service.connection_string, policies=policies) as appliance:
+            appliance.call("vault", "init")
+            appliance.call("machine", "add", "m", "--source", "fuse", "--disk", "d=8M",
+                           "--policy", "fixed")
+            appliance.create_point("m", "vault")
+            before = appliance.call("machine", "list")["machines"]
+            for group in (words, machines, points, jobs_and_policies):
+                step(group.__name__.replace("_", " "))
+                group(appliance)
+            without_daemon(work, appliance)
+            check(appliance.alive(), "the daemon has ended")
+            after = appliance.call("machine", "list")["machines"]
+            check([m["name"] for m in before] == [m["name"] for m in after], "machines changed")
+            appliance.refused(5, "point", "delete", "m", "latest")
+            appliance.verify("m", "latest")
+        step("configurations")
+        configurations(work)
+        step("vaults")
+        vaults(work, service)
+
+
+if __name__ == "__main__":
+    run_test(test)
