@@ -79,7 +79,7 @@ def check_tools(appliance, work, record, numbers):
         point = next(p for p in appliance.points("m") if p["number"] == number)
         for disk, mib in SIZES.items():
             path = f"{point['path']}/{disk}.vhd"
-            info = json.loads(shell("qemu-img", "info", "--output=json", path))
+            info = json.loads(shell("qemu-img", "info", "-f", "vpc", "--output=json", path))
             check(info["format"] == "vpc" and info["virtual-size"] == mib * MIB,
                   f"qemu-img sees {info}")
             copy = work / "vault.vhd"

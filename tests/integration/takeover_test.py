@@ -89,7 +89,7 @@ def all_points_are_right(service, appliance, record):
 
 def interrupted_takeover(service, appliance, work):
     """Killed while it repairs; repeated, it ends well."""
-    service.admin("/rules", {"match": {"operation": "PutPage"}, "skip": 2, "times": 0,
+    service.admin("/rules", {"match": {"operation": "PutPage"}, "times": 0,
                              "fault": {"kind": "hang", "applied": True}})
     job = appliance.call("vault", "takeover", "--detach")["job"]
     wait_until(30, lambda: any(rule["fired"] for rule in service.admin("/rules")) or

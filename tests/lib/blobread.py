@@ -135,7 +135,7 @@ class Vault:
 
     def manifest(self, container, group, point):
         """The manifest of a recovery point: what its creator committed."""
-        name = f"groups/{group}/points/{point:020}.json"
+        name = f"groups/{group}/points/{point}.json"
         _, body = self.request("GET", f"/{container}/{name}")
         manifest = json.loads(body)
         if manifest.get("abandoned") or manifest["number"] != point:
