@@ -14,12 +14,15 @@
 
 #include "appliance/config_keys.h"
 #include "appliance/config_read.h"
+#include "azureblob/account.h"
 #include "common/buf.h"
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/io.h"
 
 #define SECRET_BYTES_MAX 65536
+/* Four segments: one that is written, a spare one, and two that the vault may let go. */
+#define CONFIG_JOURNAL_LEAST_BYTES (256 * MIB)
 
 static bool is_text(enum config_type type)
 {
@@ -218,15 +221,25 @@ static int check_vault(struct config_vault *vault, struct error *error)
 	} else {
 		return 0;
 	}
+	if (r == 0 && vault->connection_string) {
+		struct azureblob_account account = { 0 };
+		r = azureblob_account_parse(vault->connection_string, &account, error);
+		if (r == 0)
+			azureblob_account_free(&account);
+		else
+			error_prefix(error, "%s",
+				override && *override ? "AZURE_STORAGE_CONNECTION_STRING"
+						      : vault->connection_string_file);
+	}
 	vault->configured = r == 0;
 	return r;
 }
 
 static int check_config(struct config *config, struct error *error)
 {
-	if (config->journal.size_bytes == 0)
+	if (config->journal.size_bytes < CONFIG_JOURNAL_LEAST_BYTES)
 		return error_set(error, -EINVAL, "give it room for the longest outage to bridge",
-			"[journal] size must be more than 0");
+			"[journal] size must be 256M at least");
 	if (strcmp(config->appliance.mount, config->appliance.state_dir) == 0)
 		return error_set(error, -EINVAL, "set another mount",
 			"[appliance] mount and state_dir are the same");

@@ -27,6 +27,7 @@ static void note_sealed(struct group *group, uint64_t number, int64_t first_chan
 {
 	SCOPED_LOCK(&group->lock);
 	group->last_seal_mono_ns = clock_monotonic_ns(group->clock);
+	group->status.history.newest_point = number; /* who asks next need not wait for a tick */
 	if (first_change_ns != 0 && group->sealed_count < GROUP_SEALED_MAX)
 		group->sealed[group->sealed_count++] =
 			(struct sealed_change){ number, first_change_ns };

@@ -407,6 +407,7 @@ static void count_flush(struct group *group, const struct flusher_result *result
 	SCOPED_LOCK(&group->lock);
 	struct flusher_result *totals = &group->status.totals;
 	totals->point = result->point;
+	group->status.history.newest_vault_point = result->point; /* before the next tick, too */
 	totals->put_bytes += result->put_bytes;
 	totals->put_requests += result->put_requests;
 	totals->clear_bytes += result->clear_bytes;

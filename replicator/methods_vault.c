@@ -122,6 +122,8 @@ static int step_check(struct job *job, void *context, struct error *error)
 		r = json_add_array(result, "faults", &faults.list);
 	if (r == 0)
 		r = vault_check(store, note_fault, &faults, error, &report);
+	if (r < 0)
+		error_prefix(error, "%s", registry->service->ops->name(registry->service));
 	store->ops->free(store);
 	if (r == 0)
 		r = faults.r;

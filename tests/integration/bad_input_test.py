@@ -139,7 +139,7 @@ def configurations(work):
     check_config(work, head + "[wault]\nx = 1\n", "broken.conf:5", "wault")
     check_config(work, head + "[vault]\ncolour = blue\n", "broken.conf:6", "colour")
     check_config(work, head + "[journal]\nsize = big\n", "broken.conf:6", "big")
-    check_config(work, head + "[journal]\nsize = 1K\n", "broken.conf")
+    check_config(work, head + "[journal]\nsize = 1K\n", "broken.conf", "256M")
     check_config(work, head + "[policy p]\npoint-interval = soon\n", "broken.conf:6", "soon")
     check_config(work, head + "[policy ]\npoint-interval = 5s\n", "broken.conf:5")
     check_config(work, head + "nonsense\n", "broken.conf:5")

@@ -13,7 +13,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import BUILD, MIB, Appliance, Failure, StrictService, check, run_test, step  # noqa: E402
+from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, run_test, step,
+                       wait_until)  # noqa: E402
 from images import Record, Scribbler, vault_of  # noqa: E402
 
 SIZE = 32 * MIB
@@ -179,9 +180,15 @@ def judge(service, appliance, load):
     compared = load.record.check_vault(vault_of(service))
     check(len(compared) >= 6, f"only {compared} were compared")
     load.record.check_local(compared[-3:])
-    appliance.check_vault()
+    appliance.check_vault(orphans=1000)
     for number in compared:
         check(appliance.verify("a", number) == "vault", "verify did not read the vault")
+    step("after a restart nothing is left over")
+    appliance.stop()
+    appliance.start()
+    wait_until(60, lambda: appliance.call("vault", "check")["job"]["result"]["orphaned"] == 0,
+               "unexplained snapshots are not collected")
+    appliance.check_vault()
     seen = service.check_witness()
     print(f"{len(compared)} vault points compared; late writes landed {seen['late_landed']}, "
           f"refused {seen['late_rejected']}")

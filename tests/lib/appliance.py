@@ -383,11 +383,12 @@ class Appliance:
     def create_point(self, machine, wait="local", timeout=120):
         return self.call("point", "create", machine, "--wait", wait, timeout=timeout)["point"]
 
-    def check_vault(self):
-        """`vault check` finds nothing wrong."""
+    def check_vault(self, orphans=0):
+        """`vault check` finds nothing wrong; at most so many snapshots that are to be collected
+        yet (an ambiguous answer may leave one behind)."""
         found = self.call("vault", "check", timeout=300)["job"]["result"]
-        check(found["missing"] == found["broken"] == 0 and not found["faults"],
-              f"vault check: {found}")
+        check(found["missing"] == found["broken"] == 0 and
+              len(found["faults"]) <= found["orphaned"] <= orphans, f"vault check: {found}")
         return found
 
     def verify(self, machine, point):

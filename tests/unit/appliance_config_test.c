@@ -142,7 +142,7 @@ static void what_is_wrong_is_told_with_its_line(void **state)
 		{ "[appliance]\nlisten = 9443\n", ":2: listen: \"9443\" is no address" },
 		{ "[appliance]\nlog_level = loud\n", ":2: \"loud\" is no log level" },
 		{ "[journal]\nsize = many\n", ":2: size: \"many\" is no size" },
-		{ "[journal]\nsize = 0\n", "size must be more than 0" },
+		{ "[journal]\nsize = 0\n", "size must be 256M at least" },
 		{ "[vault]\nendpoint = ftp://x\n", ":2: endpoint: \"ftp://x\" is no URL" },
 		{ "[vault]\nauth = password\n", ":2: \"password\" is no way" },
 		{ "[vault]\naccount = acme\n", "auth is missing" },
