@@ -368,6 +368,8 @@ static int step_take(struct job *job, void *context, struct error *error)
 		r = json_add_array(result, "groups", &list);
 	if (r == 0)
 		r = take_all(registry, job, store, list, error);
+	if (r < 0)
+		error_prefix(error, "%s", registry->service->ops->name(registry->service));
 	store->ops->free(store);
 	/* What was taken is told even if a later group failed. */
 	int told = result ? job_set_result(job, TAKE(result)) : -ENOMEM;
