@@ -214,8 +214,10 @@ static void secrets_open_to_everyone_are_refused(void **state)
 	struct fixture *f = *state;
 	char text[256];
 	snprintf(text, sizeof(text), "[vault]\nconnection_string_file = %s\n", f->secret);
+	expect_error(f, text, f->secret); /* it holds no connection string */
+	write_file(f->secret, "UseDevelopmentStorage=true\n", 0600);
 	struct config *config = load(f, text);
-	assert_string_equal(config->vault.connection_string, "a secret");
+	assert_string_equal(config->vault.connection_string, "UseDevelopmentStorage=true");
 	config_free(config);
 	assert_int_equal(chmod(f->secret, 0644), 0);
 	expect_error(f, text, "open to everyone");
