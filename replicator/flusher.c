@@ -107,6 +107,14 @@ static uint64_t newest_vault_point(struct flusher *f)
 	return r < 0 ? 0 : point.number;
 }
 
+/* The manifest is there. It counts if it came before any takeover: whoever still owns the group
+ * after that has been seen, since a takeover looks for manifests after it has swapped the owner. */
+static int acknowledge(struct flusher *f, uint64_t number, struct error *error)
+{
+	int r = vault_owner_confirm(f->options.store, f->options.group, error);
+	return r < 0 ? r : commit(f, number, error);
+}
+
 /* Makes sure of an earlier flush's end, then begins this one. `ret_done`: it had succeeded. */
 static int settle_and_begin(struct flusher *f, uint64_t number, struct error *error, bool *ret_done)
 {
@@ -122,7 +130,7 @@ static int settle_and_begin(struct flusher *f, uint64_t number, struct error *er
 	if (pending != 0)
 		r = flush_settle(f, pending, pending != number, error, &committed);
 	if (r == 0 && committed)
-		r = commit(f, pending, error);
+		r = acknowledge(f, pending, error);
 	if (r < 0)
 		return r;
 	*ret_done = committed && pending == number;
@@ -295,7 +303,7 @@ static int flush_point(
 		r = send_and_commit(&flush);
 	if (flush.sender)
 		count(&flush, result);
-	return r < 0 ? r : commit(f, number, error);
+	return r < 0 ? r : acknowledge(f, number, error);
 }
 
 int flusher_flush(

@@ -625,6 +625,29 @@ static void after_takeover(struct life *l)
 	rot_is_found(l);
 }
 
+/* A flush was cut short: what it sent last may still land, before or after others go on. */
+static void after_cut(struct life *l)
+{
+	if (history_flush_pending(l->history) == 0)
+		return;
+	if (below(l, 2) == 0)
+		collect(l);
+	if (below(l, 2) == 0)
+		blob_sim_land_all(l->service);
+	if (below(l, 2) == 0) {
+		put(l);
+		seal(l);
+	}
+	for (unsigned i = 0; i < 2 && !io_sim_is_off(l->disk); i++)
+		flush(l);
+	if (io_sim_is_off(l->disk))
+		return;
+	if (below(l, 2) == 0)
+		collect(l);
+	blob_sim_land_all(l->service);
+	check_all(l);
+}
+
 static void live(struct life *l)
 {
 	struct life *second;
@@ -663,10 +686,20 @@ static void live(struct life *l)
 			blob_sim_land_all(l->service);
 		else if (what < 96)
 			io_sim_power_cut(l->disk);
+		if (io_sim_is_off(l->disk)) {
+			restart(l);
+			after_cut(l);
+		}
 		if (io_sim_is_off(l->disk))
 			restart(l);
 	}
 	check_all(l);
+	/* The last that the first one sends is under way when it is taken over. */
+	put(l);
+	seal(l);
+	flush(l);
+	if (io_sim_is_off(l->disk))
+		restart(l);
 	second = take_over(l);
 	after_takeover(second);
 	blob_sim_power_cut(l->service);
