@@ -491,7 +491,7 @@ void group_set_policy(struct group *group, const struct policy *policy)
 {
 	SCOPED_LOCK(&group->lock);
 	group->policy = *policy;
-	group->retention_asked = true;
+	group->retention_asked = group->retention_now = true;
 	pthread_cond_signal(&group->timer_wake);
 	pthread_cond_signal(&group->flush_wake);
 }

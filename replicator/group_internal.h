@@ -79,6 +79,7 @@ struct group {
 	char *settings;
 	bool update_due; /* settings or disks differ from the vault's */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;
+	bool retention_now; /* another policy: not only when the last time is a while ago */
 	bool deleting; /* group_delete_vault: the flusher's thread has ended for good */
 
 	bool claimed, vault_reachable, vault_initialized, taken_over, flushing;

@@ -510,8 +510,10 @@ static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_un
 			return WORK_FLUSH;
 		*ret_until_ns = MIN(*ret_until_ns, due);
 	}
-	if (group->retention_asked && now >= w->retention_at_ns)
+	if (group->retention_asked && (group->retention_now || now >= w->retention_at_ns)) {
+		group->retention_now = false;
 		return WORK_RETAIN;
+	}
 	if (group->retention_asked)
 		*ret_until_ns = MIN(*ret_until_ns, w->retention_at_ns);
 	if (group->deletes_asked || now >= w->orphans_at_ns)

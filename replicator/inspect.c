@@ -50,10 +50,11 @@ static int write_record(
 	for (struct inspection *i = registry->inspections; r == 0 && i; i = i->next)
 		r = append_places(i, &text);
 	pthread_mutex_unlock(&registry->lock);
-	if (r == 0 && current)
-		r = append_places(current, &text);
+	/* What lies within a directory before the directory: in this order it is removed. */
 	if (r == 0 && coming)
 		r = buf_printf(&text, "%s\n", coming);
+	if (r == 0 && current)
+		r = append_places(current, &text);
 	return r == 0 ? io_replace_file(
 				registry->io, path.data, text.data ? text.data : "", text.len)
 		      : r;
@@ -263,6 +264,8 @@ static int inspect_disk(struct registry *registry, struct inspection *inspection
 	struct partition whole = { .size_bytes = disk->size_bytes };
 	r = fd < 0 ? -errno : partitions_read(read_fd, &fd, disk->size_bytes, partitions, &count);
 	if (r < 0 || count == 0) {
+		if (only > 0)
+			return 0;
 		struct inspected *f = add_filesystem(inspection, disk->id, &whole);
 		if (!f)
 			return -ENOMEM;
