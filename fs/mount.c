@@ -6,6 +6,9 @@
  * for it, that thread unmounts what is left and closes the device, which makes the kernel answer
  * whatever is still waiting. mount_free joins it.
  *
+ * Writers may wait for room in a journal, each in a worker. So there are many more workers than the
+ * kernel hands out asynchronous requests (MAX_BACKGROUND); those that are idle end.
+ *
  * libfuse's loop sleeps in its workers' reads of the device, so mount_free has to wake one: it
  * raises the exit flag and asks the filesystem something; the worker that answers sees the flag.
  */
@@ -29,7 +32,8 @@
 #include "common/log.h"
 #include "fs/mount_internal.h"
 
-#define DEFAULT_THREADS 32
+#define DEFAULT_THREADS 128
+#define MOST_READS 24u
 #define IDLE_THREADS 16
 #define JOIN_SECONDS 5
 
@@ -202,7 +206,7 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	pthread_condattr_destroy(&monotonic);
 	mount->max_threads = MAX(options->max_threads ? options->max_threads : DEFAULT_THREADS, 2u);
 	pthread_mutex_init(&mount->reads.lock, NULL);
-	mount->reads.limit = MAX(mount->max_threads * 3 / 4, 1u);
+	mount->reads.limit = MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS);
 	mount->reads.end = &mount->reads.first;
 	mount->started_ns = clock_realtime_ns(clock_system());
 	mount->path = strdup(options->path);

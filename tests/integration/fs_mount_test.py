@@ -411,6 +411,48 @@ def test_vault_out_of_reach():
         assert read_at(d.live(), 8192, 8) == b"goes on!"
 
 
+def test_journal_without_room():
+    """However many writers wait for room in a journal, reading goes on and the tree answers."""
+    with daemon(size_mib=16) as d:
+        write_at(d.live(), MIB, b"there before")
+        d("full")
+        wrong = []
+
+        def write(i):
+            try:
+                write_at(d.live(), 2 * MIB + i * 4096, bytes([i]) * 4096)
+            except OSError as e:
+                wrong.append(e)
+
+        writers = [threading.Thread(target=write, args=(i,), daemon=True) for i in range(60)]
+        for t in writers:
+            t.start()
+
+        def go_on():
+            try:
+                assert "live" in os.listdir(d.path("web"))
+                assert read_at(d.live(), MIB, 12) == b"there before"
+                done.set()
+            except (OSError, AssertionError) as e:
+                wrong.append(e)
+
+        try:
+            for _ in range(500):
+                if d("waiting") >= len(writers):
+                    break
+                time.sleep(0.01)
+            done = threading.Event()
+            threading.Thread(target=go_on, daemon=True).start()
+            assert done.wait(10), f"{d('waiting')} writers wait, and nothing else goes on"
+        finally:
+            d("room")
+        for t in writers:
+            t.join()
+        assert not wrong, wrong
+        for i in range(60):
+            assert read_at(d.live(), 2 * MIB + i * 4096, 4096) == bytes([i]) * 4096
+
+
 def test_grown_disk():
     with daemon(size_mib=4) as d:
         old = d("seal")

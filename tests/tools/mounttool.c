@@ -18,6 +18,8 @@
  *	                                 are all zeros here
  *	hold | let-go                    reads of the vault wait | go on
  *	held                             value: how many wait
+ *	full | room                      writes wait at the committer's gate | go on
+ *	waiting                          value: how many wait there
  *	staged                           value: the staged lsn
  *	durable                          value: the durable lsn
  */
@@ -46,8 +48,15 @@ struct zero_base {
 	atomic_uint held;
 };
 
+/* A journal without room. */
+struct full_gate {
+	atomic_bool full;
+	atomic_uint waiting;
+};
+
 struct tool {
 	struct zero_base base;
+	struct full_gate gate;
 	const char *directory;
 	struct history *history;
 	struct committer *committer;
@@ -68,6 +77,17 @@ static int zero_base_read(
 		usleep(1000);
 	atomic_fetch_sub(&z->held, 1);
 	memset(data, 0, n);
+	return 0;
+}
+
+static int full_gate_admit(void *context, uint64_t bytes)
+{
+	struct full_gate *gate = context;
+	(void)bytes;
+	atomic_fetch_add(&gate->waiting, 1);
+	while (atomic_load(&gate->full))
+		usleep(1000);
+	atomic_fetch_sub(&gate->waiting, 1);
 	return 0;
 }
 
@@ -188,6 +208,12 @@ static int run_command(struct tool *t, char *line)
 	}
 	if (strcmp(line, "held") == 0)
 		return answer(0, atomic_load(&t->base.held));
+	if (strcmp(line, "full") == 0 || strcmp(line, "room") == 0) {
+		atomic_store(&t->gate.full, line[0] == 'f');
+		return answer(0, 0);
+	}
+	if (strcmp(line, "waiting") == 0)
+		return answer(0, atomic_load(&t->gate.waiting));
 	if (strcmp(line, "staged") == 0)
 		return answer(0, history_staged_lsn(t->history));
 	if (strcmp(line, "durable") == 0)
@@ -198,6 +224,7 @@ static int run_command(struct tool *t, char *line)
 static void finish(struct tool *t)
 {
 	atomic_store(&t->base.hold, false);
+	atomic_store(&t->gate.full, false);
 	mount_free(t->mount);
 	for (unsigned i = 0; i < MAX_CLONES; i++)
 		clone_free(t->clones[i].clone);
@@ -223,10 +250,11 @@ int main(int argc, char **argv)
 		.group = { { 42 } },
 		.limit_bytes = 4 * GIB,
 	};
+	struct committer_gate gate = { full_gate_admit, &t.gate };
 	struct history_report report;
 	struct error error = { 0 };
 	if (history_open(&options, &report, &error, &t.history) < 0 ||
-		committer_new(t.history, NULL, &t.committer) < 0) {
+		committer_new(t.history, &gate, &t.committer) < 0) {
 		fprintf(stderr, "mounttool: %s\n", error.message);
 		return 1;
 	}
