@@ -17,6 +17,8 @@
 #include "common/cleanup.h"
 #include "common/utc.h"
 
+#define CLAIM_TRIES 8u
+
 static int move_leases(struct blob_store *store, const struct vault_group *group, bool make_missing,
 	struct error *error)
 {
@@ -34,10 +36,12 @@ static int move_leases(struct blob_store *store, const struct vault_group *group
 	return 0;
 }
 
-int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
-	struct clock_source *clock, struct error *error, struct vault_group *ret_group)
+static int claim_once(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, struct error *error, struct vault_group *ret_group,
+	bool *ret_outrun)
 {
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	*ret_outrun = false;
 	int r = vault_group_load(store, name, error, &group);
 	if (r < 0)
 		return r;
@@ -57,6 +61,7 @@ int vault_group_claim(struct blob_store *store, const char *name, const struct u
 	group.generation++;
 	group.claimed_ns = clock_realtime_ns(clock);
 	r = vault_owner_swap(store, &group, error);
+	*ret_outrun = r == -ESTALE;
 	if (r == 0)
 		r = move_leases(store, &group, true, error);
 	if (r < 0)
@@ -64,4 +69,16 @@ int vault_group_claim(struct blob_store *store, const char *name, const struct u
 	*ret_group = group;
 	group = (struct vault_group){ 0 };
 	return 0;
+}
+
+/* The swap of an earlier process of ours may land between our look and our swap: look again, and
+ * let owner.json say whose the group is. */
+int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, struct error *error, struct vault_group *ret_group)
+{
+	bool outrun = true;
+	int r = -ESTALE;
+	for (unsigned i = 0; r == -ESTALE && outrun && i < CLAIM_TRIES; i++)
+		r = claim_once(store, name, appliance, clock, error, ret_group, &outrun);
+	return r;
 }

@@ -44,13 +44,22 @@ int vault_object_get(struct blob_store *store, const char *name, size_t limit, s
 	return r < 0 ? vault_fail(error, r, &e, "cannot read %s", name) : 0;
 }
 
-/* After a refused put: is what is there what we wanted to put? */
-static bool is_ours(struct blob_store *store, const char *name, const struct buf *data,
-	char ret_etag[static BLOB_ETAG_BYTES])
+/* After a refused put: is what is there what we wanted to put? 0; `refusal` if not; or why that
+ * could not be told. */
+static int look_whose(struct blob_store *store, const char *name, const struct buf *data,
+	int refusal, struct blob_error *error, char ret_etag[static BLOB_ETAG_BYTES])
 {
 	CLEANUP(buf_free) struct buf there = { 0 };
-	int r = vault_object_get(store, name, data->len, NULL, &there, ret_etag);
-	return r == 0 && there.len == data->len && memcmp(there.data, data->data, data->len) == 0;
+	struct error why = { 0 };
+	int r = vault_object_get(store, name, data->len, &why, &there, ret_etag);
+	if (r == -EFBIG || r == -ENOENT)
+		return refusal;
+	if (r < 0) {
+		*error = (struct blob_error){ .error = why, .ambiguous = true };
+		return r;
+	}
+	bool ours = there.len == data->len && memcmp(there.data, data->data, data->len) == 0;
+	return ours ? 0 : refusal;
 }
 
 int vault_object_put(struct blob_store *store, const char *name, const struct buf *data,
@@ -66,8 +75,8 @@ int vault_object_put(struct blob_store *store, const char *name, const struct bu
 		r = store->ops->object_put(store, name, data->data, data->len, if_match, metadata,
 			metadata_count, &e, etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
-	if ((r == -EEXIST || r == -ESTALE) && is_ours(store, name, data, etag))
-		r = 0;
+	if (r == -EEXIST || r == -ESTALE)
+		r = look_whose(store, name, data, r, &e, etag);
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot write %s", name);
 	memcpy(ret_etag, etag, sizeof(etag));
