@@ -20,6 +20,13 @@ int io_read_all(struct io_file *file, void *data, size_t n, uint64_t offset)
 	return got == n ? 0 : -ENODATA;
 }
 
+int io_read_cached(struct io_file *file, void *data, size_t n, uint64_t offset)
+{
+	const struct io_ops *ops = file->io->ops;
+	return ops->read_cached ? ops->read_cached(file, data, n, offset)
+				: io_read_all(file, data, n, offset);
+}
+
 int io_write(struct io_file *file, const void *data, size_t n, uint64_t offset)
 {
 	struct iovec iov = { .iov_base = (void *)data, .iov_len = n };

@@ -56,6 +56,9 @@ struct io_ops {
 		void *context);
 	int (*free_bytes)(struct io *io, const char *path, uint64_t *ret_bytes);
 	int (*lock)(struct io_file *file); /* NULL: nobody else could have it open */
+	/* Both may be NULL: reading then waits, and nothing is fetched early. */
+	int (*read_cached)(struct io_file *file, void *data, size_t n, uint64_t offset);
+	void (*prefetch)(struct io_file *file, uint64_t offset, uint64_t n);
 };
 
 struct io {
@@ -87,6 +90,16 @@ static inline int io_read(
 
 /* Reads exactly `n` bytes or fails; -ENODATA if the file ends before. */
 int io_read_all(struct io_file *file, void *data, size_t n, uint64_t offset);
+
+/* As io_read_all if the kernel has all of it in memory, else -EAGAIN. */
+int io_read_cached(struct io_file *file, void *data, size_t n, uint64_t offset);
+
+/* Asks the disk for what will be read soon. Best effort, does not wait. */
+static inline void io_prefetch(struct io_file *file, uint64_t offset, uint64_t n)
+{
+	if (file->io->ops->prefetch)
+		file->io->ops->prefetch(file, offset, n);
+}
 
 /* Writes all of it or fails (then any part may have been written). */
 static inline int io_writev(

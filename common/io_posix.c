@@ -81,6 +81,19 @@ static int posix_read(struct io_file *file, void *data, size_t n, uint64_t offse
 	return 0;
 }
 
+/* What is not whole, or fails, is left to a read that waits. */
+static int posix_read_cached(struct io_file *file, void *data, size_t n, uint64_t offset)
+{
+	struct iovec iov = { .iov_base = data, .iov_len = n };
+	ssize_t got = preadv2(file_fd(file), &iov, 1, (off_t)offset, RWF_NOWAIT);
+	return got >= 0 && (size_t)got == n ? 0 : -EAGAIN;
+}
+
+static void posix_prefetch(struct io_file *file, uint64_t offset, uint64_t n)
+{
+	(void)posix_fadvise(file_fd(file), (off_t)offset, (off_t)n, POSIX_FADV_WILLNEED);
+}
+
 /* The rest of a write that the kernel cut short. */
 static int write_rest(int fd, const struct iovec *iov, int count, size_t skip, uint64_t offset)
 {
@@ -253,6 +266,8 @@ struct io *io_posix(void)
 		.list = posix_list,
 		.free_bytes = posix_free_bytes,
 		.lock = posix_lock,
+		.read_cached = posix_read_cached,
+		.prefetch = posix_prefetch,
 	};
 	static struct io io = { &ops };
 	return &io;

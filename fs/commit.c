@@ -2,10 +2,10 @@
  * Commit: what is staged goes to disk.
  *
  * Under the lock the open batch is closed and the batches counted; from then on they are nobody's
- * but the committer's (and, read-only, the readers'). Outside the lock payloads are hashed, the
- * records chained, and every segment's share written and synced before the next segment is
- * touched: so a segment's existence proves the one before it complete, and records behind a bad
- * one prove that it had been acknowledged. A new segment's name is synced too.
+ * but the committer's (and, read-only, the readers'). Outside the lock the records are
+ * chained, and every segment's share written and synced before the next segment is touched: so a
+ * segment's existence proves the one before it complete, and records behind a bad one prove that
+ * it had been acknowledged. A new segment's name is synced too.
  *
  * A failed write or sync makes the history fail for good: the kernel may have dropped the pages,
  * and only replay can tell what is there.

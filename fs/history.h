@@ -110,7 +110,8 @@ int history_disk(struct history *history, uint16_t disk, struct history_disk *re
 
 /* ── writing ─────────────────────────────────────────────────────────────────────────────── */
 
-/* Stages `sectors` sectors at `lba`. The data is copied. At most HISTORY_MAX_WRITE_BYTES.
+/* Stages `sectors` sectors at `lba`. The data is hashed, then copied: it must stay as it is until
+ * the call returns. At most HISTORY_MAX_WRITE_BYTES.
  * 0; -EAGAIN: too much is staged, commit first; -ENOSPC: the journal is 97 % full; -EINVAL;
  * -ENOENT: no such disk; -EIO: failed. On failure nothing is staged. */
 int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,

@@ -1,13 +1,13 @@
 /*
  * What the files of the history share. Nobody else includes this.
  *
- *	history.c     opening, closing, statistics         apply.c       what a record does to the
- *state stage.c       batches in memory                    disks.c       the table of disks commit.c
- *batches to disk                      catalogue.c   the table of points segment.c     segment
- *files, who uses them         record.c      headers: made, proven scan.c        the records of a
- *segment in order    replay.c      all segments in order index.c       runs of a closed segment
- *damage.c      when replay found a loss checkpoint.c  two alternating slots history_read.c, view.c
- *reading trim.c        giving segments back                 upkeep.c      maintain, spares
+ *	history.c, history_read.c, view.c   opening and closing, reading the head, reading a point
+ *	stage.c, commit.c, record.c         batches in memory, batches to disk, headers
+ *	segment.c, header_cache.c           segment files and who uses them, proven headers
+ *	apply.c, disks.c, catalogue.c       what records do: the tables of disks and points
+ *	scan.c, index.c, checkpoint.c       a segment in order, its runs, the tables on disk
+ *	replay.c, replay_files.c, damage.c  opening, and what it does when there was a loss
+ *	trim.c, upkeep.c, spare.c           giving segments back, and using them again
  *
  * Locks, in this order:
  *	upkeep_lock   one trim or maintain at a time; held across I/O
@@ -39,7 +39,7 @@ struct segment {
 	bool live;              /* in history.segments */
 	bool index_failed;      /* it cannot be scanned: no index will come */
 	unsigned refs;          /* readers, views, and 1 while live */
-	unsigned reading;       /* users of `reader` */
+	unsigned reading;       /* pins: they keep `reader` open, and are among the refs */
 	struct io_file *reader; /* opened when first read */
 	struct io_file *writer; /* commit_lock */
 };
@@ -51,7 +51,8 @@ struct batch {
 	uint32_t capacity, used;
 	uint32_t record; /* offset of the open data record; UINT32_MAX: none is open */
 	uint32_t record_payload;
-	uint64_t staged_bytes; /* payload */
+	uint32_t record_hashes; /* in the open record */
+	uint64_t staged_bytes;  /* payload */
 	bool closed;
 	uint8_t *data;
 };
@@ -166,9 +167,14 @@ void segment_ref(struct segment *segment);
 /* Takes history->lock; frees a segment that nobody uses. */
 void segment_unref(struct history *history, struct segment *segment);
 struct segment *segment_find(struct history *history, uint32_t seq_modulo);
-/* Outside the lock, with a reference held. */
-int segment_read(
-	struct history *history, struct segment *segment, void *data, size_t n, uint64_t offset);
+/* Lock held: a reference for reading the file, which keeps the handle open as well. Returns the
+ * handle; NULL if it is not open yet. */
+struct io_file *segment_pin(struct segment *segment);
+/* Outside the lock, with a pin held. */
+int segment_open_reader(
+	struct history *history, struct segment *segment, struct io_file **ret_file);
+/* Takes back that many pins, and the lock once. */
+void segments_unpin(struct history *history, struct segment **segments, unsigned count);
 void segment_close_readers(struct history *history, unsigned keep);
 void segments_free(struct history *history);
 
@@ -180,8 +186,25 @@ void record_encode(struct journal_record *record, uint64_t durable_lsn, uint64_t
 /* True if the page is a record of that segment at that offset, whole and sensible. */
 bool record_check(const struct history *history, const struct journal_record *record, uint64_t seq,
 	uint64_t offset);
-/* Offset of extent `index`'s payload from the record's start. */
-uint32_t record_payload_offset(const struct journal_record *record, unsigned index);
+/* Whether a data record's body has room for that many. */
+static inline bool record_body_fits(uint64_t extents, uint64_t hashes)
+{
+	return extents * sizeof(struct journal_extent) + hashes * sizeof(uint64_t) <=
+	       JOURNAL_BODY_BYTES;
+}
+
+/* Where the payload of extent `index` is, from the record's start, and its first hash: the hash of
+ * its block b is hashes[JOURNAL_MAX_HASHES - 1 - first_hash - b]. */
+struct record_place {
+	uint32_t offset;
+	uint32_t first_hash;
+};
+struct record_place record_place(const struct journal_record *record, unsigned index);
+/* Hashes, blocks, that the extent has. */
+unsigned record_block_count(const struct journal_extent *e);
+/* The hashes of the blocks of n bytes that begin at a block's beginning. */
+void record_hash_blocks(const void *payload, size_t n, uint64_t *ret_hashes);
+bool record_blocks_good(const uint64_t *hashes, const void *payload, size_t n);
 bool segment_header_check(
 	const struct history *history, const struct journal_segment *header, uint64_t seq);
 
@@ -350,17 +373,33 @@ int damage_settle(struct history *history, struct replay *replay);
 bool journal_covers(const struct history *history, uint64_t from, uint64_t to);
 uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p);
 
-/* history_read.c */
+/* header_cache.c */
 struct header_cache *header_cache_new(void);
 void header_cache_free(struct header_cache *cache);
 void header_cache_drop(struct header_cache *cache);
+/* The blocks of a segment that hold what an extent maps. */
+struct payload {
+	uint64_t offset; /* in the segment */
+	uint32_t bytes;
+	uint32_t skip_bytes; /* of them before what is mapped */
+	uint64_t hashes[JOURNAL_MAX_BLOCKS];
+};
+/* `file` is the segment's. -EBADMSG: the record cannot be proven, or does not have the extent.
+ * -EAGAIN if it would have to wait for the disk and shall not. */
+int header_find(struct history *history, const struct segment *segment, struct io_file *file,
+	const struct extent *e, bool wait, struct payload *ret_payload);
+
+/* history_read.c */
+#define MAX_PIECES 64u /* collected at once */
 struct piece {
 	enum { PIECE_DONE, PIECE_ZERO, PIECE_FILE, PIECE_BASE } kind;
 	uint8_t *data;
 	uint64_t lba;
 	uint32_t sectors;
-	struct segment *segment; /* PIECE_FILE: a reference is held */
+	struct segment *segment; /* PIECE_FILE: pinned */
+	struct io_file *file;    /* the segment's; NULL: not open yet */
 	struct extent extent;
+	struct payload payload; /* .bytes 0: not known yet */
 };
 /* lock held: the pieces of [lba, lba + sectors) under `map` (NULL: empty), at most `max`; returns
  * how many, and copies what is in memory at once. */

@@ -2,124 +2,18 @@
  * Reading: from the head or a view's map, through batches, segments and the base.
  *
  * Under the lock a range is broken into pieces: zeros, what is still in a batch (copied at once),
- * places in segments (a reference is taken, so trim leaves the file alone), and holes, which the
- * base fills. The pieces are then read without the lock.
+ * places in segments (which are pinned, so that trim leaves the file alone), and holes, which the
+ * base fills. The pieces are then read without the lock, those that lie side by side as one.
  *
- * Every byte from a segment is proven: the record's header page by its checksum, then the whole
- * payload of the extent, at most 64 KiB, by the hash in that header. What headers said is kept in
- * a small cache, because neighbours share them.
+ * Every byte from a segment is proven: the record's header page by its checksum, then the blocks
+ * of 4 KiB by the hashes in that header (header_cache.c).
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
-#include "common/checksum.h"
 #include "common/log.h"
 #include "fs/history_internal.h"
-
-#define MAX_PIECES 64u
-#define CACHE_SLOTS 64u
-
-/* ── proven headers ──────────────────────────────────────────────────────────────────────── */
-
-struct header_slot {
-	uint64_t seq;
-	uint32_t header; /* sector; 0: empty */
-	struct journal_record *record;
-};
-
-struct header_cache {
-	pthread_mutex_t lock;
-	struct header_slot slots[CACHE_SLOTS];
-};
-
-struct header_cache *header_cache_new(void)
-{
-	struct header_cache *cache = calloc(1, sizeof(*cache));
-	if (cache)
-		pthread_mutex_init(&cache->lock, NULL);
-	return cache;
-}
-
-void header_cache_drop(struct header_cache *cache)
-{
-	SCOPED_LOCK(&cache->lock);
-	for (unsigned i = 0; i < CACHE_SLOTS; i++)
-		free(cache->slots[i].record);
-	memset(cache->slots, 0, sizeof(cache->slots));
-}
-
-void header_cache_free(struct header_cache *cache)
-{
-	if (!cache)
-		return;
-	header_cache_drop(cache);
-	pthread_mutex_destroy(&cache->lock);
-	free(cache);
-}
-
-static struct header_slot *slot_for(struct header_cache *cache, uint64_t seq, uint32_t header)
-{
-	uint64_t key = (seq << 14 | header / 8) * 0x9e3779b97f4a7c15ull;
-	return &cache->slots[key >> 58];
-}
-
-/* What a read needs of an extent's entry. */
-struct payload {
-	uint64_t offset; /* in the segment */
-	uint32_t bytes;
-	uint64_t hash;
-};
-
-static int payload_of(
-	const struct journal_record *record, const struct extent *e, struct payload *ret_payload)
-{
-	if (record->type != JOURNAL_DATA || e->index >= record->count ||
-		(record->extents[e->index].flags & JOURNAL_ZERO) ||
-		e->skip + e->sectors > record->extents[e->index].sectors)
-		return -EBADMSG;
-	*ret_payload = (struct payload){
-		.offset = (uint64_t)e->header * SECTOR_BYTES +
-			  record_payload_offset(record, e->index),
-		.bytes = record->extents[e->index].sectors * SECTOR_BYTES,
-		.hash = record->extents[e->index].hash,
-	};
-	return 0;
-}
-
-static int find_payload(struct history *history, struct segment *segment, const struct extent *e,
-	struct payload *ret_payload)
-{
-	struct header_cache *cache = history->headers;
-	struct header_slot *slot = slot_for(cache, segment->seq, e->header);
-	pthread_mutex_lock(&cache->lock);
-	if (slot->record && slot->seq == segment->seq && slot->header == e->header) {
-		int r = payload_of(slot->record, e, ret_payload);
-		pthread_mutex_unlock(&cache->lock);
-		return r;
-	}
-	pthread_mutex_unlock(&cache->lock);
-
-	CLEANUP_FREE struct journal_record *record = malloc(sizeof(*record));
-	if (!record)
-		return -ENOMEM;
-	uint64_t offset = (uint64_t)e->header * SECTOR_BYTES;
-	int r = segment_read(history, segment, record, sizeof(*record), offset);
-	if (r < 0)
-		return r;
-	if (!record_check(history, record, segment->seq, offset) ||
-		record->incarnation != segment->incarnation)
-		return -EBADMSG;
-	r = payload_of(record, e, ret_payload);
-	pthread_mutex_lock(&cache->lock);
-	slot->seq = segment->seq;
-	slot->header = e->header;
-	struct journal_record *old = slot->record;
-	slot->record = TAKE(record);
-	pthread_mutex_unlock(&cache->lock);
-	free(old);
-	return r;
-}
 
 /* ── pieces ──────────────────────────────────────────────────────────────────────────────── */
 
@@ -128,7 +22,7 @@ static void copy_from_batch(const struct batch *batch, const struct extent *e, v
 	uint64_t at = (uint64_t)e->header * SECTOR_BYTES - batch->offset;
 	const struct journal_record *record = (const struct journal_record *)(batch->data + at);
 	memcpy(data,
-		batch->data + at + record_payload_offset(record, e->index) +
+		batch->data + at + record_place(record, e->index).offset +
 			(size_t)e->skip * SECTOR_BYTES,
 		e->sectors * SECTOR_BYTES);
 }
@@ -155,7 +49,7 @@ static void piece_of_extent(struct history *history, const struct extent *e, str
 		piece->segment = NULL;
 		return;
 	}
-	segment_ref(piece->segment);
+	piece->file = segment_pin(piece->segment);
 }
 
 unsigned pieces_collect(struct history *history, const struct extent_map *map, uint64_t lba,
@@ -186,30 +80,141 @@ unsigned pieces_collect(struct history *history, const struct extent_map *map, u
 	return n;
 }
 
-static int read_payload(struct history *history, const struct piece *piece)
+/* A read of one file: some pieces whose payloads follow each other there as they do in memory, or
+ * one piece that is not made of whole blocks, and needs a buffer of its own. */
+struct fetch {
+	struct piece *pieces;
+	unsigned count;
+	uint64_t offset;
+	uint32_t bytes;
+	bool done;
+};
+
+static void name_fault(const struct history *history, uint16_t disk, const struct piece *piece)
 {
-	const struct extent *e = &piece->extent;
-	struct payload p;
-	if (!piece->segment)
-		return -EBADMSG;
-	int r = find_payload(history, piece->segment, e, &p);
-	if (r < 0)
-		return r;
-	size_t wanted = e->sectors * SECTOR_BYTES;
+	log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64
+		  ": the data of disk %u, sector %" PRIu64 " cannot be proven; it needs a resync",
+		history->directory, piece->segment ? piece->segment->seq : 0,
+		(uint64_t)piece->extent.header * SECTOR_BYTES, disk, piece->lba);
+}
+
+static bool is_whole(const struct piece *piece)
+{
+	return piece->payload.bytes == piece->sectors * SECTOR_BYTES;
+}
+
+/* Finds out where the payloads are. What headers are not in memory are all asked for before any is
+ * waited for. Stops at the first piece that fails, and returns it. */
+static int find_payloads(
+	struct history *history, struct piece *pieces, unsigned count, struct piece **ret_failed)
+{
+	bool missing = false;
+	for (int pass = 0; pass < 2; pass++) {
+		bool wait = pass == 1 || count == 1;
+		for (unsigned i = 0; i < count; i++) {
+			struct piece *p = &pieces[i];
+			if (p->kind != PIECE_FILE || p->payload.bytes > 0)
+				continue;
+			*ret_failed = p;
+			if (!p->segment)
+				return -EBADMSG;
+			int r = p->file ? 0 : segment_open_reader(history, p->segment, &p->file);
+			if (r == 0)
+				r = header_find(history, p->segment, p->file, &p->extent, wait,
+					&p->payload);
+			if (r == -EAGAIN && !wait) {
+				missing = true;
+				io_prefetch(p->file, (uint64_t)p->extent.header * SECTOR_BYTES,
+					JOURNAL_PAGE_BYTES);
+				continue;
+			}
+			if (r < 0)
+				return r;
+		}
+		if (!missing)
+			break;
+	}
+	return 0;
+}
+
+static unsigned plan_fetches(struct piece *pieces, unsigned count, struct fetch *ret_fetches)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < count; i++) {
+		struct piece *p = &pieces[i];
+		if (p->kind != PIECE_FILE)
+			continue;
+		struct fetch *last = n > 0 ? &ret_fetches[n - 1] : NULL;
+		if (last && last->pieces + last->count == p && p->segment == p[-1].segment &&
+			is_whole(p) && is_whole(&p[-1]) &&
+			last->offset + last->bytes == p->payload.offset) {
+			last->count++;
+			last->bytes += p->payload.bytes;
+			continue;
+		}
+		ret_fetches[n++] = (struct fetch){
+			.pieces = p,
+			.count = 1,
+			.offset = p->payload.offset,
+			.bytes = p->payload.bytes,
+		};
+	}
+	return n;
+}
+
+/* Reads and proves. -EAGAIN: it would have to wait, and shall not. */
+static int run_fetch(struct fetch *fetch, bool wait, struct piece **ret_failed)
+{
+	struct piece *first = fetch->pieces;
 	CLEANUP_FREE uint8_t *bounce = NULL;
-	uint8_t *to = piece->data;
-	if (p.bytes != wanted) {
-		to = bounce = malloc(p.bytes);
+	uint8_t *to = first->data;
+	if (!is_whole(first)) {
+		to = bounce = malloc(fetch->bytes);
 		if (!bounce)
 			return -ENOMEM;
 	}
-	r = segment_read(history, piece->segment, to, p.bytes, p.offset);
+	*ret_failed = first;
+	int r = wait ? io_read_all(first->file, to, fetch->bytes, fetch->offset)
+		     : io_read_cached(first->file, to, fetch->bytes, fetch->offset);
 	if (r < 0)
 		return r;
-	if (checksum64(to, p.bytes) != p.hash)
-		return -EBADMSG;
-	if (bounce)
-		memcpy(piece->data, bounce + (size_t)e->skip * SECTOR_BYTES, wanted);
+	for (unsigned i = 0; i < fetch->count; i++) {
+		const struct payload *p = &first[i].payload;
+		*ret_failed = &first[i];
+		if (!record_blocks_good(p->hashes, to, p->bytes))
+			return -EBADMSG;
+		if (bounce)
+			memcpy(first->data, bounce + p->skip_bytes,
+				(size_t)first->sectors * SECTOR_BYTES);
+		to += p->bytes;
+	}
+	fetch->done = true;
+	return 0;
+}
+
+/* What the kernel has in memory is taken at once; the rest is asked for before any of it is waited
+ * for, so that the disk works on all of it. */
+static int read_payloads(
+	struct history *history, struct piece *pieces, unsigned count, struct piece **ret_failed)
+{
+	struct fetch fetches[MAX_PIECES];
+	int r = find_payloads(history, pieces, count, ret_failed);
+	if (r < 0)
+		return r;
+	unsigned n = plan_fetches(pieces, count, fetches);
+	for (unsigned i = 0; i < n && n > 1; i++) {
+		r = run_fetch(&fetches[i], false, ret_failed);
+		if (r == -EAGAIN) {
+			io_prefetch(fetches[i].pieces->file, fetches[i].offset, fetches[i].bytes);
+		} else if (r < 0) {
+			return r;
+		}
+	}
+	for (unsigned i = 0; i < n; i++) {
+		r = fetches[i].done ? 0 : run_fetch(&fetches[i], true, ret_failed);
+		if (r < 0)
+			return r;
+	}
 	return 0;
 }
 
@@ -233,32 +238,30 @@ static int read_base(struct history *history, uint16_t disk, uint64_t base_point
 int pieces_read(struct history *history, uint16_t disk, uint64_t base_point, uint64_t base_sectors,
 	struct piece *pieces, unsigned count)
 {
-	int r = 0;
+	struct piece *failed = NULL;
+	int r = read_payloads(history, pieces, count, &failed);
+	if (r == -EBADMSG || r == -ENODATA) {
+		name_fault(history, disk, failed);
+		r = -EIO;
+	}
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		struct piece *piece = &pieces[i];
 		if (piece->kind == PIECE_ZERO)
 			memset(piece->data, 0, (size_t)piece->sectors * SECTOR_BYTES);
 		else if (piece->kind == PIECE_BASE)
 			r = read_base(history, disk, base_point, base_sectors, piece);
-		else if (piece->kind == PIECE_FILE)
-			r = read_payload(history, piece);
-		if (piece->kind == PIECE_FILE && (r == -EBADMSG || r == -ENODATA)) {
-			log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64
-				  ": the data of disk %u, sector %" PRIu64
-				  " cannot be proven; it needs a resync",
-				history->directory, piece->segment ? piece->segment->seq : 0,
-				(uint64_t)piece->extent.header * SECTOR_BYTES, disk, piece->lba);
-			r = -EIO;
-		}
 	}
 	return r;
 }
 
 void pieces_release(struct history *history, struct piece *pieces, unsigned count)
 {
+	struct segment *used[MAX_PIECES];
+	unsigned n = 0;
 	for (unsigned i = 0; i < count; i++)
 		if (pieces[i].segment)
-			segment_unref(history, pieces[i].segment);
+			used[n++] = pieces[i].segment;
+	segments_unpin(history, used, n);
 }
 
 /* ── the head ────────────────────────────────────────────────────────────────────────────── */

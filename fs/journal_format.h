@@ -23,9 +23,11 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "formats are little-end
 #define JOURNAL_CHECKPOINT_MAGIC 0x3174706b646c666cull /* "lfldkpt1" */
 #define JOURNAL_RECORD_MAGIC 0x636572ffu
 
-/* A payload extent is at most this long, so that reading one sector proves at most 64 KiB. */
+/* A payload extent is at most this long, and is proven block by block, so that reading one sector
+ * reads and proves 4 KiB. */
 #define JOURNAL_MAX_PAYLOAD_SECTORS 128u
-#define JOURNAL_MAX_EXTENTS 165u
+#define JOURNAL_BLOCK_SECTORS 8u
+#define JOURNAL_MAX_BLOCKS (JOURNAL_MAX_PAYLOAD_SECTORS / JOURNAL_BLOCK_SECTORS)
 /* No more than this lies between what one commit wrote first and last. Replay looks that far
  * behind a bad record for proof that it had been acknowledged. */
 #define JOURNAL_MAX_COMMIT_BYTES (16u << 20)
@@ -70,9 +72,8 @@ struct journal_extent {
 	uint16_t flags;
 	uint32_t sectors;
 	uint64_t lba;
-	uint64_t hash; /* XXH3-64 of the payload; 0 for zeros */
 };
-static_assert(sizeof(struct journal_extent) == 24, "as documented");
+static_assert(sizeof(struct journal_extent) == 16, "as documented");
 
 struct journal_seal {
 	uint64_t number;
@@ -126,6 +127,12 @@ static_assert(sizeof(struct journal_point) == 56, "as documented");
 
 #define JOURNAL_BODY_BYTES 3968u
 #define JOURNAL_MAX_POINT_FLAGS (JOURNAL_BODY_BYTES / sizeof(struct journal_point_flags))
+/* A data record's body: extents from its beginning, and from its end downwards the XXH3-64 of each
+ * payload's blocks of 4 KiB (the last of a payload may be shorter), in the order of the payloads.
+ */
+#define JOURNAL_MAX_EXTENTS (JOURNAL_BODY_BYTES / (unsigned)sizeof(struct journal_extent))
+#define JOURNAL_MAX_HASHES (JOURNAL_BODY_BYTES / (unsigned)sizeof(uint64_t))
+static_assert(JOURNAL_MAX_EXTENTS <= 256, "an extent's number takes 8 bits in the maps");
 
 /* A record's header page. The payloads follow, each a multiple of 512 bytes, in the order of the
  * extents; zeros fill it up to a multiple of 4 KiB. */
@@ -146,6 +153,8 @@ struct journal_record {
 	uint64_t checksum; /* of the header page */
 	union {
 		struct journal_extent extents[JOURNAL_MAX_EXTENTS];
+		uint64_t hashes[JOURNAL_MAX_HASHES]; /* hashes[JOURNAL_MAX_HASHES - 1] is the first
+						      */
 		struct journal_seal seal;
 		struct journal_disk disk;
 		struct journal_point_flags point_flags[JOURNAL_MAX_POINT_FLAGS];

@@ -1,8 +1,9 @@
 /*
  * Record and segment headers: made and proven. Pure functions of memory.
  *
- * A record's checksum covers its header page, which holds the hashes of its payloads and the
- * checksum of the record before: so the last header of a journal vouches for all of it.
+ * A record's checksum covers its header page, which holds the hashes of its payloads' blocks (made
+ * when they were staged) and the checksum of the record before: so the last header of a journal
+ * vouches for all of it.
  */
 #include <string.h>
 
@@ -42,17 +43,46 @@ void record_begin(const struct history *history, struct journal_record *record,
 	record->bytes = JOURNAL_PAGE_BYTES;
 }
 
-/* The payloads follow the header in memory. */
-void record_encode(struct journal_record *record, uint64_t durable_lsn, uint64_t prev_hash)
+unsigned record_block_count(const struct journal_extent *e)
 {
-	const uint8_t *payload = (const uint8_t *)(record + 1);
-	for (unsigned i = 0; record->type == JOURNAL_DATA && i < record->count; i++) {
-		struct journal_extent *e = &record->extents[i];
+	if (e->flags & JOURNAL_ZERO)
+		return 0;
+	return (e->sectors + JOURNAL_BLOCK_SECTORS - 1) / JOURNAL_BLOCK_SECTORS;
+}
+
+struct record_place record_place(const struct journal_record *record, unsigned index)
+{
+	struct record_place place = { .offset = JOURNAL_PAGE_BYTES };
+	for (unsigned i = 0; i < index; i++) {
+		const struct journal_extent *e = &record->extents[i];
 		if (e->flags & JOURNAL_ZERO)
 			continue;
-		e->hash = checksum64(payload, (size_t)e->sectors * SECTOR_BYTES);
-		payload += (size_t)e->sectors * SECTOR_BYTES;
+		place.offset += e->sectors * SECTOR_BYTES;
+		place.first_hash += record_block_count(e);
 	}
+	return place;
+}
+
+void record_hash_blocks(const void *payload, size_t n, uint64_t *ret_hashes)
+{
+	const size_t block = JOURNAL_BLOCK_SECTORS * SECTOR_BYTES;
+	const uint8_t *at = payload;
+	for (size_t done = 0; done < n; done += block)
+		*ret_hashes++ = checksum64(at + done, MIN(block, n - done));
+}
+
+bool record_blocks_good(const uint64_t *hashes, const void *payload, size_t n)
+{
+	const size_t block = JOURNAL_BLOCK_SECTORS * SECTOR_BYTES;
+	const uint8_t *at = payload;
+	for (size_t done = 0; done < n; done += block)
+		if (checksum64(at + done, MIN(block, n - done)) != *hashes++)
+			return false;
+	return true;
+}
+
+void record_encode(struct journal_record *record, uint64_t durable_lsn, uint64_t prev_hash)
+{
 	record->durable_lsn = durable_lsn;
 	record->prev_hash = prev_hash;
 	record->checksum = page_checksum(record, sizeof(*record), &record->checksum);
@@ -60,7 +90,7 @@ void record_encode(struct journal_record *record, uint64_t durable_lsn, uint64_t
 
 static bool extents_sensible(const struct journal_record *record)
 {
-	uint64_t payload = 0;
+	uint64_t payload = 0, hashes = 0;
 	if (record->count > JOURNAL_MAX_EXTENTS)
 		return false;
 	for (unsigned i = 0; i < record->count; i++) {
@@ -71,8 +101,10 @@ static bool extents_sensible(const struct journal_record *record)
 			e->sectors > (zero ? EXTENT_MAX_ZERO_SECTORS : JOURNAL_MAX_PAYLOAD_SECTORS))
 			return false;
 		payload += zero ? 0 : (uint64_t)e->sectors * SECTOR_BYTES;
+		hashes += record_block_count(e);
 	}
-	return payload + JOURNAL_PAGE_BYTES <= record->bytes;
+	return record_body_fits(record->count, hashes) &&
+	       payload + JOURNAL_PAGE_BYTES <= record->bytes;
 }
 
 static bool body_sensible(const struct journal_record *record)
@@ -105,15 +137,6 @@ bool record_check(const struct history *history, const struct journal_record *re
 	       const_page_checksum(record, offsetof(struct journal_record, checksum)) ==
 		       record->checksum &&
 	       body_sensible(record);
-}
-
-uint32_t record_payload_offset(const struct journal_record *record, unsigned index)
-{
-	uint32_t offset = JOURNAL_PAGE_BYTES;
-	for (unsigned i = 0; i < index; i++)
-		if (!(record->extents[i].flags & JOURNAL_ZERO))
-			offset += record->extents[i].sectors * SECTOR_BYTES;
-	return offset;
 }
 
 bool segment_header_check(

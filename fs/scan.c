@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "common/checksum.h"
 #include "fs/history_internal.h"
 
 #define WINDOW_BYTES (256u << 10)
@@ -92,6 +91,7 @@ int scan_payloads(
 	if (!payload)
 		return -ENOMEM;
 	uint64_t at = offset + JOURNAL_PAGE_BYTES;
+	unsigned hash = JOURNAL_MAX_HASHES;
 	for (unsigned i = 0; i < record->count && *ret_good; i++) {
 		const struct journal_extent *e = &record->extents[i];
 		if (e->flags & JOURNAL_ZERO)
@@ -100,7 +100,10 @@ int scan_payloads(
 		int r = io_read(scan->file, payload, n, at, &got);
 		if (r < 0)
 			return r;
-		*ret_good = got == n && checksum64(payload, n) == e->hash;
+		uint64_t hashes[JOURNAL_MAX_BLOCKS];
+		for (unsigned b = 0; b < record_block_count(e); b++)
+			hashes[b] = record->hashes[--hash];
+		*ret_good = got == n && record_blocks_good(hashes, payload, n);
 		at += n;
 	}
 	return 0;

@@ -126,17 +126,15 @@ void segment_close_readers(struct history *history, unsigned keep)
 	}
 }
 
-/* Leaves segment->reader open and counted as in use. */
-static int reader_get(struct history *history, struct segment *segment)
+struct io_file *segment_pin(struct segment *segment)
 {
-	pthread_mutex_lock(&history->lock);
-	bool have = segment->reader != NULL;
-	if (have)
-		segment->reading++;
-	pthread_mutex_unlock(&history->lock);
-	if (have)
-		return 0;
+	segment->refs++;
+	segment->reading++;
+	return segment->reader;
+}
 
+int segment_open_reader(struct history *history, struct segment *segment, struct io_file **ret_file)
+{
 	char path[SEGMENT_PATH_BYTES(history)];
 	struct io_file *file;
 	segment_path(history, segment->seq, "seg", path);
@@ -148,7 +146,7 @@ static int reader_get(struct history *history, struct segment *segment)
 		segment->reader = TAKE(file);
 		history->open_readers++;
 	}
-	segment->reading++;
+	*ret_file = segment->reader;
 	struct io_file *idle = pick_idle_reader(history, MAX_OPEN_READERS);
 	pthread_mutex_unlock(&history->lock);
 	io_close(file);
@@ -156,17 +154,24 @@ static int reader_get(struct history *history, struct segment *segment)
 	return 0;
 }
 
-int segment_read(
-	struct history *history, struct segment *segment, void *data, size_t n, uint64_t offset)
+void segments_unpin(struct history *history, struct segment **segments, unsigned count)
 {
-	int r = reader_get(history, segment);
-	if (r < 0)
-		return r;
-	r = io_read_all(segment->reader, data, n, offset);
+	unsigned last = 0;
+	if (count == 0)
+		return;
 	pthread_mutex_lock(&history->lock);
-	segment->reading--;
+	for (unsigned i = 0; i < count; i++) {
+		struct segment *s = segments[i];
+		s->reading--;
+		if (--s->refs > 0)
+			continue;
+		if (s->reader)
+			history->open_readers--;
+		segments[last++] = s;
+	}
 	pthread_mutex_unlock(&history->lock);
-	return r;
+	for (unsigned i = 0; i < last; i++)
+		free_segment(segments[i]);
 }
 
 void segments_free(struct history *history)

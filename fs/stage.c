@@ -233,7 +233,15 @@ struct write {
 	bool zero;
 	uint64_t lba, sectors;
 	const uint8_t *data;
+	const uint64_t *hashes; /* of its blocks */
 };
+
+#define WRITE_MAX_BLOCKS (HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES / JOURNAL_BLOCK_SECTORS)
+static_assert(HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES / JOURNAL_MAX_PAYLOAD_SECTORS *
+				      sizeof(struct journal_extent) +
+			      WRITE_MAX_BLOCKS * sizeof(uint64_t) <=
+		      JOURNAL_BODY_BYTES,
+	"the largest write fits into one record");
 
 static uint64_t piece_limit(const struct write *w)
 {
@@ -243,6 +251,13 @@ static uint64_t piece_limit(const struct write *w)
 static unsigned piece_count(const struct write *w)
 {
 	return (unsigned)((w->sectors + piece_limit(w) - 1) / piece_limit(w));
+}
+
+static unsigned block_count(const struct write *w)
+{
+	if (w->zero)
+		return 0;
+	return (unsigned)((w->sectors + JOURNAL_BLOCK_SECTORS - 1) / JOURNAL_BLOCK_SECTORS);
 }
 
 static uint32_t payload_bytes(const struct write *w)
@@ -257,7 +272,8 @@ static int data_record(struct history *history, const struct write *w)
 	if (batch && !batch->closed && batch->record != UINT32_MAX) {
 		const struct journal_record *open =
 			(const struct journal_record *)(batch->data + batch->record);
-		if (open->count + piece_count(w) <= JOURNAL_MAX_EXTENTS &&
+		if (record_body_fits(
+			    open->count + piece_count(w), batch->record_hashes + block_count(w)) &&
 			round_up(batch_end(batch) + payload_bytes(w), JOURNAL_PAGE_BYTES) <=
 				batch->capacity)
 			return 0;
@@ -270,6 +286,7 @@ static int data_record(struct history *history, const struct write *w)
 	batch = history->last_batch;
 	batch->record = batch->used;
 	batch->record_payload = 0;
+	batch->record_hashes = 0;
 	uint64_t lsn = next_lsn(history);
 	record_begin(history, (struct journal_record *)(batch->data + batch->record), JOURNAL_DATA,
 		batch->segment, lsn);
@@ -282,6 +299,8 @@ static int add_pieces(struct history *history, const struct write *w)
 	struct batch *batch = history->last_batch;
 	struct journal_record *record = (struct journal_record *)(batch->data + batch->record);
 	uint64_t done = 0;
+	for (unsigned b = 0; b < block_count(w); b++)
+		record->hashes[JOURNAL_MAX_HASHES - ++batch->record_hashes] = w->hashes[b];
 	while (done < w->sectors) {
 		uint32_t sectors = (uint32_t)MIN(w->sectors - done, piece_limit(w));
 		unsigned i = record->count++;
@@ -353,6 +372,10 @@ int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t
 {
 	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
 		return -EINVAL;
+	/* Here and not in the commit, so that the writer's hashing goes on beside the committer's
+	 * writing, and what memory does to the data afterwards is noticed. */
+	uint64_t hashes[WRITE_MAX_BLOCKS];
+	record_hash_blocks(data, (size_t)sectors * SECTOR_BYTES, hashes);
 	SCOPED_LOCK(&history->lock);
 	int r = admit(history, disk, lba, sectors, (uint64_t)sectors * SECTOR_BYTES);
 	uint64_t most = (batch_limit(history) - JOURNAL_PAGE_BYTES) / SECTOR_BYTES;
@@ -362,6 +385,7 @@ int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t
 			.lba = lba + done,
 			.sectors = MIN(sectors - done, most),
 			.data = (const uint8_t *)data + done * SECTOR_BYTES,
+			.hashes = &hashes[done / JOURNAL_BLOCK_SECTORS],
 		};
 		r = stage_data(history, &w);
 		if (r < 0 && done > 0)

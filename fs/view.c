@@ -12,8 +12,6 @@
 
 #include "fs/history_internal.h"
 
-#define MAX_PIECES 64u
-
 struct view_disk {
 	uint16_t id;
 	uint64_t bytes, base_bytes;

@@ -87,7 +87,8 @@ def bench_fuse(build, work):
     null = NullServer(build, work)
     qemu = QemuExport(work)
     appliance = Appliance(build, work, journal_size="24G",
-                          policies={"none": {"point-interval": "0", "vault-interval": "0"}})
+                          policies={"none": {"point-interval": "0", "vault-interval": "1d",
+                                              "rpo-alert": "0"}})
     with appliance:
         appliance.call("machine", "add", "m", "--source", "fuse", "--disk", f"d={FUSE_MIB}M",
                        "--policy", "none")
@@ -174,7 +175,8 @@ def bench_flush(build, work):
     try:
         appliance = Appliance(build, work, emulator.connection_string, journal_size="8G",
                               policies={"manual": {"point-interval": "0",
-                                                   "vault-interval": "1d"}})
+                                                   "vault-interval": "1d",
+                                                   "rpo-alert": "0"}})
         ours, theirs = [], []
         with appliance:
             appliance.call("vault", "init")
@@ -206,7 +208,8 @@ def bench_requests(build, work):
         appliance = Appliance(build, work, service.connection_string, journal_size="8G",
                               name="requests",
                               policies={"manual": {"point-interval": "0",
-                                                   "vault-interval": "1d"}})
+                                                   "vault-interval": "1d",
+                                                   "rpo-alert": "0"}})
         with appliance:
             appliance.call("vault", "init")
             appliance.call("machine", "add", "m", "--source", "fuse", "--disk", "d=256M",
