@@ -241,21 +241,20 @@ static int open_journal(struct group *group, const struct vault_group *import, s
 
 void group_join_flusher(struct group *group)
 {
-	while (group->flush_runs) {
-		struct timespec until;
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += JOIN_NS;
-		until.tv_sec += until.tv_nsec / NS_PER_S;
-		until.tv_nsec %= NS_PER_S;
-		if (pthread_clockjoin_np(group->flush_thread, NULL, CLOCK_MONOTONIC, &until) == 0) {
-			group->flush_runs = false;
-			break;
-		}
-		/* A flush that began in the moment of the first request has not heard it. */
-		SCOPED_LOCK(&group->lock);
+	if (!group->flush_runs)
+		return;
+	pthread_mutex_lock(&group->lock);
+	while (!group->flush_ended) {
+		/* Again and again: a flush that begins in the moment of the first request would
+		 * not hear it. */
 		if (group->flusher)
 			flusher_cancel(group->flusher);
+		group_wait_until_locked(
+			group, &group->changed, clock_monotonic_ns(group->clock) + JOIN_NS);
 	}
+	pthread_mutex_unlock(&group->lock);
+	pthread_join(group->flush_thread, NULL);
+	group->flush_runs = false;
 }
 
 static void stop_threads(struct group *group)
@@ -279,6 +278,7 @@ static int start_threads(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
 	group->stopping = false;
+	group->flush_ended = false;
 	group->failed = false;
 	group->sealed_count = 0;
 	group->claimed = group->flushing = group->vault_reachable = false;

@@ -67,6 +67,7 @@ struct group {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t timer_wake, flush_wake, changed;
 	bool stopping;
+	bool flush_ended; /* the flusher's thread is about to return */
 	bool failed;
 	struct error commit_error; /* why it was reopened last */
 	unsigned commit_failures;

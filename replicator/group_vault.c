@@ -571,6 +571,9 @@ void *group_flush_main(void *argument)
 	pthread_mutex_unlock(&group->lock);
 	if (w.store)
 		w.store->ops->free(w.store);
+	SCOPED_LOCK(&group->lock);
+	group->flush_ended = true;
+	pthread_cond_broadcast(&group->changed);
 	return NULL;
 }
 
