@@ -111,6 +111,7 @@ def clock_skew(service, appliance, load):
     when the clocks agree again. Nothing else may have been refused before."""
     step("clock skew")
     service.admin("/settings", {"clock_skew_s": 3600})
+    late = {k: v for k, v in service.admin("/stats").items() if k.startswith("late_")}
     job = load.point()
     appliance.wait_alert("a", "vault-refused", 60)
     check(appliance.run("point", "create", "a", "--detach").returncode == 0,
@@ -119,6 +120,7 @@ def clock_skew(service, appliance, load):
     service.admin("/settings", {"clock_skew_s": 0})
     wait_vault(appliance, job, "clock skew")
     service.admin("/reset", {})
+    return late
 
 
 def expired_tokens(work, service):
@@ -142,7 +144,7 @@ def expired_tokens(work, service):
                        "asked")
         record = Record(appliance, "t")
         with Scribbler(appliance.live("t", "d"), work / "mirror-t", 8 * MIB, seed=9) as writer:
-            service.admin("/rules", [{"match": {"container": "tokens"}, "probability": 0.2,
+            service.admin("/rules", [{"match": {"container": "tokens"}, "probability": 0.03,
                                       "fault": {"kind": "token_expire"}}])
             for _ in range(4):
                 writer.some(100)
@@ -168,10 +170,11 @@ def test(work):
             for kind in kinds:
                 step(f"{kind}: {one_kind(service, appliance, load, kind, KINDS[kind])} faults")
             service.check_witness()
-            clock_skew(service, appliance, load)
+            late = clock_skew(service, appliance, load)
             for writer in load.writers.values():
                 writer.pause()
             judge(service, appliance, load)
+            print(f"late writes: {late}")
         expired_tokens(work, service)
 
 
@@ -189,9 +192,8 @@ def judge(service, appliance, load):
     wait_until(60, lambda: appliance.call("vault", "check")["job"]["result"]["orphaned"] == 0,
                "unexplained snapshots are not collected")
     appliance.check_vault()
-    seen = service.check_witness()
-    print(f"{len(compared)} vault points compared; late writes landed {seen['late_landed']}, "
-          f"refused {seen['late_rejected']}")
+    service.check_witness()
+    print(f"{len(compared)} vault points compared")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def outage(service, appliance, ledger):
 def make_full(appliance):
     """Room is taken away: the journal's limit is lowered by a reload, as a person might do."""
     step("the journal is full")
-    for size in ("448M", "384M", "320M", "256M", "192M", "128M"):
+    for size in ("448M", "384M", "320M", "256M"):
         if fill_of(appliance) >= 0.97:
             break
         appliance.settings["journal"]["size"] = size
