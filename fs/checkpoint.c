@@ -187,7 +187,7 @@ static int write_slot(struct history *history, const struct buf *image)
 	return 0;
 }
 
-int checkpoint_write(struct history *history, bool both)
+static int write_checkpoint(struct history *history, bool both, bool is_needed)
 {
 	CLEANUP(buf_free) struct buf image = { 0 };
 	uint64_t lsn;
@@ -206,6 +206,9 @@ int checkpoint_write(struct history *history, bool both)
 		seal_image(&image);
 		r = write_slot(history, &image);
 	}
+	/* Without room the older slot stays as it is, and replay begins there. */
+	if ((r == -ENOSPC || r == -EDQUOT) && !is_needed)
+		return r;
 	if (r < 0) {
 		pthread_mutex_lock(&history->lock);
 		history->failed = true;
@@ -216,6 +219,16 @@ int checkpoint_write(struct history *history, bool both)
 	}
 	history->checkpoint_closed = closed;
 	return 0;
+}
+
+int checkpoint_write(struct history *history, bool both)
+{
+	return write_checkpoint(history, both, true);
+}
+
+int checkpoint_renew(struct history *history)
+{
+	return write_checkpoint(history, false, false);
 }
 
 /* ── loading ─────────────────────────────────────────────────────────────────────────────── */

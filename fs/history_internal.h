@@ -327,8 +327,12 @@ void run_unpack(const struct journal_index_extent *packed, uint64_t seq, uint16_
 /* checkpoint.c */
 int checkpoint_capture(struct history *history, struct buf *ret_image);
 void checkpoint_finish(struct buf *image, uint64_t hash);
-/* upkeep_lock held. Writes the next slot, or both. */
+/* upkeep_lock held. Writes the next slot, or both, because something relies on it: the history
+ * has failed if it cannot be written. */
 int checkpoint_write(struct history *history, bool both);
+/* The same, of the next slot, only so that replay begins later: a full disk does no harm (-ENOSPC,
+ * -EDQUOT; call it again). */
+int checkpoint_renew(struct history *history);
 struct replay;
 int checkpoint_load(struct history *history, struct replay *replay);
 

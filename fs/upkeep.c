@@ -119,7 +119,7 @@ int history_maintain(struct history *history, bool *ret_more)
 	int r = index_one(history, &did);
 	bool due = checkpoint_due(history);
 	if (r == 0 && due)
-		r = checkpoint_write(history, false);
+		r = checkpoint_renew(history);
 	if (r == 0)
 		r = upkeep_drop_leftovers(history);
 	if (r < 0)

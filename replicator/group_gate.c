@@ -5,7 +5,8 @@
  * The way through costs two atomics while the journal has room. The fill is looked at after every
  * few MiB admitted and at every tick of the timer; from 80 % on a token bucket at the allowed
  * rate delays, from 97 % on writes wait for room and are refused after full_wait_s. Waiting
- * writers hold nothing, so reads, seals and flushes go on.
+ * writers hold nothing, so reads, seals and flushes go on. Where the journal's disk is nearly full,
+ * so is the journal.
  */
 #include <errno.h>
 
@@ -17,12 +18,34 @@
 #define LONGEST_DELAY_NS (10 * NS_PER_S)
 #define BURST_BYTES (1 * MIB)
 
+/* Of the journal's disk this much is left to seals, indexes and checkpoints; and below the second
+ * nothing is written at all, because a write that fails costs a replay. */
+#define DISK_RESERVE_BYTES (16 * MIB)
+#define DISK_LEAST_BYTES (1 * MIB)
+
+/* How large the journal can become: others may fill its disk. */
+static uint64_t room_on_disk(struct group *group, const struct history_stats *stats)
+{
+	uint64_t free_bytes;
+	if (io_free_bytes(group->io, group->directory, &free_bytes) < 0)
+		return UINT64_MAX;
+	uint64_t left = free_bytes > DISK_RESERVE_BYTES ? free_bytes - DISK_RESERVE_BYTES : 0;
+	return MAX(1ull, left + stats->used_bytes);
+}
+
+bool group_disk_is_full(struct group *group)
+{
+	uint64_t free_bytes;
+	return io_free_bytes(group->io, group->directory, &free_bytes) == 0 &&
+	       free_bytes < DISK_LEAST_BYTES;
+}
+
 void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan)
 {
 	struct history_stats stats;
 	history_stats(group->history, &stats);
 	struct backpressure_facts facts = { .used_bytes = stats.used_bytes,
-		.limit_bytes = stats.limit_bytes };
+		.limit_bytes = MIN(stats.limit_bytes, room_on_disk(group, &stats)) };
 	pthread_mutex_lock(&group->lock);
 	if (group->vault_reachable && !group->paused)
 		facts.flush_bytes_per_s = group->status.flush_bytes_per_s;

@@ -127,6 +127,8 @@ int group_update_base(struct group *group);
 int group_admit(void *context, uint64_t bytes);
 /* Looks at the fill and sets what writers obey. */
 void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan);
+/* The journal's disk has no room even for a seal: nothing is to be written until it has. */
+bool group_disk_is_full(struct group *group);
 
 /* group_timer.c */
 void *group_timer_main(void *argument);

@@ -103,6 +103,9 @@ int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
 	if (taken_over)
 		return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
 			"group %s belongs to another appliance", group->name);
+	if (group_disk_is_full(group))
+		return error_set(error, -ENOSPC, "make room on it",
+			"group %s: the disk that holds %s is full", group->name, group->directory);
 	if (resync_disks(group, names, sizeof(names)) > 0) {
 		if (!resynced)
 			return error_set(error, -EBUSY,
@@ -173,10 +176,10 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 			strerrordesc_np(-r));
 }
 
-static void press(struct group *group, struct backpressure_plan *ret_plan)
+static void press(struct group *group, bool disk_full, struct backpressure_plan *ret_plan)
 {
 	group_look_at_fill(group, ret_plan);
-	if (ret_plan->level < BACKPRESSURE_TRIM)
+	if (ret_plan->level < BACKPRESSURE_TRIM || disk_full)
 		return;
 	struct history_stats stats;
 	history_stats(group->history, &stats);
@@ -378,18 +381,20 @@ static void tick(struct group *group)
 {
 	struct backpressure_plan plan;
 	struct history_stats stats;
-	press(group, &plan);
+	bool disk_full = group_disk_is_full(group);
+	press(group, disk_full, &plan);
 	history_stats(group->history, &stats);
 	if (stats.failed)
 		notice_failure(group);
-	else
+	else if (!disk_full)
 		seal_if_due(group, &stats, &plan);
 	history_stats(group->history, &stats);
 	int64_t none = 0;
 	if (stats.unsealed_bytes > 0)
 		atomic_compare_exchange_strong(
 			&group->first_change_ns, &none, clock_realtime_ns(group->clock));
-	retain_without_vault(group);
+	if (!disk_full)
+		retain_without_vault(group);
 	int64_t local = rpo_ns(group, POINT_LOCAL, &stats);
 	int64_t vault = rpo_ns(group, POINT_VAULT, &stats);
 	/* A vault point whose local copy was trimmed still protects. */

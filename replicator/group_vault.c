@@ -541,6 +541,8 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 		r = group_retain(group);
 		if (r < 0)
 			group_error(&error, r, group, "thinning its points");
+		else
+			return; /* the vault was not asked, so this tells nothing of it */
 	}
 	judge(w, r, &error, work == WORK_FLUSH || work == WORK_RETAIN);
 }
@@ -555,11 +557,16 @@ void *group_flush_main(void *argument)
 	while (!group->stopping && !group->deleting) {
 		pthread_mutex_unlock(&group->lock);
 		bool sealed = next_point(group, &number);
+		bool disk_full = group_disk_is_full(group);
 		pthread_mutex_lock(&group->lock);
 		if (group->stopping || group->deleting)
 			break;
 		int64_t until_ns;
 		enum work work = next_work_locked(&w, sealed, &until_ns);
+		if (disk_full && work != WORK_NONE) { /* each of them notes something */
+			work = WORK_NONE;
+			until_ns = clock_monotonic_ns(group->clock) + NS_PER_S;
+		}
 		if (work == WORK_NONE) {
 			group_wait_until_locked(group, &group->flush_wake, until_ns);
 			continue;
