@@ -240,7 +240,7 @@ int pieces_read(struct history *history, uint16_t disk, uint64_t base_point, uin
 {
 	struct piece *failed = NULL;
 	int r = read_payloads(history, pieces, count, &failed);
-	if (r == -EBADMSG || r == -ENODATA) {
+	if (r == -EBADMSG || r == -ENODATA || r == -ENOENT) {
 		name_fault(history, disk, failed);
 		r = -EIO;
 	}

@@ -77,6 +77,20 @@ static int drop_points(struct history *history, uint64_t lsn)
 		changes.len / sizeof(struct journal_point_flags), &unused);
 }
 
+/* True if a local point needs records up to `lsn`; lock held. */
+static bool is_needed(const struct history *history, uint64_t lsn)
+{
+	uint64_t needs_above = 0;
+	for (uint64_t i = 0; i < history->point_count && needs_above < lsn; i++) {
+		const struct catalogue_point *p = &history->points[i];
+		if (p->point.flags & POINT_LOCAL)
+			return true;
+		if ((p->point.flags & POINT_VAULT) && carries_local(history, p))
+			needs_above = p->position;
+	}
+	return false;
+}
+
 static int forget_run(struct history *history, const struct segment *segment, const struct run *run)
 {
 	for (uint64_t i = 0; i < run->extent_count; i++) {
@@ -105,7 +119,9 @@ static int forget_all(struct history *history, const struct segment *segment)
 	return 0;
 }
 
-/* Takes the oldest segment out of the state. -EBUSY if somebody has begun to use it. */
+/* Takes the oldest segment out of the state. -EBUSY if somebody has begun to use it, or a vault
+ * point was dropped since the plan was made, so that local points above it stand on what is below
+ * it now. */
 static int take_out(struct history *history, struct segment *segment)
 {
 	struct run run = { 0 };
@@ -114,7 +130,7 @@ static int take_out(struct history *history, struct segment *segment)
 	pthread_mutex_unlock(&history->lock);
 	int loaded = run_load(history, &values, &run);
 	pthread_mutex_lock(&history->lock);
-	int r = segment->refs > 1 ? -EBUSY : 0;
+	int r = segment->refs > 1 || is_needed(history, segment->last_lsn) ? -EBUSY : 0;
 	if (r == 0)
 		r = loaded == 0 ? forget_run(history, segment, &run) : forget_all(history, segment);
 	if (r == 0)

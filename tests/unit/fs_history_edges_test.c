@@ -84,12 +84,12 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 	return remove(path);
 }
 
-static void open_at(const char *directory, struct history **ret_history)
+static void open_at(struct io *io, const char *directory, struct history **ret_history)
 {
 	static const struct base_ops ops = { vault_read };
 	static struct base base = { &ops };
 	struct history_options options = {
-		.io = io_posix(),
+		.io = io,
 		.clock = clock_system(),
 		.base = &base,
 		.directory = directory,
@@ -116,7 +116,7 @@ static void torn_segment_may_go_first(void **state)
 	uint16_t disk;
 	uint64_t lsn, used;
 	snprintf(live, sizeof(live), "%s/live", directory);
-	open_at(live, &history);
+	open_at(io_posix(), live, &history);
 	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
 	commit(history);
 	struct point point = { .number = 1, .kind = POINT_CRASH, .flags = POINT_VAULT };
@@ -127,12 +127,12 @@ static void torn_segment_may_go_first(void **state)
 	history_close(history);
 
 	uint8_t sector[SECTOR_BYTES] = { 5 };
-	open_at(crashed, &history);
+	open_at(io_posix(), crashed, &history);
 	assert_int_equal(history_trim(history, 0, &used), 0);
 	assert_int_equal(history_write(history, disk, 0, 1, sector, &lsn), 0);
 	commit(history);
 	history_close(history);
-	open_at(crashed, &history);
+	open_at(io_posix(), crashed, &history);
 	memset(sector, 0, sizeof(sector));
 	assert_int_equal(history_read(history, disk, 0, 1, sector), 0);
 	assert_int_equal(sector[0], 5);
@@ -140,11 +140,95 @@ static void torn_segment_may_go_first(void **state)
 	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+/* ── a vault point that is dropped while trim is under way ───────────────────────────────── */
+
+struct dropper {
+	struct history *history;
+	uint64_t number;
+	int result;
+};
+
+static void drop_now(void *context)
+{
+	struct dropper *d = context;
+	uint64_t lsn;
+	d->result = history_point_drop(d->history, d->number, POINT_VAULT, &lsn);
+}
+
+/* Writes more than two segments take, and seals. */
+static uint64_t fill_and_seal(struct history *history, uint16_t disk)
+{
+	static const uint8_t data[32 * KIB] = { 1 };
+	struct seal seal = { .kind = POINT_CRASH };
+	uint64_t number, lsn;
+	for (unsigned i = 0; i < 6; i++) {
+		assert_int_equal(history_write(history, disk, 64 * i, 64, data, &lsn), 0);
+		commit(history);
+	}
+	assert_int_equal(history_seal(history, &seal, &number, &lsn), 0);
+	commit(history);
+	return number;
+}
+
+static uint64_t fill_and_flush(struct history *history, uint16_t disk)
+{
+	uint64_t number = fill_and_seal(history, disk), lsn;
+	assert_int_equal(history_flush_commit(history, number, &lsn), 0);
+	commit(history);
+	return number;
+}
+
+/* The local point stands on the vault point when trim plans, and on one further below when it
+ * acts. What is shown as local must open. */
+static void drop_and_trim(uint64_t trim_bytes)
+{
+	char directory[] = "/tmp/landfall-edges-XXXXXX";
+	struct faulty_io faulty;
+	struct history *history;
+	struct history_stats stats;
+	uint16_t disk;
+	uint64_t lsn, used;
+	assert_non_null(mkdtemp(directory));
+	faulty_io_init(&faulty);
+	open_at(&faulty.io, directory, &history);
+	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
+	(void)fill_and_flush(history, disk);
+	struct dropper dropper = { history, fill_and_flush(history, disk), 1 };
+	uint64_t local = fill_and_seal(history, disk);
+	(void)fill_and_flush(history, disk);
+
+	history_set_limit(history, MIB); /* too full for spares */
+	history_stats(history, &stats);
+	faulty.on_sync = drop_now;
+	faulty.on_sync_context = &dropper;
+	assert_int_equal(history_trim(history, stats.used_bytes - trim_bytes, &used), 0);
+	assert_int_equal(dropper.result, 0);
+	commit(history);
+
+	struct point point;
+	struct view *view = NULL;
+	int found = history_point(history, local, &point);
+	int r = history_view_open(history, local, &view);
+	assert_int_equal(r, found);
+	view_close(view);
+	history_close(history);
+	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+/* Trimming may do with one round or not, and reach between the first point and the dropped one. */
+static void drop_during_trim(void **state)
+{
+	(void)state;
+	for (uint64_t bytes = 280 * KIB; bytes < 440 * KIB; bytes += 8 * KIB)
+		drop_and_trim(bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
+		cmocka_unit_test(drop_during_trim),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,7 +63,12 @@ static int faulty_datasync(struct io_file *file)
 {
 	struct faulty_io *faulty = faulty_of(file->io);
 	int error = atomic_load(&faulty->sync_error);
+	void (*on_sync)(void *) = faulty->on_sync;
 	atomic_fetch_add(&faulty->syncs, 1);
+	if (on_sync) {
+		faulty->on_sync = NULL;
+		on_sync(faulty->on_sync_context);
+	}
 	if (atomic_load(&faulty->sync_delay_us))
 		usleep(atomic_load(&faulty->sync_delay_us));
 	return error ? error : io_datasync(real_of(file));

@@ -17,6 +17,8 @@ struct faulty_io {
 	atomic_int write_error; /* what writes answer, if not 0 */
 	atomic_uint sync_delay_us;
 	atomic_uint syncs;
+	void (*on_sync)(void *context); /* called once, by the next datasync */
+	void *on_sync_context;
 };
 
 void faulty_io_init(struct faulty_io *faulty);
