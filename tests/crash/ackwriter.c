@@ -109,8 +109,8 @@ static void save_ledger(const char *path, const struct ledger_entry *ledger, uin
 }
 
 /* Writes or discards one run of blocks; false if the disk refused. */
-static bool write_run(int fd, struct ledger_entry *ledger, uint64_t first, unsigned count,
-	bool discard, struct block *buffer)
+static bool write_run(int fd, struct ledger_entry *ledger, uint32_t *mine, uint64_t first,
+	unsigned count, bool discard, struct block *buffer)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct ledger_entry *e = &ledger[first + i];
@@ -119,6 +119,7 @@ static bool write_run(int fd, struct ledger_entry *ledger, uint64_t first, unsig
 		if (discard)
 			e->attempted_zero = e->attempted + 1;
 		/* The attempt is on record before it is made. */
+		mine[first + i] = e->attempted + 1;
 		__atomic_store_n(&e->attempted, e->attempted + 1, __ATOMIC_SEQ_CST);
 	}
 	off_t at = (off_t)(first * BLOCK_BYTES);
@@ -129,11 +130,13 @@ static bool write_run(int fd, struct ledger_entry *ledger, uint64_t first, unsig
 	return pwrite(fd, buffer, bytes, at) == (ssize_t)bytes;
 }
 
-static void acknowledge(struct ledger_entry *ledger, uint64_t blocks)
+/* What this run attempted is acknowledged. An earlier run's attempt that the disk never answered
+ * for stays what it was: `mine` tells the versions that are this run's own. */
+static void acknowledge(struct ledger_entry *ledger, const uint32_t *mine, uint64_t blocks)
 {
 	for (uint64_t i = 0; i < blocks; i++) {
 		struct ledger_entry *e = &ledger[i];
-		if (e->acknowledged == e->attempted)
+		if (mine[i] == 0 || e->acknowledged == e->attempted)
 			continue;
 		e->acknowledged_zero = e->attempted_zero == e->attempted;
 		__atomic_store_n(&e->acknowledged, e->attempted, __ATOMIC_SEQ_CST);
@@ -215,7 +218,8 @@ static int run_writer(const char *path, const char *ledger_path, uint64_t blocks
 		die(path);
 	struct ledger_entry *ledger = open_ledger(ledger_path, blocks, true);
 	struct block *buffer = calloc(MAX_RUN, sizeof(*buffer));
-	if (!buffer)
+	uint32_t *mine = calloc(blocks, sizeof(*mine));
+	if (!buffer || !mine)
 		die("memory");
 	struct rng rng;
 	rng_seed(&rng, seed);
@@ -226,12 +230,13 @@ static int run_writer(const char *path, const char *ledger_path, uint64_t blocks
 		for (uint64_t i = 0; i < writes; i++) {
 			unsigned count = (unsigned)(1 + rng_below(&rng, MAX_RUN));
 			uint64_t first = rng_below(&rng, blocks - count);
-			if (!write_run(fd, ledger, first, count, rng_below(&rng, 16) == 0, buffer))
+			if (!write_run(fd, ledger, mine, first, count, rng_below(&rng, 16) == 0,
+				    buffer))
 				return 3;
 		}
 		if (fsync(fd) < 0)
 			return 3;
-		acknowledge(ledger, blocks);
+		acknowledge(ledger, mine, blocks);
 		sigset_t pending;
 		sigpending(&pending);
 		if (sigismember(&pending, SIGUSR1) || sigismember(&pending, SIGTERM)) {

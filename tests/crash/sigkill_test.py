@@ -174,7 +174,8 @@ def main():
               f"--kills {arguments.kills} --seed {arguments.seed}", file=sys.stderr)
         return 1
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not os.environ.get("LANDFALL_KEEP"):
+            shutil.rmtree(work, ignore_errors=True)
     return 0
 
 
