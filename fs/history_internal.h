@@ -84,6 +84,7 @@ struct catalogue_point {
 struct header_cache;
 
 #define MAX_SPARES 2u
+#define MAX_SPARE_BUFFERS 8u /* as many batches as may be staged */
 
 struct history {
 	struct io *io;
@@ -111,8 +112,9 @@ struct history {
 	unsigned open_readers;
 	uint64_t live_bytes; /* staged_end + index_bytes of all live segments */
 
-	struct batch *batches, *last_batch; /* in order; the last may be open */
-	uint8_t *spare_buffer;              /* one batch buffer kept while busy */
+	struct batch *batches, *last_batch;        /* in order; the last may be open */
+	uint8_t *spare_buffers[MAX_SPARE_BUFFERS]; /* of batches, kept while busy */
+	unsigned spare_buffer_count;
 	uint64_t staged_bytes;
 
 	struct disk *disks[HISTORY_MAX_DISKS]; /* by rising id */
@@ -149,6 +151,8 @@ struct history {
 	uint64_t spare_bytes;        /* lock */
 	unsigned slots_written;      /* in this life */
 	uint64_t commits_at_upkeep;  /* to notice idleness */
+	int64_t looked_ns;           /* to notice that little is written: when it was looked, */
+	uint64_t looked_bytes;       /* and journal_bytes then */
 	uint64_t cut_seq, cut_bytes; /* torn tail to cut off at the first write; 0: none */
 
 	uint64_t written_bytes, zeroed_bytes, journal_bytes, commits;

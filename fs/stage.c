@@ -23,11 +23,12 @@ static uint32_t batch_limit(const struct history *history)
 	return MIN(BATCH_BYTES, history->segment_bytes - JOURNAL_PAGE_BYTES);
 }
 
-/* Pages of the kernel's own, so that a small batch costs only what it touches. */
+/* Pages of the kernel's own, so that a small batch costs only what it touches. Used ones are kept
+ * while there is work, because having pages made anew costs more than filling them. */
 static int take_buffer(struct history *history, uint8_t **ret_buffer)
 {
-	if (history->spare_buffer) {
-		*ret_buffer = TAKE(history->spare_buffer);
+	if (history->spare_buffer_count > 0) {
+		*ret_buffer = history->spare_buffers[--history->spare_buffer_count];
 		return 0;
 	}
 	void *p =
@@ -40,16 +41,16 @@ static int take_buffer(struct history *history, uint8_t **ret_buffer)
 
 void stage_free_spare(struct history *history)
 {
-	if (history->spare_buffer)
-		munmap(TAKE(history->spare_buffer), BATCH_BYTES);
+	while (history->spare_buffer_count > 0)
+		munmap(history->spare_buffers[--history->spare_buffer_count], BATCH_BYTES);
 }
 
 void stage_free_batch(struct history *history, struct batch *batch)
 {
-	if (history->spare_buffer)
+	if (history->spare_buffer_count == MAX_SPARE_BUFFERS)
 		munmap(batch->data, BATCH_BYTES);
 	else
-		history->spare_buffer = batch->data;
+		history->spare_buffers[history->spare_buffer_count++] = batch->data;
 	free(batch);
 }
 

@@ -12,6 +12,8 @@
 #include "fs/history_internal.h"
 
 #define IDLE_READERS 4u
+#define QUIET_NS (50 * NS_PER_MS)
+#define QUIET_BYTES MIB
 
 uint64_t upkeep_used(const struct history *history)
 {
@@ -87,13 +89,25 @@ static bool checkpoint_due(struct history *history)
 	return !history->failed && closed > history->checkpoint_closed;
 }
 
+/* So little is written that it is not worth keeping buffers for it. Lock held. */
+static bool is_quiet(struct history *history)
+{
+	int64_t now = clock_monotonic_ns(history->clock);
+	if (now - history->looked_ns < QUIET_NS)
+		return false;
+	bool quiet = history->journal_bytes - history->looked_bytes < QUIET_BYTES;
+	history->looked_ns = now;
+	history->looked_bytes = history->journal_bytes;
+	return quiet;
+}
+
 /* Nothing was committed since the last time: gives memory and files back. */
 static int rest(struct history *history)
 {
 	pthread_mutex_lock(&history->lock);
 	bool idle = history->commits == history->commits_at_upkeep && history->staged_bytes == 0;
 	history->commits_at_upkeep = history->commits;
-	if (idle)
+	if (idle || is_quiet(history))
 		stage_free_spare(history);
 	pthread_mutex_unlock(&history->lock);
 	if (!idle)
