@@ -53,6 +53,16 @@ static int faulty_read(struct io_file *file, void *data, size_t n, uint64_t offs
 	return io_read(real_of(file), data, n, offset, ret_n);
 }
 
+static int faulty_read_cached(struct io_file *file, void *data, size_t n, uint64_t offset)
+{
+	return io_read_cached(real_of(file), data, n, offset);
+}
+
+static void faulty_prefetch(struct io_file *file, uint64_t offset, uint64_t n)
+{
+	io_prefetch(real_of(file), offset, n);
+}
+
 static int faulty_write(struct io_file *file, const struct iovec *iov, int count, uint64_t offset)
 {
 	int error = atomic_load(&faulty_of(file->io)->write_error);
@@ -102,6 +112,8 @@ void faulty_io_init(struct faulty_io *faulty)
 	faulty->ops.open = faulty_open;
 	faulty->ops.close = faulty_close;
 	faulty->ops.read = faulty_read;
+	faulty->ops.read_cached = faulty_read_cached;
+	faulty->ops.prefetch = faulty_prefetch;
 	faulty->ops.write = faulty_write;
 	faulty->ops.datasync = faulty_datasync;
 	faulty->ops.allocate = faulty_allocate;
