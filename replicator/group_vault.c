@@ -459,12 +459,14 @@ static int flush(struct worker *w, uint64_t number, struct error *error)
 
 /* ── deletions ───────────────────────────────────────────────────────────────────────────── */
 
-static int clean_up(struct worker *w, struct error *error)
+/* *ret_asked: the vault was asked something for certain. */
+static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 {
 	struct group *group = w->group;
 	int r = group_delete_noted(group, w->store, DELETES_AT_ONCE, error);
 	int64_t now = clock_monotonic_ns(group->clock);
-	if (r < 0 || now < w->orphans_at_ns)
+	*ret_asked = now >= w->orphans_at_ns;
+	if (r < 0 || !*ret_asked)
 		return r;
 	unsigned deleted;
 	r = vault_collect_orphans(w->store, &group->vault_group,
@@ -525,6 +527,7 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 {
 	struct group *group = w->group;
 	struct error error = { 0 };
+	bool asked = true;
 	int r = 0;
 	if (!w->store)
 		r = group->service->ops->open_store(group->service, &error, &w->store);
@@ -535,15 +538,16 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 	else if (r == 0 && work == WORK_FLUSH)
 		r = flush(w, number, &error);
 	else if (r == 0 && work == WORK_CLEAN)
-		r = clean_up(w, &error);
+		r = clean_up(w, &error, &asked);
 	else if (r == 0 && work == WORK_RETAIN) {
 		w->retention_at_ns = clock_monotonic_ns(group->clock) + RETENTION_NS;
 		r = group_retain(group);
 		if (r < 0)
 			group_error(&error, r, group, "thinning its points");
-		else
-			return; /* the vault was not asked, so this tells nothing of it */
+		asked = false;
 	}
+	if (r == 0 && !asked) /* this tells nothing of the vault */
+		return;
 	judge(w, r, &error, work == WORK_FLUSH || work == WORK_RETAIN);
 }
 
