@@ -26,6 +26,7 @@ struct azure_service {
 	struct azureblob_credential *credential;
 	struct azureblob_options options;
 	char *name;
+	atomic_bool stop;
 };
 
 /* One request of the data plane under way, or kept for the next. */
@@ -591,7 +592,9 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 	if (!vault->container)
 		return error_set(error, -EINVAL, "set container in [vault]",
 			"the vault's container is not configured");
-	s->options.http = (struct http_options){ .ca_file = vault->ca_file, .proxy = vault->proxy };
+	s->options.http = (struct http_options){
+		.ca_file = vault->ca_file, .proxy = vault->proxy, .stop = &s->stop
+	};
 	int r = read_account(vault, s, error);
 	if (r == 0)
 		r = read_credential(vault, clock, s, error);
@@ -629,6 +632,12 @@ int blob_azure_new(const struct config_vault *vault, struct clock_source *clock,
 	}
 	*ret_service = &s->service;
 	return 0;
+}
+
+void blob_azure_stop(struct blob_service *service)
+{
+	if (service)
+		atomic_store(&service_of(service)->stop, true);
 }
 
 void blob_azure_free(struct blob_service *service)

@@ -14,5 +14,8 @@
  * what reading the secrets' files ends with. */
 int blob_azure_new(const struct config_vault *vault, struct clock_source *clock,
 	struct error *error, struct blob_service **ret_service);
+/* Ends all calls of all its stores with -ECANCELED, those to come as well, within a quarter of a
+ * second. Any thread; NULL is fine. */
+void blob_azure_stop(struct blob_service *service);
 /* After its stores. NULL is fine. */
 void blob_azure_free(struct blob_service *service);

@@ -205,11 +205,15 @@ int daemon_reload(struct daemon *daemon, struct error *error)
 }
 
 /* Jobs use the registry, and the registry starts jobs: so they are stopped before it goes, and
- * freed after it. */
+ * freed after it. What waits for the vault would hold all of it up for half a minute: it is ended
+ * first, and so that jobs take it for what it is they are told before. */
 void daemon_free(struct daemon *daemon)
 {
 	if (!daemon)
 		return;
+	if (daemon->jobs)
+		jobs_begin_stop(daemon->jobs);
+	blob_azure_stop(daemon->vault);
 	control_free(daemon->control);
 	if (daemon->jobs)
 		jobs_stop(daemon->jobs);

@@ -199,6 +199,12 @@ static void attempt(struct azureblob_request *request)
 	move(request, AZUREBLOB_SENT);
 }
 
+static void cancel(struct azureblob_request *request)
+{
+	azureblob_error_set(&request->error, -ECANCELED, "cancelled");
+	finish(request, -ECANCELED);
+}
+
 static void send_later(struct azureblob_request *request, int64_t wait_ns)
 {
 	request->due_ns = clock_monotonic_ns(request->client->clock) + wait_ns;
@@ -350,7 +356,9 @@ static int send_due(struct azureblob *client, int limit_ms)
 	struct azureblob_request *next;
 	for (struct azureblob_request *r = client->waiting.first; r; r = next) {
 		next = r->next;
-		if (r->due_ns <= now_ns)
+		if (http_is_stopped(client->http))
+			cancel(r);
+		else if (r->due_ns <= now_ns)
 			attempt(r);
 		else
 			next_ns = MIN(next_ns, r->due_ns);
@@ -431,7 +439,8 @@ void call_pause(struct azureblob *client, int64_t ns)
 {
 	int64_t end_ns = clock_monotonic_ns(client->clock) + ns;
 	int64_t left_ns;
-	while ((left_ns = end_ns - clock_monotonic_ns(client->clock)) > 0) {
+	while ((left_ns = end_ns - clock_monotonic_ns(client->clock)) > 0 &&
+		!http_is_stopped(client->http)) {
 		struct http_request *http = NULL;
 		int limit_ms = (int)MIN((left_ns + NS_PER_MS - 1) / NS_PER_MS, (int64_t)60000);
 		int r = http_wait(client->http, send_due(client, limit_ms), &http);
@@ -450,8 +459,7 @@ void azureblob_cancel(struct azureblob *client, struct azureblob_request *reques
 		/* It comes back through judge(). */
 		http_cancel(client->http, &request->http);
 	} else if (request->state == AZUREBLOB_WAITING) {
-		azureblob_error_set(&request->error, -ECANCELED, "cancelled");
-		finish(request, -ECANCELED);
+		cancel(request);
 	}
 }
 

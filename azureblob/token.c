@@ -23,6 +23,7 @@
 #include "common/url.h"
 
 #define ATTEMPT_TIMEOUT_MS 10000
+#define PAUSE_SLICE_NS (250 * NS_PER_MS)
 /* The metadata service is being replaced, which takes up to 70 s. */
 #define GONE_PAUSE_NS (10 * NS_PER_S)
 #define SECRET_BYTES_MAX (64 * KIB)
@@ -235,6 +236,8 @@ static void read_refusal(const struct http_request *request, struct azureblob_er
 static bool may_try_again(const struct token_source *s, const struct http_request *request)
 {
 	int status = request->status;
+	if (request->error == -ECANCELED)
+		return false;
 	if (request->outcome != HTTP_ANSWERED)
 		return request->error != -EINVAL && request->error != -EKEYREJECTED;
 	if (s->kind == AZUREBLOB_MANAGED_IDENTITY && (status == 404 || status == 410))
@@ -249,6 +252,15 @@ static int errno_of(const struct http_request *request, int error)
 	if (request->outcome != HTTP_ANSWERED || status >= 500)
 		return error;
 	return status == 408 || status == 410 || status == 429 ? -EAGAIN : -EACCES;
+}
+
+/* Shorter if the client is told to stop. */
+static void pause_for(struct http *http, struct clock_source *clock, int64_t ns)
+{
+	int64_t end_ns = clock_monotonic_ns(clock) + ns;
+	int64_t left_ns;
+	while ((left_ns = end_ns - clock_monotonic_ns(clock)) > 0 && !http_is_stopped(http))
+		clock_sleep_ns(clock, MIN(left_ns, PAUSE_SLICE_NS));
 }
 
 int token_fetch(const struct token_source *s, struct http *http, struct clock_source *clock,
@@ -299,7 +311,7 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 			after_ns = MAX(after_ns, GONE_PAUSE_NS);
 		if (!may_try_again(s, &request) || !retry_next(&retry, after_ns, &wait_ns))
 			break;
-		clock_sleep_ns(clock, wait_ns);
+		pause_for(http, clock, wait_ns);
 	}
 	if (form.data)
 		explicit_bzero(form.data, form.len);

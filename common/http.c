@@ -34,6 +34,8 @@
 #include "common/io.h"
 
 #define CONNECTIONS_DEFAULT 32u
+#define POLL_MS 1000
+#define POLL_STOP_MS 250 /* how long a wish to stop may go unheard */
 
 struct list {
 	struct http_request *first;
@@ -49,6 +51,7 @@ struct http {
 	struct list queued;
 	struct list running;
 	struct list done;
+	const atomic_bool *stop; /* NULL: never */
 	atomic_bool woken;
 	pthread_mutex_t wakeup_lock;
 };
@@ -173,6 +176,7 @@ int http_new(const struct http_options *options, struct http **ret_http, struct 
 	int r = settings_init(&http->settings, options, error);
 	if (r < 0)
 		return r;
+	http->stop = options->stop;
 	http->pool = calloc(http->settings.connections, sizeof(*http->pool));
 	http->multi = new_multi(&http->settings);
 	if (!http->multi || !http->pool)
@@ -256,7 +260,8 @@ static void finish_unsent(
 /* Hands queued requests to libcurl while connections are to spare. */
 static void start_queued(struct http *http)
 {
-	while (http->queued.first && http->running.count < http->settings.connections) {
+	while (http->queued.first && http->running.count < http->settings.connections &&
+		!http_is_stopped(http)) {
 		struct http_request *request = http->queued.first;
 		list_remove(&http->queued, request);
 		request->easy =
@@ -332,6 +337,30 @@ static void drive(struct http *http)
 		empty_pool(http);
 }
 
+bool http_is_stopped(const struct http *http)
+{
+	return http->stop && atomic_load(http->stop);
+}
+
+/* Ends all that is under way, once that is wished. A name that is being resolved is left to its
+ * thread: its end may be long in coming. */
+static void heed_stop(struct http *http)
+{
+	if (!http_is_stopped(http))
+		return;
+	while (http->running.first) {
+		curl_easy_setopt(http->running.first->easy, CURLOPT_QUICK_EXIT, 1L);
+		http_cancel(http, http->running.first);
+	}
+	while (http->queued.first)
+		http_cancel(http, http->queued.first);
+}
+
+static int poll_ms(const struct http *http)
+{
+	return http->stop ? POLL_STOP_MS : POLL_MS;
+}
+
 static struct http_request *take_done(struct http *http, struct http_request *request)
 {
 	list_remove(&http->done, request);
@@ -349,16 +378,17 @@ int http_wait(struct http *http, int timeout_ms, struct http_request **ret_done)
 			return 0;
 		}
 		drive(http);
+		heed_stop(http);
 		if (http->done.first)
 			continue;
-		if (atomic_exchange(&http->woken, false))
+		if (atomic_exchange(&http->woken, false) || http_is_stopped(http))
 			return -EINTR;
-		int wait_ms = 1000;
+		int wait_ms = poll_ms(http);
 		if (timeout_ms >= 0) {
 			int64_t left_ns = end_ns - clock_monotonic_ns(clock);
 			if (left_ns <= 0)
 				return -ETIMEDOUT;
-			wait_ms = (int)MIN((left_ns + NS_PER_MS - 1) / NS_PER_MS, (int64_t)1000);
+			wait_ms = (int)MIN((left_ns + NS_PER_MS - 1) / NS_PER_MS, (int64_t)wait_ms);
 		}
 		/* libcurl shortens the wait to its own next time-out. */
 		curl_multi_poll(http->multi, NULL, 0, wait_ms, NULL);
@@ -372,8 +402,9 @@ int http_perform(struct http *http, struct http_request *request)
 		return r;
 	while (request->state != HTTP_STATE_DONE) {
 		drive(http);
+		heed_stop(http);
 		if (request->state != HTTP_STATE_DONE)
-			curl_multi_poll(http->multi, NULL, 0, 1000, NULL);
+			curl_multi_poll(http->multi, NULL, 0, poll_ms(http), NULL);
 	}
 	take_done(http, request);
 	return 0;

@@ -25,6 +25,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -48,6 +49,9 @@ struct http_options {
 	const char *proxy_credentials_file; /* user:password on its first line; NULL: none */
 	const char *no_proxy;               /* hosts, comma-separated; NULL: as no_proxy says */
 	const char *user_agent;             /* NULL: landfall/<version> */
+	/* Borrowed. Once it is true all requests, also those to come, end as -ECANCELED within a
+	 * quarter of a second, whatever they wait for; NULL: never. */
+	const atomic_bool *stop;
 };
 
 enum http_outcome { HTTP_ANSWERED, HTTP_NOT_SENT, HTTP_UNKNOWN };
@@ -105,7 +109,8 @@ void http_free(struct http *http);
 int http_submit(struct http *http, struct http_request *request);
 
 /* Hands back one finished request, waiting up to `timeout_ms` (0: only looks; -1: for ever). 0,
- * -ETIMEDOUT, or -EINTR after http_wakeup. With nothing under way it waits all the same. */
+ * -ETIMEDOUT, or -EINTR after http_wakeup or, with nothing left to hand back, once the options'
+ * `stop` is set. With nothing under way it waits all the same. */
 int http_wait(struct http *http, int timeout_ms, struct http_request **ret_done);
 
 /* Submits and waits for this one; others that finish meanwhile are kept for http_wait. 0 once
@@ -122,6 +127,9 @@ void http_rest(struct http *http);
 
 /* Requests that were submitted and not handed back yet. */
 size_t http_pending(const struct http *http);
+
+/* True once the options' `stop` is set. */
+bool http_is_stopped(const struct http *http);
 
 /* Makes http_wait return -EINTR, now or at its next call. Any thread. */
 void http_wakeup(struct http *http);

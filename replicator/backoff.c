@@ -7,7 +7,10 @@
 #include <errno.h>
 #include <stdint.h>
 
+#include "common/bytes.h"
+
 #define TRIES 8u
+#define SLICE_NS (250 * NS_PER_MS)
 
 static const struct retry_policy policy = {
 	.attempts = TRIES,
@@ -21,19 +24,31 @@ bool backoff_is_passing(int r, const struct blob_error *error)
 	       r == -ECONNREFUSED || r == -EBADMSG;
 }
 
-void backoff_start(struct backoff *backoff, struct clock_source *clock)
+void backoff_start(struct backoff *backoff, struct clock_source *clock, const atomic_bool *cancel)
 {
-	*backoff = (struct backoff){ .clock = clock };
+	*backoff = (struct backoff){ .clock = clock, .cancel = cancel };
 	if (!clock)
 		return;
 	rng_seed(&backoff->rng, (uint64_t)clock_monotonic_ns(clock));
 	retry_start(&backoff->retry, &policy, clock, &backoff->rng);
 }
 
+static bool is_canceled(const struct backoff *backoff)
+{
+	return backoff->cancel && atomic_load(backoff->cancel);
+}
+
+static void pause_for(const struct backoff *backoff, int64_t ns)
+{
+	int64_t slice_ns = backoff->cancel ? SLICE_NS : INT64_MAX;
+	for (; ns > 0 && !is_canceled(backoff); ns -= MIN(ns, slice_ns))
+		clock_sleep_ns(backoff->clock, MIN(ns, slice_ns));
+}
+
 bool backoff_again(struct backoff *backoff, int r, struct blob_error *error)
 {
 	int64_t wait_ns;
-	if (r == -ECANCELED || !backoff_is_passing(r, error))
+	if (r == -ECANCELED || is_canceled(backoff) || !backoff_is_passing(r, error))
 		return false;
 	if (!backoff->clock) {
 		if (++backoff->tries >= TRIES)
@@ -41,7 +56,9 @@ bool backoff_again(struct backoff *backoff, int r, struct blob_error *error)
 	} else {
 		if (!retry_next(&backoff->retry, RETRY_AFTER_NONE, &wait_ns))
 			return false;
-		clock_sleep_ns(backoff->clock, wait_ns);
+		pause_for(backoff, wait_ns);
+		if (is_canceled(backoff))
+			return false;
 	}
 	*error = (struct blob_error){ 0 };
 	return true;

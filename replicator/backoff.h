@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "common/clock.h"
@@ -14,6 +15,7 @@
 
 struct backoff {
 	struct clock_source *clock; /* NULL: never waits */
+	const atomic_bool *cancel;  /* NULL: never */
 	struct rng rng;
 	struct retry retry;
 	unsigned tries;
@@ -22,6 +24,8 @@ struct backoff {
 /* True for results that a later try may mend. */
 bool backoff_is_passing(int r, const struct blob_error *error);
 
-void backoff_start(struct backoff *backoff, struct clock_source *clock);
+/* Both are borrowed. Once `cancel` is set, by whatever thread, waits end within a quarter of a
+ * second and nothing is tried again. */
+void backoff_start(struct backoff *backoff, struct clock_source *clock, const atomic_bool *cancel);
 /* True, after a wait, if it is worth another try. Clears `error` then. */
 bool backoff_again(struct backoff *backoff, int r, struct blob_error *error);

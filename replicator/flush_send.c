@@ -64,7 +64,7 @@ static int resize(struct flush *flush, struct flush_disk *disk, uint64_t blob_by
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, flush->flusher->options.clock);
+	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
 	do {
 		r = store->ops->resize(store, disk->blob, blob_bytes, disk->target.lease_id, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));

@@ -234,8 +234,8 @@ static int prepare(struct flush *flush, uint64_t number)
 	r = list_disks(flush);
 	if (r < 0)
 		return r;
-	r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, group, number,
-		flush->error, &sink);
+	r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, &f->cancel, group,
+		number, flush->error, &sink);
 	if (r < 0)
 		return r;
 	r = sender_new(&sending, &flush->sender);
@@ -312,7 +312,6 @@ int flusher_flush(
 	struct flusher_result result = { .point = number };
 	struct error local = { 0 };
 	int64_t start = clock_monotonic_ns(f->options.clock);
-	atomic_store(&f->cancel, false);
 	atomic_store(&f->done_bytes, 0);
 	atomic_store(&f->total_bytes, 0);
 	atomic_store(&f->point, number);

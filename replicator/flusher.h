@@ -75,5 +75,5 @@ int flusher_flush(struct flusher *flusher, uint64_t number, struct error *error,
 	struct flusher_result *ret_result);
 /* What it is at; any thread. */
 void flusher_progress(struct flusher *flusher, struct flusher_progress *ret_progress);
-/* Ends a flush under way with -ECANCELED, soon; any thread. */
+/* Ends this flusher: the flush under way and any later one with -ECANCELED, soon; any thread. */
 void flusher_cancel(struct flusher *flusher);

@@ -19,7 +19,6 @@
 #include "replicator/group_internal.h"
 
 #define THREAD_STACK_BYTES (1 * MIB)
-#define JOIN_NS (50 * NS_PER_MS)
 #define LEAST_SEGMENT_BYTES ((uint32_t)(1 * MIB))
 
 int group_error(struct error *error, int r, const struct group *group, const char *what)
@@ -243,21 +242,11 @@ void group_join_flusher(struct group *group)
 {
 	if (!group->flush_runs)
 		return;
-	pthread_mutex_lock(&group->lock);
-	while (!group->flush_ended) {
-		/* Again and again: a flush that begins in the moment of the first request would
-		 * not hear it. */
-		if (group->flusher)
-			flusher_cancel(group->flusher);
-		group_wait_until_locked(
-			group, &group->changed, clock_monotonic_ns(group->clock) + JOIN_NS);
-	}
-	pthread_mutex_unlock(&group->lock);
 	pthread_join(group->flush_thread, NULL);
 	group->flush_runs = false;
 }
 
-static void stop_threads(struct group *group)
+void group_begin_stop(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
 	group->stopping = true;
@@ -268,6 +257,11 @@ static void stop_threads(struct group *group)
 	pthread_cond_broadcast(&group->flush_wake);
 	pthread_cond_broadcast(&group->changed);
 	pthread_mutex_unlock(&group->lock);
+}
+
+static void stop_threads(struct group *group)
+{
+	group_begin_stop(group);
 	if (group->timer_runs)
 		pthread_join(group->timer_thread, NULL);
 	group->timer_runs = false;
@@ -278,7 +272,6 @@ static int start_threads(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
 	group->stopping = false;
-	group->flush_ended = false;
 	group->failed = false;
 	group->sealed_count = 0;
 	group->claimed = group->flushing = group->vault_reachable = false;

@@ -63,6 +63,8 @@ struct group_options {
  * background. Errors as history_open, and -ENODATA: the group was here before and its journal is
  * gone. */
 int group_new(const struct group_options *options, struct error *error, struct group **ret_group);
+/* Begins what group_free does: refuses writes, cancels the flush. Only group_free may follow. */
+void group_begin_stop(struct group *group);
 /* Commits what is staged, seals nothing. Views, clones and users of the committer are gone. */
 void group_free(struct group *group);
 /* True once the journal has failed (or could not be opened again): it needs group_reopen. */

@@ -67,7 +67,6 @@ struct group {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t timer_wake, flush_wake, changed;
 	bool stopping;
-	bool flush_ended; /* the flusher's thread is about to return */
 	bool failed;
 	struct error commit_error; /* why it was reopened last */
 	unsigned commit_failures;
@@ -81,7 +80,7 @@ struct group {
 	bool update_due; /* settings or disks differ from the vault's */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;
 	bool retention_now; /* another policy: not only when the last time is a while ago */
-	bool deleting; /* group_delete_vault: the flusher's thread has ended for good */
+	bool deleting;      /* group_delete_vault: the flusher's thread has ended for good */
 
 	bool claimed, vault_reachable, vault_initialized, taken_over, flushing;
 	struct error vault_error;

@@ -387,7 +387,7 @@ static int open_flusher(struct worker *w, struct error *error, struct flusher **
 	group->flusher = flusher;
 	group->flushing = true;
 	/* A wish to stop that came just before would otherwise be missed. */
-	if (group->stopping || group->paused)
+	if (group->stopping || group->paused || group->deleting)
 		flusher_cancel(flusher);
 	*ret_flusher = flusher;
 	return 0;
@@ -582,9 +582,6 @@ void *group_flush_main(void *argument)
 	pthread_mutex_unlock(&group->lock);
 	if (w.store)
 		w.store->ops->free(w.store);
-	SCOPED_LOCK(&group->lock);
-	group->flush_ended = true;
-	pthread_cond_broadcast(&group->changed);
 	return NULL;
 }
 

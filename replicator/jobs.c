@@ -111,13 +111,19 @@ int jobs_new(struct io *io, struct clock_source *clock, const char *directory, u
 	return 0;
 }
 
+void jobs_begin_stop(struct jobs *jobs)
+{
+	SCOPED_LOCK(&jobs->lock);
+	jobs->stopping = true;
+	for (struct job *job = jobs->jobs; job; job = job->next)
+		atomic_store(&job->stop, true);
+}
+
 void jobs_stop(struct jobs *jobs)
 {
+	jobs_begin_stop(jobs);
 	{
 		SCOPED_LOCK(&jobs->lock);
-		jobs->stopping = true;
-		for (struct job *job = jobs->jobs; job; job = job->next)
-			atomic_store(&job->stop, true);
 		while (jobs->threads > 0)
 			pthread_cond_wait(&jobs->changed, &jobs->lock);
 	}

@@ -256,6 +256,10 @@ void registry_free(struct registry *registry)
 	if (registry->upkeep_runs)
 		pthread_join(registry->upkeep_thread, NULL);
 	pthread_mutex_lock(&registry->change_lock);
+	/* All at once, so that they wait for what is under way side by side. */
+	for (struct group_entry *g = registry->groups; g; g = g->next)
+		if (g->group)
+			group_begin_stop(g->group);
 	for (struct group_entry *g = registry->groups; g; g = g->next)
 		registry_close_group(registry, g);
 	pthread_mutex_unlock(&registry->change_lock);

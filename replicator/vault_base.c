@@ -202,7 +202,7 @@ static int written_in(struct vault_base *b, struct blob_store *store,
 	int r;
 	if (copy_window(b, w))
 		return 0;
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		memset(w->written, 0, sizeof(w->written));
 		r = store->ops->ranges(store, disk->blob, disk->snapshot, NULL, start,

@@ -32,7 +32,7 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	char blob[VAULT_NAME_BYTES];
 	int r;
 	vault_blob_name(disk->name, blob);
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		r = -ENOENT;
 		if (from[0] && strcmp(from, group->lease_id) != 0)
@@ -84,7 +84,7 @@ static int create(struct blob_store *store, const struct vault_group *group,
 		return error_set(error, -EUCLEAN,
 			"restore the blob if it can be undeleted; else remove and add the disk",
 			"%s is gone, but recovery points of its disk exist", blob);
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		r = store->ops->create(store, blob, disk->size_bytes + VHD_FOOTER_BYTES, &e);
 	} while (r < 0 && r != -EEXIST && backoff_again(&backoff, r, &e));

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -133,13 +134,14 @@ void vault_hashes_open(struct vault_hashes *hashes, struct blob_store *store,
 struct vault_stage {
 	struct blob_store *store;
 	struct clock_source *clock; /* NULL: tries again without waiting */
+	const atomic_bool *cancel;  /* see backoff.h */
 	char name[VAULT_NAME_BYTES];
 	uint64_t series;
 	struct error error; /* of the part that failed */
 };
 int vault_stage_open(struct vault_stage *stage, struct blob_store *store,
-	struct clock_source *clock, const struct vault_group *group, uint64_t number,
-	struct error *error, struct hashes_sink *ret_sink);
+	struct clock_source *clock, const atomic_bool *cancel, const struct vault_group *group,
+	uint64_t number, struct error *error, struct hashes_sink *ret_sink);
 /* Makes the staged object appear. if_match as in object_commit; NULL: whatever is there now. */
 int vault_stage_commit(struct vault_stage *stage, const struct hashes_written *written,
 	const char *if_match, struct error *error);

@@ -70,7 +70,7 @@ static int merge_hashes(struct blob_store *store, const struct vault_group *grou
 	hashes_reader_coverage(newer, &id, &from[1], &to[1]);
 	if (from[1] <= from[0])
 		return 0; /* merged already */
-	r = vault_stage_open(&stage, store, NULL, group, next, error, &sink);
+	r = vault_stage_open(&stage, store, NULL, NULL, group, next, error, &sink);
 	if (r < 0)
 		return r;
 	r = hashes_writer_new(&group->id, from[0], next, &sink, &writer);

@@ -177,7 +177,7 @@ int vault_points_list(struct blob_store *store, const struct vault_group *group,
 	char prefix[VAULT_NAME_BYTES];
 	int r;
 	vault_points_prefix(group->name, prefix);
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		listing.points.count = 0;
 		r = store->ops->list(store, prefix, BLOB_LIST_METADATA, take_item, &listing, &e);
@@ -255,7 +255,7 @@ static int read_hashes(
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		r = h->store->ops->object_read(
 			h->store, h->name, offset, data, n, &e, ret_n, h->etag);
@@ -277,7 +277,7 @@ static int stage_part(void *context, unsigned part, const void *data, size_t n)
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, s->clock);
+	backoff_start(&backoff, s->clock, s->cancel);
 	do {
 		r = s->store->ops->object_stage(s->store, s->name, s->series, part, data, n, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
@@ -285,10 +285,10 @@ static int stage_part(void *context, unsigned part, const void *data, size_t n)
 }
 
 int vault_stage_open(struct vault_stage *s, struct blob_store *store, struct clock_source *clock,
-	const struct vault_group *group, uint64_t number, struct error *error,
-	struct hashes_sink *ret_sink)
+	const atomic_bool *cancel, const struct vault_group *group, uint64_t number,
+	struct error *error, struct hashes_sink *ret_sink)
 {
-	*s = (struct vault_stage){ .store = store, .clock = clock };
+	*s = (struct vault_stage){ .store = store, .clock = clock, .cancel = cancel };
 	int r = random_bytes(&s->series, sizeof(s->series));
 	if (r < 0)
 		return error_set(error, r, NULL, "no random numbers to be had");
@@ -336,7 +336,7 @@ int vault_stage_commit(struct vault_stage *s, const struct hashes_written *writt
 			return r;
 		if_match = etag;
 	}
-	backoff_start(&backoff, s->clock);
+	backoff_start(&backoff, s->clock, s->cancel);
 	do {
 		r = s->store->ops->object_commit(
 			s->store, s->name, s->series, written->parts, if_match, &e);

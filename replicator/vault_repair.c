@@ -88,7 +88,7 @@ static int mark_ranges(struct repair *repair, const char *snapshot, const char *
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		m.offset = m.length = 0;
 		if (sums)
@@ -210,7 +210,7 @@ static int fit_size(struct repair *repair, struct error *error)
 	int r;
 	if (repair->target.size_bytes == repair->blob_bytes)
 		return 0;
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		r = store->ops->resize(
 			store, repair->blob, repair->blob_bytes, repair->target.lease_id, &e);

@@ -221,7 +221,7 @@ static int verify_window(struct verify *v, struct error *error)
 		r = gather_one(v, &v->proofs[i], error);
 	if (r < 0)
 		return r;
-	backoff_start(&backoff, NULL);
+	backoff_start(&backoff, NULL, NULL);
 	do {
 		r = v->store->ops->ranges(v->store, v->disk->blob, v->disk->snapshot, NULL,
 			(uint64_t)v->first_page * HASHES_PAGE_BYTES,
