@@ -146,21 +146,43 @@ void catalogue_purge(struct history *history)
 	history->point_count = kept;
 }
 
-/* Called before the imported point is appended. */
-int catalogue_note_import(struct history *history, uint64_t lsn)
+static int append_import(struct history *history, uint64_t value)
 {
-	const struct catalogue_point *last =
-		history->point_count > 0 ? &history->points[history->point_count - 1] : NULL;
-	if (history->import_count > 0 &&
-		(!last || last->position <= history->imports[history->import_count - 1])) {
-		history->imports[history->import_count - 1] = lsn;
-		return 0;
-	}
 	uint64_t *grown =
 		realloc(history->imports, (history->import_count + 1) * sizeof(*history->imports));
 	if (!grown)
 		return -ENOMEM;
 	history->imports = grown;
-	history->imports[history->import_count++] = lsn;
+	history->imports[history->import_count++] = value;
 	return 0;
+}
+
+int catalogue_note_anew(struct history *history, uint64_t lsn)
+{
+	return append_import(history, lsn | JOURNAL_ANEW);
+}
+
+uint64_t catalogue_anew_below(const struct history *history, uint64_t position)
+{
+	uint64_t found = 0;
+	for (uint64_t i = 0; i < history->import_count; i++) {
+		uint64_t lsn = history->imports[i] & ~JOURNAL_ANEW;
+		if ((history->imports[i] & JOURNAL_ANEW) && lsn <= position)
+			found = MAX(found, lsn);
+	}
+	return found;
+}
+
+/* Called before the imported point is appended. */
+int catalogue_note_import(struct history *history, uint64_t lsn)
+{
+	const struct catalogue_point *last =
+		history->point_count > 0 ? &history->points[history->point_count - 1] : NULL;
+	uint64_t *before =
+		history->import_count > 0 ? &history->imports[history->import_count - 1] : NULL;
+	if (before && !(*before & JOURNAL_ANEW) && (!last || last->position <= *before)) {
+		*before = lsn;
+		return 0;
+	}
+	return append_import(history, lsn);
 }

@@ -25,7 +25,8 @@ bool journal_covers(const struct history *history, uint64_t from, uint64_t to)
 {
 	uint64_t at = from;
 	for (uint64_t i = 0; i < history->import_count; i++)
-		if (history->imports[i] > from && history->imports[i] <= to)
+		if ((history->imports[i] & ~JOURNAL_ANEW) > from &&
+			(history->imports[i] & ~JOURNAL_ANEW) <= to)
 			return false;
 	for (unsigned i = 0; i < history->segment_count && at < to; i++) {
 		const struct segment *s = history->segments[i];
@@ -44,7 +45,7 @@ uint64_t point_needs_above(const struct history *history, const struct catalogue
 {
 	const struct catalogue_point *vault =
 		catalogue_vault_below(history, p->point.number, p->position);
-	return vault ? vault->position : 0;
+	return MAX(vault ? vault->position : 0, catalogue_anew_below(history, p->position));
 }
 
 static int set_aside(struct history *history, uint64_t seq)
@@ -129,6 +130,35 @@ static int stage_resync(struct history *history)
 	return 0;
 }
 
+/* True if what the head stands on is lost as well: the journal was trimmed up to a vault point
+ * that nothing tells of any more. */
+static bool stands_on_nothing(const struct history *history)
+{
+	uint64_t end = history->chain_lsn;
+	uint64_t from = MAX(history->vault_position, catalogue_anew_below(history, end));
+	return from < end && !journal_covers(history, from, end);
+}
+
+/* All disks begin anew, as zeros that are written over whatever a vault may have, so that points
+ * are made and flushed again as soon as the disks have been compared. */
+static int begin_anew(struct history *history, const struct replay *replay)
+{
+	log_error("%s: what the journal's data stood on is lost, too; all disks begin anew",
+		history->directory);
+	history->head_floor = replay->max_lsn;
+	int r = disk_clear_maps(history);
+	return r < 0 ? r : catalogue_note_anew(history, replay->max_lsn);
+}
+
+static int zero_disks(struct history *history)
+{
+	int r = 0;
+	for (unsigned i = 0; i < history->disk_count && r == 0; i++)
+		if (!history->disks[i]->info.removed)
+			r = stage_zero_disk(history, history->disks[i]);
+	return r;
+}
+
 /* What is lost, and what it costs. */
 struct verdict {
 	uint64_t from;  /* first record whose loss is felt; 0: none */
@@ -165,6 +195,9 @@ int damage_settle(struct history *history, struct replay *replay)
 			  " on are lost; all disks need a resync",
 			history->directory, v.from);
 	}
+	bool anew = r == 0 && v.from > 0 && stands_on_nothing(history);
+	if (anew)
+		r = begin_anew(history, replay);
 	if (r == 0)
 		r = judge_points(history, v.from, &changes);
 	if (r < 0)
@@ -178,6 +211,8 @@ int damage_settle(struct history *history, struct replay *replay)
 			changes.len / sizeof(struct journal_point_flags), &lsn);
 	if (r == 0 && v.from > 0)
 		r = stage_resync(history);
+	if (r == 0 && anew)
+		r = zero_disks(history);
 	if (r == 0)
 		r = checkpoint_write(history, true);
 	return r == 0 && v.back > 0 ? set_aside_rest(history, replay) : r;

@@ -258,7 +258,7 @@ int history_point_mark(
 static int list_cut_off(struct history *history, uint64_t i, uint32_t flags,
 	struct journal_point_flags **ret_changes, uint64_t *ret_count)
 {
-	struct journal_point_flags *changes = malloc((history->point_count + 1) * sizeof(*changes));
+	struct journal_point_flags *changes = malloc((history->point_count + 2) * sizeof(*changes));
 	if (!changes)
 		return -ENOMEM;
 	uint64_t needs_above = point_needs_above(history, &history->points[i]), n = 0;
@@ -280,6 +280,10 @@ static int list_cut_off(struct history *history, uint64_t i, uint32_t flags,
 		if (k > i && (p->point.flags & POINT_VAULT))
 			break;
 	}
+	/* Says once more what the history stands on now: were the flush's own record lost, it would
+	 * stand on nothing. */
+	if (vault_goes && changes[n - 1].number != history->vault_point)
+		changes[n++] = (struct journal_point_flags){ .number = history->vault_point };
 	*ret_changes = changes;
 	*ret_count = n;
 	return 0;

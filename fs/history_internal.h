@@ -127,7 +127,8 @@ struct history {
 	bool points_gone;    /* catalogue_purge has something to do */
 	uint64_t vault_point, vault_position;
 	uint64_t *imports; /* lsns at which content came that the journal does not hold; of several
-			      without a seal between them the last */
+			      without a seal between them the last. With JOURNAL_ANEW, where all
+			      disks began anew */
 	uint64_t import_count;
 	uint64_t flush_pending;
 	uint64_t head_floor;
@@ -281,6 +282,10 @@ void catalogue_set_flags(struct history *history, const struct journal_point_fla
 	unsigned count, uint64_t lsn);
 void catalogue_purge(struct history *history);
 int catalogue_note_import(struct history *history, uint64_t lsn);
+/* All disks begin anew behind that lsn: what the journal holds from there on tells all of them. */
+int catalogue_note_anew(struct history *history, uint64_t lsn);
+/* Where they did so last, at or below `position`; 0 if they never did. */
+uint64_t catalogue_anew_below(const struct history *history, uint64_t position);
 bool catalogue_is_gone(const struct catalogue_point *point);
 /* The point as the durable records have it; false if they do not have it yet. */
 bool catalogue_show(const struct history *history, uint64_t i, struct point *ret_point);
@@ -291,6 +296,8 @@ int stage_record(
 	struct history *history, const struct journal_record *prototype, uint64_t *ret_lsn);
 int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
 	uint64_t count, uint64_t *ret_lsn);
+/* The whole disk becomes zeros, however full the journal is. */
+int stage_zero_disk(struct history *history, const struct disk *disk);
 void stage_close_batch(struct history *history);
 uint64_t stage_open_bytes(const struct history *history); /* in no segment's staged_end yet */
 void stage_discard(struct history *history);

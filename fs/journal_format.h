@@ -202,9 +202,12 @@ static_assert(sizeof(struct journal_index_extent) == 16, "as documented");
 
 /* ── checkpoints: `checkpoint.0` and `checkpoint.1` ──────────────────────────────────────── */
 
+/* In the list of imports: not a point came, but all disks began anew behind that lsn. */
+#define JOURNAL_ANEW (1ull << 63)
+
 /* The header; then disks, sizes, segments, points, and the lsns of imports (a uint64_t each). The
- * newer valid slot counts; with the
- * older one, replay goes further back and ends at the same state. */
+ * newer valid slot counts; with the older one, replay goes further back and ends at the same
+ * state. */
 struct journal_checkpoint {
 	uint64_t magic;
 	uint32_t version;

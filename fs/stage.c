@@ -411,6 +411,14 @@ int history_zero(
 	return r;
 }
 
+int stage_zero_disk(struct history *history, const struct disk *disk)
+{
+	struct write w = {
+		.disk = disk->info.id, .zero = true, .sectors = disk->info.size_bytes / SECTOR_BYTES
+	};
+	return stage_data(history, &w);
+}
+
 const struct batch *stage_find(
 	const struct history *history, const struct segment *segment, uint64_t offset)
 {

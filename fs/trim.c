@@ -51,7 +51,7 @@ static bool carries_local(const struct history *history, const struct catalogue_
 {
 	bool carries = p->point.lsn != 0;
 	for (uint64_t i = 0; i < history->import_count; i++)
-		carries |= history->imports[i] == p->position;
+		carries |= (history->imports[i] & ~JOURNAL_ANEW) == p->position;
 	return carries;
 }
 

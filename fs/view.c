@@ -99,6 +99,8 @@ static int begin_view(struct view *view)
 		base = catalogue_vault_below(history, view->number, p->position);
 	view->base_number = base ? base->point.number : 0;
 	view->from_lsn = base ? base->position : 0;
+	if (base != p)
+		view->from_lsn = MAX(view->from_lsn, catalogue_anew_below(history, p->position));
 	view->to_lsn = p->position;
 	if (view->base_number != view->number &&
 		((p->point.flags & POINT_DAMAGED) ||

@@ -189,15 +189,38 @@ static bool known(
 	return false;
 }
 
+/* The newest vault point below that number, as it was known then; 0 if there was none. */
+static uint64_t known_below(const struct run *run, const struct rot *rot, uint64_t number)
+{
+	uint64_t below = 0;
+	for (unsigned k = 0; k < rot->untouched && k < run->model.all_count; k++) {
+		const struct model_op *op = &run->model.all[k];
+		bool dropped = false;
+		if (op->kind != MODEL_FLUSH_COMMIT || op->number >= number || op->number < below)
+			continue;
+		for (unsigned d = k; d < rot->untouched && d < run->model.all_count; d++)
+			dropped |= run->model.all[d].kind == MODEL_DROP &&
+				   run->model.all[d].number == op->number &&
+				   (run->model.all[d].clear & POINT_VAULT);
+		if (!dropped)
+			below = op->number;
+	}
+	return below;
+}
+
 /* Was it known then where the point is now: in the vault, or in the journal above a vault point
  * that was known? */
-static bool is_placed(const struct run *run, const struct rot *rot, const struct model_point *p)
+static bool is_placed(struct run *run, const struct rot *rot, const struct model_point *p)
 {
 	if (known(run, rot, MODEL_FLUSH_COMMIT, p->point.number))
 		return true;
 	if (!(p->point.flags & POINT_LOCAL))
 		return false;
-	uint64_t below = 0;
+	/* What it stood on then is not in the vault any more, and what says so may be lost. */
+	uint64_t below = known_below(run, rot, p->point.number);
+	if (below && !run->vault->has(run, below))
+		return false;
+	below = 0;
 	for (unsigned i = 0; i < run->model.durable.point_count; i++) {
 		const struct point *other = &run->model.durable.points[i].point;
 		if (other->number < p->point.number && (other->flags & POINT_VAULT))

@@ -1,0 +1,313 @@
+/*
+ * Rot in chosen places of a journal, and what of it the vault makes good.
+ *
+ * The vault is memory here, counts what it is asked for, and can be away.
+ */
+#include "tests/unit/cmocka_common.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "fs/history.h"
+#include "fs/journal_format.h"
+
+#define DISK_BYTES (256 * KIB)
+#define DISK_SECTORS (DISK_BYTES / SECTOR_BYTES)
+#define POINTS 16
+
+struct world {
+	struct base base;
+	char directory[64];
+	struct history *history;
+	struct history_report report;
+	uint16_t disk;
+	uint8_t head[DISK_BYTES];
+	uint8_t *sealed[POINTS]; /* what the head was */
+	uint8_t *vault[POINTS];
+	unsigned vault_reads;
+	bool vault_away;
+};
+
+static int vault_read(
+	struct base *base, uint16_t disk, uint64_t point, uint64_t offset, void *data, size_t n)
+{
+	struct world *w = CONTAINER_OF(base, struct world, base);
+	(void)disk;
+	w->vault_reads++;
+	if (w->vault_away)
+		return -EAGAIN;
+	if (point >= POINTS || !w->vault[point])
+		return -ENOENT;
+	memcpy(data, w->vault[point] + offset, n);
+	return 0;
+}
+
+static const struct base_ops vault_ops = { vault_read };
+
+static void open_history(struct world *w)
+{
+	struct history_options options = {
+		.io = io_posix(),
+		.clock = clock_system(),
+		.base = &w->base,
+		.directory = w->directory,
+		.group = { { 7 } },
+		.segment_bytes = 64 * KIB,
+		.limit_bytes = 64 * MIB,
+	};
+	assert_int_equal(history_open(&options, &w->report, NULL, &w->history), 0);
+}
+
+static void reopen(struct world *w)
+{
+	history_close(w->history);
+	open_history(w);
+}
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	uint64_t lsn;
+	w->base.ops = &vault_ops;
+	snprintf(w->directory, sizeof(w->directory), "/tmp/landfall-rot-XXXXXX");
+	assert_non_null(mkdtemp(w->directory));
+	open_history(w);
+	assert_int_equal(history_add_disk(w->history, "web/root", DISK_BYTES, &w->disk, &lsn), 0);
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	history_close(w->history);
+	DIR *dir = opendir(w->directory);
+	for (struct dirent *e; dir && (e = readdir(dir));)
+		if (e->d_name[0] != '.')
+			unlinkat(dirfd(dir), e->d_name, 0);
+	closedir(dir);
+	rmdir(w->directory);
+	for (unsigned i = 0; i < POINTS; i++) {
+		free(w->sealed[i]);
+		free(w->vault[i]);
+	}
+	free(w);
+	return 0;
+}
+
+static void commit(struct world *w)
+{
+	uint64_t lsn;
+	assert_int_equal(history_commit(w->history, &lsn), 0);
+}
+
+static void put(struct world *w, uint64_t lba, uint32_t sectors, uint8_t with)
+{
+	uint64_t lsn;
+	memset(w->head + lba * SECTOR_BYTES, with, sectors * SECTOR_BYTES);
+	assert_int_equal(history_write(w->history, w->disk, lba, sectors,
+				 w->head + lba * SECTOR_BYTES, &lsn),
+		0);
+	commit(w);
+}
+
+static uint64_t seal(struct world *w)
+{
+	const struct seal s = { .kind = POINT_CRASH };
+	uint64_t number, lsn;
+	assert_int_equal(history_seal(w->history, &s, &number, &lsn), 0);
+	commit(w);
+	assert_true(number < POINTS);
+	w->sealed[number] = malloc(DISK_BYTES);
+	memcpy(w->sealed[number], w->head, DISK_BYTES);
+	return number;
+}
+
+/* Into the vault goes what a flush sends: the point below and the changes since. */
+static uint64_t flush_begin(struct world *w, uint64_t number)
+{
+	struct view *view;
+	struct extent e;
+	uint64_t lsn, sent = 0;
+	assert_int_equal(history_flush_begin(w->history, number, &lsn), 0);
+	commit(w);
+	uint8_t *image = calloc(1, DISK_BYTES);
+	assert_int_equal(history_view_open(w->history, number, &view), 0);
+	if (view_base_number(view))
+		memcpy(image, w->vault[view_base_number(view)], DISK_BYTES);
+	for (uint64_t lba = 0; view_next_change(view, w->disk, lba, &e) == 0;
+		lba = e.lba + e.sectors, sent += e.sectors)
+		assert_int_equal(view_read(view, w->disk, e.lba, (uint32_t)e.sectors,
+					 image + e.lba * SECTOR_BYTES),
+			0);
+	view_close(view);
+	assert_memory_equal(image, w->sealed[number], DISK_BYTES);
+	w->vault[number] = image;
+	return sent;
+}
+
+static void flush(struct world *w, uint64_t number)
+{
+	uint64_t lsn;
+	flush_begin(w, number);
+	assert_int_equal(history_flush_commit(w->history, number, &lsn), 0);
+	commit(w);
+}
+
+static void drop_from_vault(struct world *w, uint64_t number)
+{
+	uint64_t lsn;
+	assert_int_equal(history_point_drop(w->history, number, POINT_VAULT, &lsn), 0);
+	commit(w);
+	free(w->vault[number]);
+	w->vault[number] = NULL;
+}
+
+static void trim(struct world *w)
+{
+	uint64_t used;
+	bool more = true;
+	while (more)
+		assert_int_equal(history_maintain(w->history, &more), 0);
+	assert_int_equal(history_trim(w->history, 0, &used), 0);
+}
+
+static void check_head(struct world *w)
+{
+	CLEANUP_FREE uint8_t *data = malloc(DISK_BYTES);
+	assert_int_equal(history_read(w->history, w->disk, 0, DISK_SECTORS, data), 0);
+	assert_memory_equal(data, w->head, DISK_BYTES);
+}
+
+static void check_point(struct world *w, uint64_t number)
+{
+	CLEANUP_FREE uint8_t *data = malloc(DISK_BYTES);
+	struct view *view;
+	assert_int_equal(history_view_open(w->history, number, &view), 0);
+	assert_int_equal(view_read(view, w->disk, 0, DISK_SECTORS, data), 0);
+	view_close(view);
+	assert_memory_equal(data, w->sealed[number], DISK_BYTES);
+}
+
+/* Flips a byte `offset` bytes into the newest record of the type that names `number` (0: any). */
+static void rot(struct world *w, enum journal_type type, uint64_t number, uint64_t offset)
+{
+	char path[320], found[320] = "";
+	uint64_t at = 0, newest = 0;
+	struct journal_record record;
+	DIR *dir = opendir(w->directory);
+	for (struct dirent *e; (e = readdir(dir));) {
+		if (!strstr(e->d_name, ".seg"))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", w->directory, e->d_name);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		for (uint64_t o = JOURNAL_PAGE_BYTES;
+			pread(fd, &record, sizeof(record), (off_t)o) == (ssize_t)sizeof(record);
+			o += JOURNAL_PAGE_BYTES) {
+			if (record.magic != JOURNAL_RECORD_MAGIC || record.type != type ||
+				record.lsn <= newest || (number && record.flush != number))
+				continue;
+			newest = record.lsn;
+			at = o;
+			memcpy(found, path, sizeof(found));
+		}
+		close(fd);
+	}
+	closedir(dir);
+	assert_true(newest > 0);
+	int fd = open(found, O_RDWR | O_CLOEXEC);
+	uint8_t byte;
+	assert_int_equal(pread(fd, &byte, 1, (off_t)(at + offset)), 1);
+	byte ^= 0x10;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)(at + offset)), 1);
+	close(fd);
+}
+
+/* ── the record of the newest flush ──────────────────────────────────────────────────────── */
+
+/* Two points in the vault, the journal trimmed up to the first, which the vault then loses. */
+static void flush_twice(struct world *w, bool reopen_between)
+{
+	uint64_t lsn;
+	put(w, 0, 64, 1);
+	put(w, 64, 64, 2);
+	flush(w, seal(w));
+	reopen(w);
+	put(w, 32, 8, 3);
+	trim(w);
+	assert_int_equal(seal(w), 2);
+	if (reopen_between)
+		reopen(w);
+	flush_begin(w, 2);
+	assert_int_equal(history_flush_commit(w->history, 2, &lsn), 0);
+	commit(w);
+	reopen(w);
+	drop_from_vault(w, 1);
+	put(w, 100, 4, 4);
+	assert_int_equal(seal(w), 3);
+}
+
+/* New points are sealed, flushed, read and read again after a restart. */
+static void goes_on(struct world *w)
+{
+	uint64_t lsn;
+	struct history_disk disk;
+	assert_true(w->report.damaged_after > 0);
+	assert_int_equal(history_disk(w->history, w->disk, &disk), 0);
+	assert_true(disk.resync_needed);
+	for (unsigned i = 0; i < DISK_SECTORS / 128; i++)
+		put(w, i * 128u, 128, (uint8_t)(0x40 + i));
+	assert_int_equal(history_clear_resync(w->history, w->disk, &lsn), 0);
+	uint64_t number = seal(w);
+	assert_true(number > 3);
+	flush(w, number);
+	check_point(w, number);
+	reopen(w);
+	assert_int_equal(w->report.faults, 0);
+	check_point(w, number);
+	trim(w);
+	check_head(w);
+	put(w, 7, 9, 0x77);
+	flush(w, seal(w));
+	check_head(w);
+}
+
+static void flush_record_rots(void **state)
+{
+	struct world *w = *state;
+	flush_twice(w, true);
+	rot(w, JOURNAL_FLUSH_COMMIT, 2, 200);
+	reopen(w);
+	/* The record that took the point below away tells of this one. */
+	struct point point;
+	assert_int_equal(history_point(w->history, 2, &point), 0);
+	assert_true(point.flags & POINT_VAULT);
+	check_point(w, 2);
+	goes_on(w);
+}
+
+static void all_that_tells_of_a_flush_rots(void **state)
+{
+	struct world *w = *state;
+	flush_twice(w, false);
+	rot(w, JOURNAL_SEAL, 2, 200);
+	reopen(w);
+	goes_on(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(flush_record_rots, setup, teardown),
+		cmocka_unit_test_setup_teardown(all_that_tells_of_a_flush_rots, setup, teardown),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
