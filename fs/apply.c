@@ -36,6 +36,13 @@ int apply_extent(struct history *history, uint16_t disk_id, const struct extent 
 	return extent_map_insert(disk->map, extent);
 }
 
+void apply_extent_soon(struct history *history, uint16_t disk_id, uint64_t lba)
+{
+	const struct disk *disk = disk_find(history, disk_id);
+	if (disk && disk->map)
+		extent_map_prefetch(disk->map, lba);
+}
+
 void apply_data_totals(struct history *history, const struct journal_record *record)
 {
 	for (unsigned i = 0; i < record->count; i++) {

@@ -227,6 +227,20 @@ static void descend(const struct extent_map *map, uint64_t lba, struct cursor *c
 	c->at[0] = leaf_rank(node, lba);
 }
 
+void extent_map_prefetch(const struct extent_map *map, uint64_t lba)
+{
+	const struct node *node = map->root;
+	if (!node || node->level == 0)
+		return;
+	while (node->level > 1)
+		node = node->children[child_for(node, lba)].child;
+	const struct node *leaf = node->children[child_for(node, lba)].child;
+	__builtin_prefetch(leaf);
+	/* Where the first steps of the search in a leaf of usual filling will look. */
+	for (unsigned i = 6; i < NODE_SLOTS; i += 12)
+		__builtin_prefetch(&leaf->extents[i], 1);
+}
+
 /* Moves to the neighbouring leaf; false at the edge of the tree (the cursor is then unchanged). */
 static bool step_leaf(const struct extent_map *map, struct cursor *c, bool forward)
 {
@@ -589,6 +603,32 @@ static bool continues(const struct extent *a, const struct extent *b)
 	       a->skip + a->sectors + b->sectors <= DATA_MAX_SECTORS;
 }
 
+/* The two common cases at the price of one search: nothing is there and nothing adjoins, or one
+ * extent lies there that is just as long and nothing adjoins. False: it is neither. */
+static bool insert_simply(struct extent_map *map, const struct extent *e)
+{
+	struct cursor c;
+	/* What ends before e's first sector cannot adjoin it. */
+	if (!seek(map, e->lba > 0 ? e->lba - 1 : 0, &c)) {
+		add_extent(map, e);
+		return true;
+	}
+	struct extent there = at(&c);
+	if (there.lba > extent_end(e)) {
+		add_extent(map, e);
+		return true;
+	}
+	if (there.lba != e->lba || there.sectors != e->sectors)
+		return false;
+	if (c.at[0] + 1u == c.node[0]->count) /* what comes next is in another leaf */
+		return false;
+	struct extent after = unpack(c.node[0]->extents[c.at[0] + 1]);
+	if (after.lba == extent_end(e))
+		return false;
+	set_at(&c, e);
+	return true;
+}
+
 int extent_map_insert(struct extent_map *map, const struct extent *e)
 {
 	assert(e->sectors > 0 && e->lba + e->sectors <= EXTENT_MAX_LBA);
@@ -604,6 +644,8 @@ int extent_map_insert(struct extent_map *map, const struct extent *e)
 		whole.index = 0;
 		whole.skip = 0;
 	}
+	if (insert_simply(map, &whole))
+		return 0;
 	clear_range(map, e->lba, extent_end(e));
 
 	struct cursor c;

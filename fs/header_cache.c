@@ -14,7 +14,7 @@
 
 #include "fs/history_internal.h"
 
-#define CACHE_SLOTS 1024u
+#define CACHE_SLOTS 4096u
 #define CACHE_LOCKS 16u
 
 struct proven_header {
@@ -67,7 +67,7 @@ void header_cache_free(struct header_cache *cache)
 static unsigned slot_of(uint64_t seq, uint32_t header)
 {
 	uint64_t key = (seq << 14 | header / 8) * 0x9e3779b97f4a7c15ull;
-	return (unsigned)(key >> 54) % CACHE_SLOTS;
+	return (unsigned)(key >> 52) % CACHE_SLOTS;
 }
 
 /* Boils a proven record down. NULL without memory. */

@@ -249,6 +249,8 @@ int scan_chain(struct scan *scan, uint64_t first_lsn, uint64_t lsn_limit, uint64
 int apply_record(struct history *history, const struct journal_record *record);
 /* The head takes an extent of a data record. */
 int apply_extent(struct history *history, uint16_t disk, const struct extent *extent);
+/* A hint that it will take one there. */
+void apply_extent_soon(struct history *history, uint16_t disk, uint64_t lba);
 void apply_data_totals(struct history *history, const struct journal_record *record);
 struct extent record_extent(
 	const struct journal_record *record, unsigned index, uint64_t seq, uint64_t offset);
@@ -324,6 +326,8 @@ struct run {
 	uint64_t extent_count;
 };
 
+#define RUN_AHEAD 8u /* extents that are hinted at before they are inserted */
+
 void run_free(struct run *run);
 /* The runs of a segment up to last_lsn: from its index, or scanned. -EBADMSG if neither will do.
  * `segment` is a copy of the values, so that commits do not change it meanwhile. */
@@ -334,6 +338,8 @@ int run_scan(struct history *history, const struct segment *segment, struct run 
 int run_write(struct history *history, struct segment *segment, const struct run *run);
 void run_unpack(const struct journal_index_extent *packed, uint64_t seq, uint16_t *ret_disk,
 	struct extent *ret_extent);
+uint16_t run_disk(const struct journal_index_extent *packed);
+uint64_t run_lba(const struct journal_index_extent *packed);
 
 /* checkpoint.c */
 int checkpoint_capture(struct history *history, struct buf *ret_image);

@@ -31,12 +31,22 @@ static struct journal_index_extent run_pack(uint16_t disk, const struct extent *
 	};
 }
 
+uint16_t run_disk(const struct journal_index_extent *packed)
+{
+	return (uint16_t)(packed->b >> 32);
+}
+
+uint64_t run_lba(const struct journal_index_extent *packed)
+{
+	return packed->a & (EXTENT_MAX_LBA - 1);
+}
+
 void run_unpack(const struct journal_index_extent *packed, uint64_t seq, uint16_t *ret_disk,
 	struct extent *ret_extent)
 {
-	*ret_disk = (uint16_t)(packed->b >> 32);
+	*ret_disk = run_disk(packed);
 	*ret_extent = (struct extent){
-		.lba = packed->a & (EXTENT_MAX_LBA - 1),
+		.lba = run_lba(packed),
 		.sectors = (packed->a >> 34 & (EXTENT_MAX_ZERO_SECTORS - 1)) + 1,
 		.zero = packed->a >> 63,
 		.segment = (uint32_t)(seq & 0xffffff),

@@ -89,6 +89,9 @@ static int take_run(struct walk *walk, const struct run *run)
 		for (uint64_t n = 0; n < run->parts[i].extent_count; n++, p++) {
 			uint16_t disk;
 			struct extent e;
+			if (wanted && n + RUN_AHEAD < run->parts[i].extent_count)
+				apply_extent_soon(walk->history, run_disk(p + RUN_AHEAD),
+					run_lba(p + RUN_AHEAD));
 			run_unpack(p, walk->seq, &disk, &e);
 			int r = wanted ? apply_extent(walk->history, disk, &e) : 0;
 			if (r < 0)

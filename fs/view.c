@@ -129,6 +129,13 @@ static int lay_extent(struct view *view, uint16_t id, const struct extent *e)
 	return extent_map_insert(disk->map, e);
 }
 
+static void lay_soon(struct view *view, const struct journal_index_extent *packed)
+{
+	const struct view_disk *disk = find_disk(view, run_disk(packed));
+	if (disk && disk->map)
+		extent_map_prefetch(disk->map, run_lba(packed));
+}
+
 static int lay_run(struct view *view, const struct segment *segment, const struct run *run)
 {
 	const struct journal_index_extent *p = run->extents;
@@ -139,6 +146,8 @@ static int lay_run(struct view *view, const struct segment *segment, const struc
 		for (uint64_t n = 0; n < run->parts[i].extent_count; n++, p++) {
 			uint16_t id;
 			struct extent e;
+			if (wanted && n + RUN_AHEAD < run->parts[i].extent_count)
+				lay_soon(view, p + RUN_AHEAD);
 			run_unpack(p, segment->seq, &id, &e);
 			int r = wanted ? lay_extent(view, id, &e) : 0;
 			if (r < 0)
