@@ -9,17 +9,16 @@
 
 #include "common/bytes.h"
 
-int error_set(struct error *error, int code, const char *mend, const char *format, ...)
+void error_fill(struct error *error, int code, const char *mend, const char *format, ...)
 {
 	if (!error)
-		return code;
+		return;
 	va_list args;
 	va_start(args, format);
 	error->code = code;
 	vsnprintf(error->message, sizeof(error->message), format, args);
 	va_end(args);
 	snprintf(error->mend, sizeof(error->mend), "%s", mend ? mend : "");
-	return code;
 }
 
 int error_prefix(struct error *error, const char *format, ...)

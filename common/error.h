@@ -16,9 +16,18 @@ struct error {
 	char mend[256];    /* what to do about it; may be empty */
 };
 
-/* Fills `error` (may be NULL) and returns `code`. `mend` may be NULL. Any thread. */
-int error_set(struct error *error, int code, const char *mend, const char *format, ...)
+/* Fills `error` (may be NULL). `mend` may be NULL. Any thread. */
+void error_fill(struct error *error, int code, const char *mend, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/* Fills `error` and is `code`: return error_set(...). A macro, so that whoever reads the caller,
+ * an analyser included, sees that the answer is the code. */
+#define error_set(error, code, mend, ...)                             \
+	({                                                            \
+		int error_set_code = (code);                          \
+		error_fill(error, error_set_code, mend, __VA_ARGS__); \
+		error_set_code;                                       \
+	})
 
 /* Puts "<text>: " before the message; returns the code that was set. */
 int error_prefix(struct error *error, const char *format, ...)

@@ -55,7 +55,7 @@ static int peek(struct hashes_reader *r, uint64_t offset, size_t n, struct error
 		r->window_bytes = got;
 		if (got < n)
 			return error_set(error, -EBADMSG, NULL, "%s ends after %llu bytes",
-				r->source.name, (unsigned long long)(offset + got));
+				r->source.name, (unsigned long long)offset + got);
 	}
 	*ret_data = r->window + (offset - r->window_offset);
 	return 0;

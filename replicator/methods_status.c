@@ -28,7 +28,7 @@ static int add_seconds(struct cJSON *object, const char *name, int64_t ns)
 {
 	if (ns < 0)
 		return json_add_null(object, name);
-	return json_add_double(object, name, (double)(ns / NS_PER_MS) / 1000.0);
+	return json_add_double(object, name, (double)ns / (double)NS_PER_S);
 }
 
 static bool needs_resync(struct history *history, const char *name)
