@@ -50,6 +50,14 @@ static int write_new_file(struct io *io, const char *path, const void *data, siz
 
 int io_replace_file(struct io *io, const char *path, const void *data, size_t n)
 {
+	bool begun;
+	return io_replace_file_told(io, path, data, n, &begun);
+}
+
+int io_replace_file_told(
+	struct io *io, const char *path, const void *data, size_t n, bool *ret_begun)
+{
+	*ret_begun = false;
 	CLEANUP(buf_free) struct buf temporary = { 0 };
 	CLEANUP_FREE char *directory = strdup(path);
 	if (!directory || buf_printf(&temporary, "%s.new", path) < 0)
@@ -59,8 +67,10 @@ int io_replace_file(struct io *io, const char *path, const void *data, size_t n)
 		*(slash == directory ? slash + 1 : slash) = '\0';
 
 	int r = write_new_file(io, temporary.data, data, n);
-	if (r == 0)
+	if (r == 0) {
+		*ret_begun = true;
 		r = io_rename(io, temporary.data, path);
+	}
 	if (r < 0) {
 		/* Best effort: a left-over is overwritten by the next attempt. */
 		(void)io_unlink(io, temporary.data);

@@ -186,6 +186,11 @@ static inline int io_lock(struct io_file *file)
  * directory sync. After a crash the old content or the new is there, whole. */
 int io_replace_file(struct io *io, const char *path, const void *data, size_t n);
 
+/* The same; tells on failure as well whether the renaming was begun: if it was not, `path` is what
+ * it was, for certain. */
+int io_replace_file_told(
+	struct io *io, const char *path, const void *data, size_t n, bool *ret_begun);
+
 /* Reads a whole file of at most `limit` bytes into memory the caller frees, NUL-terminated.
  * -EFBIG if it is larger. */
 int io_load_file(struct io *io, const char *path, size_t limit, char **ret_data, size_t *ret_n);

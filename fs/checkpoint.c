@@ -167,13 +167,14 @@ static void slot_path(const struct history *history, unsigned slot, char *ret_pa
 		slot);
 }
 
-static int write_slot(struct history *history, const struct buf *image)
+/* `ret_unsure`: the slot may be the old one or the new one, and not for certain after a crash. */
+static int write_slot(struct history *history, const struct buf *image, bool *ret_unsure)
 {
 	const struct journal_checkpoint *h = (const struct journal_checkpoint *)image->data;
 	unsigned slot = (unsigned)(h->generation % 2);
 	char path[SEGMENT_PATH_BYTES(history)];
 	slot_path(history, slot, path);
-	int r = io_replace_file(history->io, path, image->data, image->len);
+	int r = io_replace_file_told(history->io, path, image->data, image->len, ret_unsure);
 	if (r < 0)
 		return r;
 	history->generation = h->generation;
@@ -187,9 +188,10 @@ static int write_slot(struct history *history, const struct buf *image)
 	return 0;
 }
 
-static int write_checkpoint(struct history *history, bool both, bool is_needed)
+int checkpoint_write(struct history *history, bool both)
 {
 	CLEANUP(buf_free) struct buf image = { 0 };
+	bool unsure = false;
 	uint64_t lsn;
 	int r = commit_all(history, &image, &lsn);
 	if (r < 0)
@@ -200,35 +202,23 @@ static int write_checkpoint(struct history *history, bool both, bool is_needed)
 			       h->disk_count * sizeof(struct journal_checkpoint_disk) +
 			       h->size_count * sizeof(struct journal_checkpoint_size));
 	uint64_t closed = h->segment_count > 0 ? segments[h->segment_count - 1].seq : 0;
-	r = write_slot(history, &image);
+	r = write_slot(history, &image, &unsure);
 	if (r == 0 && both) {
 		((struct journal_checkpoint *)image.data)->generation++;
 		seal_image(&image);
-		r = write_slot(history, &image);
+		r = write_slot(history, &image, &unsure);
 	}
-	/* Without room the older slot stays as it is, and replay begins there. */
-	if ((r == -ENOSPC || r == -EDQUOT) && !is_needed)
-		return r;
-	if (r < 0) {
+	/* Else both slots are what they were, for certain, and replay begins there. */
+	if (r < 0 && unsure) {
 		pthread_mutex_lock(&history->lock);
 		history->failed = true;
 		pthread_mutex_unlock(&history->lock);
 		log_error("%s: writing a checkpoint failed: %s; it must be opened again",
 			history->directory, strerror(-r));
-		return r;
 	}
-	history->checkpoint_closed = closed;
-	return 0;
-}
-
-int checkpoint_write(struct history *history, bool both)
-{
-	return write_checkpoint(history, both, true);
-}
-
-int checkpoint_renew(struct history *history)
-{
-	return write_checkpoint(history, false, false);
+	if (r == 0)
+		history->checkpoint_closed = closed;
+	return r;
 }
 
 /* ── loading ─────────────────────────────────────────────────────────────────────────────── */

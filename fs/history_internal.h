@@ -37,7 +37,7 @@ struct segment {
 	uint64_t index_bytes;   /* of its index file; 0: there is none */
 	bool closed;            /* complete: nothing is or will be staged for it */
 	bool live;              /* in history.segments */
-	bool index_failed;      /* it cannot be scanned: no index will come */
+	bool index_failed;      /* its content is bad or cannot be read: no index will come */
 	unsigned refs;          /* readers, views, and 1 while live */
 	unsigned reading;       /* pins: they keep `reader` open, and are among the refs */
 	struct io_file *reader; /* opened when first read */
@@ -145,6 +145,7 @@ struct history {
 	uint64_t checkpoint_closed; /* highest seq listed as closed */
 	uint64_t *leftovers;        /* segment files that no valid slot needs any more */
 	unsigned leftover_count;
+	uint64_t leftover_bytes; /* of those that trim could not remove; lock */
 	struct spare {
 		uint64_t seq, bytes; /* file `<seq>.spr` */
 	} spares[MAX_SPARES];
@@ -344,12 +345,10 @@ uint64_t run_lba(const struct journal_index_extent *packed);
 /* checkpoint.c */
 int checkpoint_capture(struct history *history, struct buf *ret_image);
 void checkpoint_finish(struct buf *image, uint64_t hash);
-/* upkeep_lock held. Writes the next slot, or both, because something relies on it: the history
- * has failed if it cannot be written. */
+/* upkeep_lock held. Writes the next slot, or both. If that ends with the slots as they were
+ * (-ENOSPC above all) it may be called again; if it is not certain what a slot is now the history
+ * has failed. */
 int checkpoint_write(struct history *history, bool both);
-/* The same, of the next slot, only so that replay begins later: a full disk does no harm (-ENOSPC,
- * -EDQUOT; call it again). */
-int checkpoint_renew(struct history *history);
 struct replay;
 int checkpoint_load(struct history *history, struct replay *replay);
 

@@ -7,8 +7,9 @@
  *  3. a checkpoint that does not name it is written, into both slots if the older one would
  *     still need its records for replay;
  *  4. the file is removed or becomes a spare.
- * A crash between any two leaves a file that nobody names, or points dropped early; never a name
- * without its file.
+ * What fails after 2 leaves files as leftovers: they count as used, and go once both slots have
+ * been written anew. A crash between any two leaves a file that nobody names, or points dropped
+ * early; never a name without its file.
  *
  * upkeep_lock is held throughout, also across I/O.
  */
@@ -170,11 +171,33 @@ static int plan(struct history *history, uint64_t target_bytes, struct trim *tri
 	return n > 0 ? drop_points(history, trim->out[n - 1]->last_lsn) : 0;
 }
 
+/* Room for `more` leftovers, so that noting them cannot fail. */
+static int reserve_leftovers(struct history *history, unsigned more)
+{
+	uint64_t *grown = realloc(history->leftovers,
+		(history->leftover_count + more + 1) * sizeof(*history->leftovers));
+	if (!grown)
+		return -ENOMEM;
+	history->leftovers = grown;
+	return 0;
+}
+
+/* The segment is out of the state but its file is there, and a slot may name it. */
+static void note_leftover(struct history *history, const struct segment *segment)
+{
+	history->leftovers[history->leftover_count++] = segment->seq;
+	history->slots_written = 0;
+	SCOPED_LOCK(&history->lock);
+	history->leftover_bytes += segment->end + segment->index_bytes;
+}
+
 static int carry_out(struct history *history, struct trim *trim, bool *ret_did)
 {
 	uint64_t lsn;
 	int r = commit_all(history, NULL, &lsn);
 	unsigned done = 0;
+	if (r == 0)
+		r = reserve_leftovers(history, trim->count);
 	while (r == 0 && done < trim->count) {
 		r = take_out(history, trim->out[done]);
 		done += r == 0;
@@ -188,6 +211,8 @@ static int carry_out(struct history *history, struct trim *trim, bool *ret_did)
 	for (unsigned i = 0; i < done; i++) {
 		if (r == 0)
 			r = remove_files(history, trim->out[i]);
+		if (r < 0)
+			note_leftover(history, trim->out[i]);
 		segment_unref(history, trim->out[i]);
 	}
 	*ret_did = done > 0;
@@ -211,10 +236,23 @@ static int drop_spares(struct history *history, uint64_t target_bytes)
 	return r;
 }
 
+/* What an earlier trim could not finish: it has taken more room than it gave. */
+static int finish_earlier(struct history *history)
+{
+	if (history->leftover_count == 0)
+		return 0;
+	int r = history->slots_written < 2 ? checkpoint_write(history, true) : 0;
+	if (r == 0)
+		r = upkeep_drop_leftovers(history);
+	return r < 0 ? r : io_sync_dir(history->io, history->directory);
+}
+
 int history_trim(struct history *history, uint64_t target_bytes, uint64_t *ret_used_bytes)
 {
 	SCOPED_LOCK(&history->upkeep_lock);
-	int r = drop_spares(history, target_bytes);
+	int r = finish_earlier(history);
+	if (r == 0)
+		r = drop_spares(history, target_bytes);
 	/* Trimming writes a little itself, which may close one more segment. */
 	for (bool did = true; r == 0 && did;) {
 		struct trim trim = { 0 };

@@ -18,7 +18,7 @@
 uint64_t upkeep_used(const struct history *history)
 {
 	return stage_open_bytes(history) + history->live_bytes + history->checkpoint_bytes +
-	       history->spare_bytes;
+	       history->spare_bytes + history->leftover_bytes;
 }
 
 /* Files of segments that no slot of a checkpoint names any more. */
@@ -36,6 +36,9 @@ int upkeep_drop_leftovers(struct history *history)
 		if (r < 0 && r != -ENOENT)
 			return r;
 	}
+	pthread_mutex_lock(&history->lock);
+	history->leftover_bytes = 0;
+	pthread_mutex_unlock(&history->lock);
 	return 0;
 }
 
@@ -65,11 +68,12 @@ static int index_one(struct history *history, bool *ret_did)
 		return 0;
 	struct run run;
 	int r = run_scan(history, &values, &run);
+	bool is_bad = r == -EBADMSG || r == -EIO; /* anything else may pass */
 	if (r == 0) {
 		r = run_write(history, segment, &run);
 		run_free(&run);
 	}
-	if (r < 0) {
+	if (is_bad) {
 		log_warning("%s/%016" PRIx64 ".seg: no index could be made: %s", history->directory,
 			segment->seq, strerror(-r));
 		pthread_mutex_lock(&history->lock);
@@ -77,7 +81,7 @@ static int index_one(struct history *history, bool *ret_did)
 		pthread_mutex_unlock(&history->lock);
 	}
 	segment_unref(history, segment);
-	return r == -ENOMEM ? r : 0;
+	return is_bad ? 0 : r;
 }
 
 static bool checkpoint_due(struct history *history)
@@ -130,10 +134,11 @@ int history_maintain(struct history *history, bool *ret_more)
 	if (failed)
 		return -EIO;
 	bool did;
-	int r = index_one(history, &did);
-	bool due = checkpoint_due(history);
-	if (r == 0 && due)
-		r = checkpoint_renew(history);
+	int index = index_one(history, &did);
+	/* An index saves time, a checkpoint does more: it does not wait for that. */
+	int r = checkpoint_due(history) ? checkpoint_write(history, false) : 0;
+	if (r == 0)
+		r = index;
 	if (r == 0)
 		r = upkeep_drop_leftovers(history);
 	if (r < 0)

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
@@ -223,12 +225,120 @@ static void drop_during_trim(void **state)
 		drop_and_trim(bytes);
 }
 
+/* ── no room for what upkeep writes ──────────────────────────────────────────────────────── */
+
+static void fill_disk(void *context)
+{
+	struct faulty_io *faulty = context;
+	atomic_store(&faulty->write_error, -ENOSPC);
+}
+
+/* Bytes of all segments and indexes in the directory, spares included. */
+static uint64_t bytes_in(const char *directory, const char *suffix)
+{
+	char pattern[128];
+	glob_t found;
+	uint64_t bytes = 0;
+	snprintf(pattern, sizeof(pattern), "%s/*.%s", directory, suffix);
+	if (glob(pattern, 0, NULL, &found) != 0)
+		return 0;
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		struct stat st;
+		assert_int_equal(stat(found.gl_pathv[i], &st), 0);
+		bytes += (uint64_t)st.st_size;
+	}
+	globfree(&found);
+	return bytes;
+}
+
+/* Segments were taken out of the state, but the checkpoint without them cannot be written. */
+static void trim_on_full_disk(void **state)
+{
+	(void)state;
+	char directory[] = "/tmp/landfall-edges-XXXXXX";
+	struct faulty_io faulty;
+	struct history *history;
+	struct history_stats stats;
+	uint16_t disk;
+	uint64_t lsn, used;
+	uint8_t sector[SECTOR_BYTES];
+	assert_non_null(mkdtemp(directory));
+	faulty_io_init(&faulty);
+	open_at(&faulty.io, directory, &history);
+	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
+	(void)fill_and_seal(history, disk);
+	(void)fill_and_flush(history, disk);
+	history_set_limit(history, MIB); /* too full for spares */
+	uint64_t before = bytes_in(directory, "seg");
+
+	faulty.on_sync = fill_disk;
+	faulty.on_sync_context = &faulty;
+	assert_int_equal(history_trim(history, 0, &used), -ENOSPC);
+	assert_true(bytes_in(directory, "seg") >= before);
+	history_stats(history, &stats);
+	assert_false(stats.failed);
+	assert_true(stats.used_bytes >= before / 2); /* segments are as long as they may get */
+
+	atomic_store(&faulty.write_error, 0);
+	assert_int_equal(history_trim(history, 0, &used), 0);
+	assert_true(bytes_in(directory, "seg") < before / 2);
+	assert_int_equal(
+		history_write(history, disk, 0, 1, memset(sector, 7, sizeof(sector)), &lsn), 0);
+	commit(history);
+	history_close(history);
+
+	open_at(&faulty.io, directory, &history);
+	memset(sector, 0, sizeof(sector));
+	assert_int_equal(history_read(history, disk, 0, 1, sector), 0);
+	assert_int_equal(sector[0], 7);
+	history_close(history);
+	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static int maintain_all(struct history *history)
+{
+	bool more = true;
+	int r = 0;
+	while (r == 0 && more)
+		r = history_maintain(history, &more);
+	return r;
+}
+
+/* Neither is given up for it: the index comes when there is room again. */
+static void upkeep_on_full_disk(void **state)
+{
+	(void)state;
+	char directory[] = "/tmp/landfall-edges-XXXXXX";
+	struct faulty_io faulty;
+	struct history *history;
+	struct history_stats stats;
+	uint16_t disk;
+	uint64_t lsn;
+	assert_non_null(mkdtemp(directory));
+	faulty_io_init(&faulty);
+	open_at(&faulty.io, directory, &history);
+	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
+	(void)fill_and_seal(history, disk);
+	atomic_store(&faulty.write_error, -ENOSPC);
+	assert_int_equal(maintain_all(history), -ENOSPC);
+	history_stats(history, &stats);
+	assert_false(stats.failed);
+	assert_int_equal(bytes_in(directory, "idx"), 0);
+	atomic_store(&faulty.write_error, 0);
+	assert_int_equal(maintain_all(history), 0);
+	assert_true(bytes_in(directory, "idx") > 0);
+	history_close(history);
+	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
 		cmocka_unit_test(drop_during_trim),
+		cmocka_unit_test(trim_on_full_disk),
+		cmocka_unit_test(upkeep_on_full_disk),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
