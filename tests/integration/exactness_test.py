@@ -4,7 +4,7 @@
     exactness_test.py azurite|strict
 
 A machine with three disks is written through its mount: ext4 and xfs by way of loop devices, and a
-third by random writes, discards and zeros whose result a plain file mirrors. Points are sealed
+third by random writes, discards and zeros, dd and qemu-img, whose result a plain file mirrors. Points are sealed
 while everything is quiet, and what each disk holds then is written down. Every point in the vault,
 read by a client that shares no code with the appliance, must be that image, footer included; so
 must the file in the mount; and the stock tools must like it.
@@ -40,6 +40,16 @@ def change_files(directory, round_number):
     if round_number % 3 == 2:
         os.truncate(directory / "grows", 300_000)
         shell("fstrim", directory)
+
+
+def copy_with(tool, raw):
+    """The mirror is changed behind the writer's back and copied onto the disk by a stock tool."""
+    for at in range(0, raw.size, 5 * MIB):
+        os.pwrite(raw.mirror, os.urandom(300 << 10), at + 12_345)
+    if tool == "dd":
+        shell("dd", f"if={raw.mirror_path}", f"of={raw.path}", "bs=1M", "conv=notrunc,fsync")
+    else:
+        shell("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", raw.mirror_path, raw.path)
 
 
 def images_of(appliance, raw):
@@ -131,6 +141,8 @@ def write_points(appliance, record, filesystems, raw):
         for filesystem in filesystems:
             change_files(filesystem.at, i)
         raw.pause()
+        if i in (2, 5):
+            copy_with("dd" if i == 2 else "qemu-img convert", raw)
         raw.some(100)
         seal(appliance, record, filesystems, raw, i, "vault" if i in (0, 3, 4, 7) else "local")
 
