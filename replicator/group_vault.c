@@ -4,10 +4,12 @@
  *	claim (or create) ─► update settings and disks ─► flush when due ─► delete what may go
  *
  * It owns the store, the flusher and group->vault_group (which others copy under the lock). A
- * vault out of reach is tried again after 1 s, 2 s, … 60 s, with jitter; one that says that the
- * group is another's (-ESTALE) is never written again by this process: the group remembers it,
- * refuses writes and says who owns it. The flush itself is fenced by lease and sequence number
- * (flusher.h), so a mistake here could cost a flush, not a point.
+ * vault out of reach is tried again after 1 s, 2 s, … 60 s, with jitter. When a lease or a number
+ * does not hold, owner.json tells why: if it is what this process wrote, somebody else broke the
+ * lease, and the group is claimed again; if it is not, the group is another's and never written
+ * again by this process: the group remembers it, refuses writes and says who owns it. The flush
+ *itself is fenced by lease and sequence number (flusher.h), so a mistake here could cost a flush,
+ *not a point.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,6 +22,7 @@
 #include "common/rng.h"
 #include "common/utc.h"
 #include "replicator/group_internal.h"
+#include "replicator/vault_internal.h"
 
 #define FIRST_RETRY_NS NS_PER_S
 #define LONGEST_RETRY_NS (60 * NS_PER_S)
@@ -27,6 +30,8 @@
 #define RETENTION_NS (60 * NS_PER_S)
 #define ORPHANS_NS (24 * 3600 * NS_PER_S)
 #define DELETES_AT_ONCE 8
+
+enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_RETAIN, WORK_CLEAN };
 
 struct worker {
 	struct group *group;
@@ -174,8 +179,29 @@ static bool is_vaults_fault(int r)
 	}
 }
 
-static void judge(struct worker *w, int r, const struct error *error, bool in_flush)
+/* A fence refused us (-ESTALE, -EBUSY). -ESTALE if the group is another's; else it is claimed
+ * again, or what cannot be told now is asked once more with the next refusal. */
+static int look_again(struct worker *w, struct error *error)
 {
+	struct group *group = w->group;
+	struct error found;
+	int r = vault_owner_confirm(w->store, &group->vault_group, &found);
+	if (r == -ESTALE)
+		*error = found;
+	if (r < 0)
+		return r == -ESTALE ? r : -EAGAIN;
+	log_warning("group %s: %s, though it is ours: it is claimed again", group->name,
+		error->message);
+	SCOPED_LOCK(&group->lock);
+	group->claimed = false;
+	return -EUCLEAN;
+}
+
+static void judge(struct worker *w, int r, struct error *error, enum work work)
+{
+	bool in_flush = work == WORK_FLUSH || work == WORK_RETAIN;
+	if ((r == -ESTALE || r == -EBUSY) && work != WORK_CLAIM)
+		r = look_again(w, error);
 	if (r == 0)
 		remember_success(w);
 	else if (r == -ESTALE) {
@@ -483,8 +509,6 @@ static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 
 /* ── the thread ──────────────────────────────────────────────────────────────────────────── */
 
-enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_RETAIN, WORK_CLEAN };
-
 /* What is to be done now, or until when to sleep. */
 static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_until_ns)
 {
@@ -548,7 +572,7 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 	}
 	if (r == 0 && !asked) /* this tells nothing of the vault */
 		return;
-	judge(w, r, &error, work == WORK_FLUSH || work == WORK_RETAIN);
+	judge(w, r, &error, work);
 }
 
 void *group_flush_main(void *argument)

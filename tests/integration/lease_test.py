@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""A lease that somebody broke by hand is no takeover: owner.json still names this appliance.
+
+The group claims its disks again and goes on by itself, without a point lost and without a restart.
+"""
+
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step)  # noqa: E402
+from images import Image, vault_of  # noqa: E402
+
+POLICIES = {"rare": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert": "0",
+                     "retention": "all:1h"}}
+
+
+def write(appliance, seed):
+    with open(appliance.live("m", "d"), "r+b") as file:
+        file.write(bytes([seed]) * MIB)
+        os.fsync(file.fileno())
+
+
+def broken_lease(service, appliance, operation, seed):
+    step(f"the lease is broken before {operation}")
+    write(appliance, seed)
+    service.admin("/rules", [{"match": {"operation": operation, "blob": "machines/*"},
+                              "fault": {"kind": "lease_break"}}])
+    point = appliance.create_point("m", "vault", timeout=60)
+    check(sum(rule["fired"] for rule in service.admin("/rules")) == 1, "the lease was not broken")
+    service.admin("/rules/clear", {})
+    check("taken-over" not in appliance.alerts("m"), f"alerts: {appliance.alerts('m')}")
+    live = Image.of_file(appliance.live("m", "d"))
+    live.check_same(Image.of_vault(vault_of(service), "test", "m", point["number"], "m/d"),
+                    f"point {point['number']}")
+    return point
+
+
+def verify_tells_its_end(appliance, point):
+    step("a verification that has ended shows all of it as done")
+    for number in (point["number"], appliance.create_point("m")["number"]):
+        progress = appliance.call("verify", "m", number)["job"]["progress"]
+        check(progress["done"] == progress["total"] == 8 * MIB, f"{progress}")
+
+
+def test(work):
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, policies=POLICIES) as appliance:
+        service.admin("/settings", {"fence_prefix": "machines/"})
+        appliance.call("vault", "init")
+        appliance.call("machine", "add", "m", "--source", "fuse", "--disk", "d=8M", "--policy",
+                       "rare")
+        write(appliance, 1)
+        appliance.create_point("m", "vault")
+        for seed, operation in enumerate(("PutPage", "SetProperties", "Snapshot"), 2):
+            point = broken_lease(service, appliance, operation, seed)
+        verify_tells_its_end(appliance, point)
+        appliance.check_vault(orphans=4)
+        service.check_witness()
+
+
+if __name__ == "__main__":
+    run_test(test)
