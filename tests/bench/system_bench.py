@@ -95,13 +95,18 @@ def bench_fuse(build, work):
         ours = f"{appliance.mount}/m/live/d.vhd"
         subprocess.run(["dd", f"if={work}/export.raw", f"of={ours}", "bs=1M", "conv=notrunc,fsync",
                         "status=none"], check=True)
+        # The export's file is in the kernel's memory, because it was written through it; the
+        # journal is written past it. So it is read once: no figure is the disk's.
+        subprocess.run(["dd", f"if={ours}", "of=/dev/null", "bs=1M", "status=none"], check=True)
         paths = {"ours": ours, "null": null.path, "qemu": qemu.path}
         for figure, pattern, block, jobs in (
                 ("4 KiB random reads, 1 job", "randread", "4k", 1),
                 ("4 KiB random reads, 4 jobs", "randread", "4k", 4),
+                ("1 MiB reads", "read", "1m", 1),
                 ("4 KiB random writes, 1 job", "randwrite", "4k", 1),
                 ("4 KiB random writes, 4 jobs", "randwrite", "4k", 4),
-                ("1 MiB reads", "read", "1m", 1), ("1 MiB writes", "write", "1m", 1)):
+                ("1 MiB reads of what 4 KiB writes left", "read", "1m", 1),
+                ("1 MiB writes", "write", "1m", 1)):
             taken = {name: [] for name in paths}
             for _ in range(5):
                 for name, path in paths.items():
