@@ -95,13 +95,22 @@ struct catalogue_point catalogue_unpack(const struct journal_point *packed)
 	};
 }
 
+bool catalogue_carries(const struct history *history, const struct catalogue_point *p)
+{
+	bool carries = p->point.lsn != 0;
+	for (uint64_t i = 0; i < history->import_count; i++)
+		carries |= history->imports[i] == p->position;
+	return carries;
+}
+
 struct catalogue_point *catalogue_vault_below(
 	const struct history *history, uint64_t number, uint64_t position)
 {
 	uint64_t i = catalogue_rank(history, number);
 	while (i > 0) {
 		struct catalogue_point *p = &history->points[--i];
-		if ((p->point.flags & POINT_VAULT) && p->position <= position)
+		if ((p->point.flags & POINT_VAULT) && p->position <= position &&
+			(position == UINT64_MAX || catalogue_carries(history, p)))
 			return p;
 	}
 	return NULL;

@@ -151,7 +151,8 @@ uint64_t history_staged_bytes(struct history *history);
 /* ── reading ─────────────────────────────────────────────────────────────────────────────── */
 
 /* The current content, staged writes included. Every byte from the journal is proven by its
- * payload's hash. As store.h's read; -ENOENT: no such disk. */
+ * payload's hash; what cannot be proven is read from the base if that has the same, and is -EIO
+ * else, which marks the disk resync_needed. As store.h's read; -ENOENT: no such disk. */
 int history_read(
 	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
 
@@ -181,7 +182,8 @@ int history_point_import(struct history *history, const struct point *point, uin
 uint64_t history_point_disk_bytes(struct history *history, uint64_t number, uint16_t disk);
 
 /* A point's disks: what was changed since the vault point below it is in the journal, the rest
- * in that vault point. Holds the segments it needs, and keeps the vault point from being dropped.
+ * in that vault point, and read from the journal as well while it is there. Holds the segments
+ * with what changed, no others, and keeps the vault point from being dropped.
  * -ENOENT: no such point; -ENODATA: damaged, or its segments are gone. */
 int history_view_open(struct history *history, uint64_t number, struct view **ret_view);
 void view_close(struct view *view);
@@ -195,7 +197,7 @@ int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, 
 int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent);
 /* Size of the disk at the point, 0 if it did not have the disk. */
 uint64_t view_disk_bytes(struct view *view, uint16_t disk);
-/* True if the bytes can be read without asking the base. */
+/* True if the bytes can now be read without asking the base. */
 bool view_is_local(struct view *view, uint16_t disk, uint64_t lba, uint64_t sectors);
 uint64_t view_memory_bytes(const struct view *view);
 

@@ -84,6 +84,7 @@ struct catalogue_point {
 struct header_cache;
 
 #define MAX_SPARES 2u
+#define MAX_TOLD 16u
 #define MAX_SPARE_BUFFERS 8u /* as many batches as may be staged */
 
 struct history {
@@ -134,6 +135,13 @@ struct history {
 	uint64_t head_floor;
 	uint64_t payload_total;
 	uint64_t changed_bytes; /* since the last seal */
+
+	struct damage_told {
+		uint64_t seq;
+		uint32_t header;
+	} told[MAX_TOLD]; /* records that reads found damaged lately: named once */
+	unsigned told_next;
+	bool resync_staged; /* by a read; nobody waits for it to be durable */
 
 	struct view *views;
 	struct header_cache *headers; /* has a lock of its own */
@@ -275,8 +283,11 @@ uint64_t catalogue_rank(const struct history *history, uint64_t number);
 int catalogue_insert(struct history *history, const struct catalogue_point *point);
 struct journal_point catalogue_pack(const struct catalogue_point *point);
 struct catalogue_point catalogue_unpack(const struct journal_point *packed);
+/* True if later local points may stand on the vault point: one sealed here, or the last of an
+ * import, and not one that only joined the catalogue. */
+bool catalogue_carries(const struct history *history, const struct catalogue_point *p);
 /* Newest vault point with number < `number` that was made no later than `position`; NULL if none.
- */
+ * With a position, one that carries local points. */
 struct catalogue_point *catalogue_vault_below(
 	const struct history *history, uint64_t number, uint64_t position);
 /* A record with that lsn changes flags. A point that keeps neither POINT_LOCAL nor _VAULT is not
@@ -418,14 +429,27 @@ struct piece {
 	uint32_t sectors;
 	struct segment *segment; /* PIECE_FILE: pinned */
 	struct io_file *file;    /* the segment's; NULL: not open yet */
+	bool in_base;            /* PIECE_FILE: the base holds the same bytes */
 	struct extent extent;
 	struct payload payload; /* .bytes 0: not known yet */
 };
+/* What a disk's map lies on. */
+struct ground {
+	uint64_t point, sectors; /* of the base; 0: zeros */
+	uint64_t position;       /* the base holds all records up to this lsn */
+	const struct extent_map
+		*local; /* of the base's content what the journal holds, too; NULL */
+	bool all_local; /* what is in no map was never written: zeros */
+};
 /* lock held: the pieces of [lba, lba + sectors) under `map` (NULL: empty), at most `max`; returns
  * how many, and copies what is in memory at once. */
-unsigned pieces_collect(struct history *history, const struct extent_map *map, uint64_t lba,
-	uint32_t sectors, void *data, struct piece *ret_pieces, unsigned max);
-int pieces_read(struct history *history, uint16_t disk, uint64_t base_point, uint64_t base_sectors,
+unsigned pieces_collect(struct history *history, const struct extent_map *map,
+	const struct ground *ground, uint64_t lba, uint32_t sectors, void *data,
+	struct piece *ret_pieces, unsigned max);
+/* What the journal cannot prove any more is read from the base, if that holds the same; else the
+ * disk is marked *resync needed*, if the head still shows it, and -EIO is answered. No lock held.
+ */
+int pieces_read(struct history *history, uint16_t disk, const struct ground *ground,
 	struct piece *pieces, unsigned count);
 void pieces_release(struct history *history, struct piece *pieces, unsigned count);
 

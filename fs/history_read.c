@@ -52,8 +52,51 @@ static void piece_of_extent(struct history *history, const struct extent *e, str
 	piece->file = segment_pin(piece->segment);
 }
 
-unsigned pieces_collect(struct history *history, const struct extent_map *map, uint64_t lba,
-	uint32_t sectors, void *data, struct piece *ret_pieces, unsigned max)
+/* The part of `e` from `at` on, up to `end`. */
+static struct extent cut_extent(struct extent e, uint64_t at, uint64_t end)
+{
+	uint64_t by = at - e.lba;
+	if (!e.zero)
+		e.skip = (uint8_t)(e.skip + by);
+	e.lba = at;
+	e.sectors = MIN(e.sectors - by, end - at);
+	return e;
+}
+
+static void piece_of_map(struct history *history, const struct extent *e,
+	const struct ground *ground, struct piece *piece)
+{
+	piece->sectors = (uint32_t)e->sectors;
+	piece_of_extent(history, e, piece);
+	if (piece->kind == PIECE_FILE && piece->segment)
+		piece->in_base = piece->segment->last_lsn <= ground->position &&
+				 (uint64_t)e->header * SECTOR_BYTES < piece->segment->end;
+}
+
+/* What no change covers from piece->lba up to `end`: in the journal below, or in the base. */
+static void piece_of_ground(
+	struct history *history, const struct ground *ground, uint64_t end, struct piece *piece)
+{
+	struct extent e;
+	piece->kind = ground->all_local ? PIECE_ZERO : PIECE_BASE;
+	if (ground->local && extent_map_find(ground->local, piece->lba, &e) == 0 && e.lba < end) {
+		if (e.lba <= piece->lba) {
+			e = cut_extent(e, piece->lba, end);
+			piece->sectors = (uint32_t)e.sectors;
+			piece_of_extent(history, &e, piece);
+			piece->in_base = true;
+			if (piece->kind == PIECE_FILE && !piece->segment)
+				piece->kind = PIECE_BASE; /* trimmed since */
+			return;
+		}
+		end = e.lba;
+	}
+	piece->sectors = (uint32_t)(end - piece->lba);
+}
+
+unsigned pieces_collect(struct history *history, const struct extent_map *map,
+	const struct ground *ground, uint64_t lba, uint32_t sectors, void *data,
+	struct piece *ret_pieces, unsigned max)
 {
 	uint64_t at = lba, end = lba + sectors;
 	unsigned n = 0;
@@ -64,16 +107,10 @@ unsigned pieces_collect(struct history *history, const struct extent_map *map, u
 			.data = (uint8_t *)data + (at - lba) * SECTOR_BYTES };
 		bool found = map && extent_map_find(map, at, &e) == 0 && e.lba < end;
 		if (!found || e.lba > at) {
-			piece->kind = PIECE_BASE;
-			piece->sectors = (uint32_t)((found ? e.lba : end) - at);
+			piece_of_ground(history, ground, found ? e.lba : end, piece);
 		} else {
-			uint64_t by = at - e.lba;
-			if (!e.zero)
-				e.skip = (uint8_t)(e.skip + by);
-			e.lba = at;
-			e.sectors = MIN(e.sectors - by, end - at);
-			piece->sectors = (uint32_t)e.sectors;
-			piece_of_extent(history, &e, piece);
+			e = cut_extent(e, at, end);
+			piece_of_map(history, &e, ground, piece);
 		}
 		at += piece->sectors;
 	}
@@ -89,14 +126,6 @@ struct fetch {
 	uint32_t bytes;
 	bool done;
 };
-
-static void name_fault(const struct history *history, uint16_t disk, const struct piece *piece)
-{
-	log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64
-		  ": the data of disk %u, sector %" PRIu64 " cannot be proven; it needs a resync",
-		history->directory, piece->segment ? piece->segment->seq : 0,
-		(uint64_t)piece->extent.header * SECTOR_BYTES, disk, piece->lba);
-}
 
 static bool is_whole(const struct piece *piece)
 {
@@ -218,38 +247,123 @@ static int read_payloads(
 	return 0;
 }
 
-static int read_base(struct history *history, uint16_t disk, uint64_t base_point,
-	uint64_t base_sectors, const struct piece *piece)
+/* ── what cannot be proven ───────────────────────────────────────────────────────────────── */
+
+/* True if this record's damage has not been told yet; lock held. */
+static bool is_news(struct history *history, uint64_t seq, uint32_t header)
 {
-	uint64_t have = piece->lba < base_sectors
-				? MIN((uint64_t)piece->sectors, base_sectors - piece->lba)
+	for (unsigned i = 0; i < MAX_TOLD; i++)
+		if (history->told[i].seq == seq && history->told[i].header == header)
+			return false;
+	history->told[history->told_next++ % MAX_TOLD] = (struct damage_told){ seq, header };
+	return true;
+}
+
+/* True if the head shows the same place of the journal there; lock held. */
+static bool head_shows(const struct disk *disk, const struct piece *piece)
+{
+	struct extent e;
+	return !disk->info.removed && disk->map &&
+	       extent_map_find(disk->map, piece->lba, &e) == 0 && e.lba <= piece->lba && !e.zero &&
+	       e.segment == piece->extent.segment && e.header == piece->extent.header &&
+	       e.index == piece->extent.index;
+}
+
+static int stage_resync(struct history *history, struct disk *disk)
+{
+	struct journal_record record = { .type = JOURNAL_DISK };
+	uint64_t lsn;
+	record.disk.action = JOURNAL_DISK_RESYNC_SET;
+	record.disk.id = disk->info.id;
+	int r = stage_record(history, &record, &lsn);
+	history->resync_staged |= r == 0;
+	return r;
+}
+
+static void note_damage(struct history *history, uint16_t id, const struct piece *piece)
+{
+	uint64_t seq = piece->segment ? piece->segment->seq : piece->extent.segment;
+	bool head = false;
+	pthread_mutex_lock(&history->lock);
+	bool news = is_news(history, seq, piece->extent.header);
+	struct disk *disk = disk_find(history, id);
+	if (!piece->in_base && disk && head_shows(disk, piece)) {
+		head = true;
+		if (!disk->info.resync_needed && !history->failed)
+			(void)stage_resync(history, disk); /* the next read finds it, too */
+	}
+	pthread_mutex_unlock(&history->lock);
+	if (news)
+		log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64 ": the data of disk %u, "
+			  "sector %" PRIu64 " cannot be proven; %s",
+			history->directory, seq, (uint64_t)piece->extent.header * SECTOR_BYTES, id,
+			piece->lba,
+			piece->in_base ? "it is read from the vault"
+			: head         ? "the disk needs a resync"
+				       : "points that show it are damaged");
+}
+
+/* The segment as a whole may reach beyond the vault point; the record, if its header can still be
+ * proven, tells where it is. */
+static bool record_in_base(
+	const struct history *history, const struct ground *ground, const struct piece *piece)
+{
+	CLEANUP_FREE struct journal_record *record = malloc(sizeof(*record));
+	uint64_t offset = (uint64_t)piece->extent.header * SECTOR_BYTES;
+	return record && piece->file &&
+	       io_read_all(piece->file, record, sizeof(*record), offset) == 0 &&
+	       record_check(history, record, piece->segment->seq, offset) &&
+	       record->incarnation == piece->segment->incarnation &&
+	       record->lsn <= ground->position;
+}
+
+/* Reads the payloads; those that are damaged and in the base as well are left to it. */
+static int read_or_leave(struct history *history, uint16_t disk, const struct ground *ground,
+	struct piece *pieces, unsigned count)
+{
+	for (;;) {
+		struct piece *failed = NULL;
+		int r = read_payloads(history, pieces, count, &failed);
+		bool damaged = r == -EBADMSG || r == -ENODATA || r == -ENOENT;
+		if (damaged && !failed->in_base)
+			failed->in_base = record_in_base(history, ground, failed);
+		if (damaged || (r == -EIO && failed->in_base))
+			note_damage(history, disk, failed);
+		if ((damaged || r == -EIO) && failed->in_base) {
+			failed->kind = PIECE_BASE;
+			continue;
+		}
+		return damaged ? -EIO : r;
+	}
+}
+
+static int read_base(struct history *history, uint16_t disk, const struct ground *ground,
+	const struct piece *piece)
+{
+	uint64_t have = piece->lba < ground->sectors
+				? MIN((uint64_t)piece->sectors, ground->sectors - piece->lba)
 				: 0;
-	if (base_point == 0)
+	if (ground->point == 0)
 		have = 0;
 	memset(piece->data + have * SECTOR_BYTES, 0, (piece->sectors - have) * SECTOR_BYTES);
 	if (have == 0)
 		return 0;
 	if (!history->base)
 		return -EIO;
-	return history->base->ops->read(history->base, disk, base_point, piece->lba * SECTOR_BYTES,
-		piece->data, have * SECTOR_BYTES);
+	return history->base->ops->read(history->base, disk, ground->point,
+		piece->lba * SECTOR_BYTES, piece->data, have * SECTOR_BYTES);
 }
 
-int pieces_read(struct history *history, uint16_t disk, uint64_t base_point, uint64_t base_sectors,
+int pieces_read(struct history *history, uint16_t disk, const struct ground *ground,
 	struct piece *pieces, unsigned count)
 {
-	struct piece *failed = NULL;
-	int r = read_payloads(history, pieces, count, &failed);
-	if (r == -EBADMSG || r == -ENODATA || r == -ENOENT) {
-		name_fault(history, disk, failed);
-		r = -EIO;
-	}
+	int r = read_or_leave(history, disk, ground, pieces, count);
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		struct piece *piece = &pieces[i];
 		if (piece->kind == PIECE_ZERO)
 			memset(piece->data, 0, (size_t)piece->sectors * SECTOR_BYTES);
 		else if (piece->kind == PIECE_BASE)
-			r = read_base(history, disk, base_point, base_sectors, piece);
+			r = read_base(history, disk, ground, piece);
 	}
 	return r;
 }
@@ -282,14 +396,18 @@ static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_
 		pthread_mutex_unlock(&history->lock);
 		return r;
 	}
-	uint64_t base_point = history->vault_point;
-	uint64_t base_sectors = disk_bytes_at(disk, base_point) / SECTOR_BYTES;
-	unsigned count = pieces_collect(history, disk->map, lba, sectors, data, pieces, MAX_PIECES);
+	const struct ground ground = {
+		.point = history->vault_point,
+		.sectors = disk_bytes_at(disk, history->vault_point) / SECTOR_BYTES,
+		.position = history->vault_point ? history->vault_position : 0,
+	};
+	unsigned count =
+		pieces_collect(history, disk->map, &ground, lba, sectors, data, pieces, MAX_PIECES);
 	pthread_mutex_unlock(&history->lock);
 
-	r = pieces_read(history, id, base_point, base_sectors, pieces, count);
+	r = pieces_read(history, id, &ground, pieces, count);
 	pieces_release(history, pieces, count);
-	*ret_base_point = base_point;
+	*ret_base_point = ground.point;
 	*ret_sectors = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);
 	return r;
 }

@@ -46,16 +46,6 @@ static unsigned count_candidates(const struct history *history, uint64_t target_
 	return before - used >= cost(history) ? n : 0;
 }
 
-/* True if later local points stand on the vault point: one sealed here, or the last of an import,
- * and not one that only joined the catalogue. */
-static bool carries_local(const struct history *history, const struct catalogue_point *p)
-{
-	bool carries = p->point.lsn != 0;
-	for (uint64_t i = 0; i < history->import_count; i++)
-		carries |= (history->imports[i] & ~JOURNAL_ANEW) == p->position;
-	return carries;
-}
-
 /* Takes POINT_LOCAL off the points that need records up to `lsn`; lock held. */
 static int drop_points(struct history *history, uint64_t lsn)
 {
@@ -70,7 +60,7 @@ static int drop_points(struct history *history, uint64_t lsn)
 			if (r < 0)
 				return r;
 		}
-		if ((p->point.flags & POINT_VAULT) && carries_local(history, p))
+		if ((p->point.flags & POINT_VAULT) && catalogue_carries(history, p))
 			needs_above = p->position;
 	}
 	uint64_t unused;
@@ -86,7 +76,7 @@ static bool is_needed(const struct history *history, uint64_t lsn)
 		const struct catalogue_point *p = &history->points[i];
 		if (p->point.flags & POINT_LOCAL)
 			return true;
-		if ((p->point.flags & POINT_VAULT) && carries_local(history, p))
+		if ((p->point.flags & POINT_VAULT) && catalogue_carries(history, p))
 			needs_above = p->position;
 	}
 	return false;

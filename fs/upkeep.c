@@ -143,7 +143,14 @@ int history_maintain(struct history *history, bool *ret_more)
 		r = upkeep_drop_leftovers(history);
 	if (r < 0)
 		return r;
-	r = rest(history);
+	pthread_mutex_lock(&history->lock);
+	bool staged = history->resync_staged;
+	history->resync_staged = false;
+	pthread_mutex_unlock(&history->lock);
+	uint64_t lsn;
+	r = staged ? commit_all(history, NULL, &lsn) : 0;
+	if (r == 0)
+		r = rest(history);
 	if (r == 0)
 		*ret_more = did;
 	return r;

@@ -6,29 +6,14 @@
  * references on those segments, so trim leaves them alone, and history.views keeps its vault
  * point from being dropped. Immutable once open: reads need the history's lock only to find the
  * segments' handles.
+ *
+ * Of the vault point below, too, the journal may still hold a part, and what is there need not
+ * come over a network: view_local.c looks it up when a read first asks for what has not changed.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "fs/history_internal.h"
-
-struct view_disk {
-	uint16_t id;
-	uint64_t bytes, base_bytes;
-	struct extent_map *map; /* NULL: nothing changed */
-};
-
-struct view {
-	struct history *history;
-	struct view *next; /* history.views */
-	uint64_t number, base_number;
-	uint64_t from_lsn, to_lsn; /* the records laid over the base: (from, to] */
-	struct view_disk *disks;
-	unsigned disk_count;
-	struct segment **segments; /* with references */
-	struct segment *copies;    /* their values at the opening */
-	unsigned segment_count;
-};
+#include "fs/view_internal.h"
 
 bool views_stand_on(const struct history *history, uint64_t number)
 {
@@ -38,7 +23,7 @@ bool views_stand_on(const struct history *history, uint64_t number)
 	return false;
 }
 
-static struct view_disk *find_disk(struct view *view, uint16_t id)
+struct view_disk *view_find_disk(const struct view *view, uint16_t id)
 {
 	for (unsigned i = 0; i < view->disk_count; i++)
 		if (view->disks[i].id == id)
@@ -102,6 +87,9 @@ static int begin_view(struct view *view)
 	if (base != p)
 		view->from_lsn = MAX(view->from_lsn, catalogue_anew_below(history, p->position));
 	view->to_lsn = p->position;
+	/* A point that was imported came with content that no record here tells. */
+	if (base && base->point.lsn == view->from_lsn)
+		view->local_lsn = view->from_lsn;
 	if (view->base_number != view->number &&
 		((p->point.flags & POINT_DAMAGED) ||
 			!journal_covers(history, view->from_lsn, view->to_lsn)))
@@ -118,7 +106,7 @@ static int begin_view(struct view *view)
 
 static int lay_extent(struct view *view, uint16_t id, const struct extent *e)
 {
-	struct view_disk *disk = find_disk(view, id);
+	struct view_disk *disk = view_find_disk(view, id);
 	if (!disk)
 		return 0;
 	if (!disk->map) {
@@ -131,7 +119,7 @@ static int lay_extent(struct view *view, uint16_t id, const struct extent *e)
 
 static void lay_soon(struct view *view, const struct journal_index_extent *packed)
 {
-	const struct view_disk *disk = find_disk(view, run_disk(packed));
+	const struct view_disk *disk = view_find_disk(view, run_disk(packed));
 	if (disk && disk->map)
 		extent_map_prefetch(disk->map, run_lba(packed));
 }
@@ -195,6 +183,7 @@ int history_view_open(struct history *history, uint64_t number, struct view **re
 		return -ENOMEM;
 	view->history = history;
 	view->number = number;
+	pthread_mutex_init(&view->local_lock, NULL);
 	pthread_mutex_lock(&history->lock);
 	int r = begin_view(view);
 	pthread_mutex_unlock(&history->lock);
@@ -215,8 +204,11 @@ void view_close(struct view *view)
 	leave_history(view);
 	for (unsigned i = 0; i < view->segment_count; i++)
 		segment_unref(view->history, view->segments[i]);
-	for (unsigned i = 0; i < view->disk_count; i++)
+	for (unsigned i = 0; i < view->disk_count; i++) {
 		extent_map_free(view->disks[i].map);
+		extent_map_free(view->disks[i].local);
+	}
+	pthread_mutex_destroy(&view->local_lock);
 	free(view->segments);
 	free(view->copies);
 	free(view->disks);
@@ -237,19 +229,20 @@ uint64_t view_base_number(const struct view *view)
 
 int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
 {
-	const struct view_disk *d = find_disk(view, disk);
+	const struct view_disk *d = view_find_disk(view, disk);
 	if (!d)
 		return -ENOENT;
 	if (sectors == 0 || lba + sectors < lba || lba + sectors > d->bytes / SECTOR_BYTES)
 		return -EINVAL;
+	const struct ground ground = view_ground(view, d, lba, sectors);
 	struct piece pieces[MAX_PIECES];
 	for (uint32_t done = 0; done < sectors;) {
 		pthread_mutex_lock(&view->history->lock);
-		unsigned count = pieces_collect(view->history, d->map, lba + done, sectors - done,
-			(uint8_t *)data + (size_t)done * SECTOR_BYTES, pieces, MAX_PIECES);
+		unsigned count =
+			pieces_collect(view->history, d->map, &ground, lba + done, sectors - done,
+				(uint8_t *)data + (size_t)done * SECTOR_BYTES, pieces, MAX_PIECES);
 		pthread_mutex_unlock(&view->history->lock);
-		int r = pieces_read(view->history, disk, view->base_number,
-			d->base_bytes / SECTOR_BYTES, pieces, count);
+		int r = pieces_read(view->history, disk, &ground, pieces, count);
 		pieces_release(view->history, pieces, count);
 		if (r < 0)
 			return r == -ENOENT ? -EIO : r;
@@ -260,7 +253,7 @@ int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, 
 
 int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent)
 {
-	const struct view_disk *d = find_disk(view, disk);
+	const struct view_disk *d = view_find_disk(view, disk);
 	if (!d || !d->map)
 		return -ENOENT;
 	return extent_map_find(d->map, lba, ret_extent);
@@ -268,35 +261,20 @@ int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct exte
 
 uint64_t view_disk_bytes(struct view *view, uint16_t disk)
 {
-	const struct view_disk *d = find_disk(view, disk);
+	const struct view_disk *d = view_find_disk(view, disk);
 	return d ? d->bytes : 0;
-}
-
-bool view_is_local(struct view *view, uint16_t disk, uint64_t lba, uint64_t sectors)
-{
-	const struct view_disk *d = find_disk(view, disk);
-	if (!d)
-		return false;
-	uint64_t base = d->base_bytes / SECTOR_BYTES, end = lba + sectors;
-	while (lba < end) {
-		struct extent e;
-		bool found = d->map && extent_map_find(d->map, lba, &e) == 0;
-		uint64_t hole_end = found ? MIN(e.lba, end) : end;
-		if (lba < hole_end && lba < base)
-			return false;
-		if (!found)
-			return true;
-		lba = MAX(lba, e.lba + e.sectors);
-	}
-	return true;
 }
 
 uint64_t view_memory_bytes(const struct view *view)
 {
 	uint64_t bytes = sizeof(*view) + view->disk_count * sizeof(*view->disks) +
 			 view->segment_count * (sizeof(*view->copies) + sizeof(*view->segments));
-	for (unsigned i = 0; i < view->disk_count; i++)
+	bool local = atomic_load_explicit(&view->local_done, memory_order_acquire);
+	for (unsigned i = 0; i < view->disk_count; i++) {
 		if (view->disks[i].map)
 			bytes += extent_map_memory_bytes(view->disks[i].map);
+		if (local && view->disks[i].local)
+			bytes += extent_map_memory_bytes(view->disks[i].local);
+	}
 	return bytes;
 }

@@ -9,8 +9,8 @@
  *    flush that put it, or what it stands on, into the vault must have been recorded before, too.
  *  - What else is missing or refuses to read must have been reported as a fault, or be a read
  *    that fails.
- *  - A head that was set back to what is whole is marked *resync needed*, and shows nothing that
- *    was never there.
+ *  - A head that was set back to what is whole, or does not read, is marked *resync needed*, and
+ *    shows nothing that was never there.
  *  - Damage in the very last commit looks like a torn write that was never acknowledged: nothing
  *    that came later says otherwise. There it may be taken for one.
  *  - Work goes on: new writes and seals are kept.
@@ -130,8 +130,13 @@ static void check_head(struct run *run, const struct rot *rot)
 			run_fail(run, "disk %u has another size and no mark", d->disk.id);
 		uint64_t sectors = MIN(disk.size_bytes, d->disk.size_bytes) / SECTOR_BYTES;
 		for (uint64_t s = 0; !disk.removed && !d->disk.removed && s < sectors; s++) {
-			if (history_read(run->history, d->disk.id, s, 1, data) < 0)
+			if (history_read(run->history, d->disk.id, s, 1, data) < 0) {
+				if (history_disk(run->history, d->disk.id, &disk) < 0 ||
+					!disk.resync_needed)
+					run_fail(run, "disk %u does not read and has no mark",
+						d->disk.id);
 				continue;
+			}
 			uint64_t tag = model_tag(data);
 			if (tag == d->tags[s] || (set_back && ever_was(run, d->disk.id, s, tag)))
 				continue;

@@ -303,11 +303,162 @@ static void all_that_tells_of_a_flush_rots(void **state)
 	goes_on(w);
 }
 
+/* ── the vault makes good what rots ──────────────────────────────────────────────────────── */
+
+static bool needs_resync(struct world *w)
+{
+	struct history_disk disk;
+	assert_int_equal(history_disk(w->history, w->disk, &disk), 0);
+	return disk.resync_needed;
+}
+
+static void flushed_data_heals(void **state)
+{
+	struct world *w = *state;
+	put(w, 0, 64, 1);
+	put(w, 64, 32, 2);
+	flush(w, seal(w));
+	assert_int_equal(w->vault_reads, 0);
+	rot(w, JOURNAL_DATA, 0, JOURNAL_PAGE_BYTES + 100);
+	check_head(w);
+	assert_true(w->vault_reads > 0);
+	check_point(w, 1);
+	put(w, 10, 4, 3);
+	check_point(w, seal(w));
+	assert_false(needs_resync(w));
+	/* Without the vault there is no way to know. */
+	w->vault_away = true;
+	uint8_t sector[SECTOR_BYTES];
+	assert_int_equal(history_read(w->history, w->disk, 64, 1, sector), -EAGAIN);
+	assert_false(needs_resync(w));
+	w->vault_away = false;
+	check_head(w);
+}
+
+static void a_rotten_header_heals_in_a_flushed_segment(void **state)
+{
+	struct world *w = *state;
+	put(w, 0, 64, 1);
+	put(w, 64, 32, 2);
+	reopen(w); /* the next record begins a segment */
+	flush(w, seal(w));
+	struct view *view;
+	uint8_t sector[SECTOR_BYTES];
+	rot(w, JOURNAL_DATA, 0, 300);
+	assert_int_equal(history_view_open(w->history, 1, &view), 0);
+	assert_int_equal(history_read(w->history, w->disk, 64, 1, sector), 0);
+	assert_memory_equal(sector, w->head + 64 * SECTOR_BYTES, SECTOR_BYTES);
+	assert_int_equal(view_read(view, w->disk, 64, 1, sector), 0);
+	assert_memory_equal(sector, w->head + 64 * SECTOR_BYTES, SECTOR_BYTES);
+	view_close(view);
+	assert_false(needs_resync(w));
+}
+
+static void unflushed_data_needs_a_resync(void **state)
+{
+	struct world *w = *state;
+	uint8_t sector[SECTOR_BYTES];
+	bool more;
+	put(w, 0, 64, 1);
+	flush(w, seal(w));
+	put(w, 0, 8, 2);
+	uint64_t number = seal(w);
+	put(w, 0, 4, 3);
+	rot(w, JOURNAL_DATA, 0, JOURNAL_PAGE_BYTES + 100);
+	assert_int_equal(history_read(w->history, w->disk, 0, 1, sector), -EIO);
+	assert_true(needs_resync(w));
+	/* What is damaged of an old point only says nothing about the head. */
+	assert_int_equal(history_maintain(w->history, &more), 0);
+	check_point(w, number);
+	reopen(w);
+	assert_true(needs_resync(w));
+}
+
+static void damage_of_an_old_point_is_not_the_head_s(void **state)
+{
+	struct world *w = *state;
+	struct view *view;
+	uint8_t sector[SECTOR_BYTES];
+	put(w, 0, 8, 1);
+	uint64_t number = seal(w);
+	rot(w, JOURNAL_DATA, 0, JOURNAL_PAGE_BYTES + 100);
+	put(w, 0, 8, 2);
+	assert_int_equal(history_view_open(w->history, number, &view), 0);
+	assert_int_equal(view_read(view, w->disk, 0, 1, sector), -EIO);
+	view_close(view);
+	assert_false(needs_resync(w));
+	check_head(w);
+}
+
+/* ── what the journal holds is not fetched ───────────────────────────────────────────────── */
+
+static void the_journal_serves_its_points(void **state)
+{
+	struct world *w = *state;
+	uint64_t lsn;
+	put(w, 0, 64, 1);
+	put(w, 30, 8, 2);
+	assert_int_equal(history_zero(w->history, w->disk, 33, 2, &lsn), 0);
+	memset(w->head + 33 * SECTOR_BYTES, 0, 2 * SECTOR_BYTES);
+	flush(w, seal(w));
+	put(w, 200, 8, 3);
+	reopen(w);
+	put(w, 31, 1, 4);
+	assert_int_equal(flush_begin(w, seal(w)), 9); /* no more than changed since */
+	assert_int_equal(history_flush_commit(w->history, 2, &lsn), 0);
+	commit(w);
+	put(w, 100, 100, 5);
+	seal(w);
+	bool more = true;
+	while (more)
+		assert_int_equal(history_maintain(w->history, &more), 0);
+	w->vault_away = true;
+	for (unsigned i = 0; i < 2; i++) {
+		check_point(w, 1);
+		check_point(w, 2);
+		check_point(w, 3);
+		assert_int_equal(w->vault_reads, 0);
+		reopen(w);
+	}
+	struct view *before, *after;
+	uint8_t data[16 * SECTOR_BYTES];
+	assert_int_equal(history_view_open(w->history, 2, &before), 0);
+	assert_int_equal(history_view_open(w->history, 3, &after), 0);
+	assert_true(view_is_local(after, w->disk, 0, DISK_SECTORS));
+	assert_int_equal(view_read(after, w->disk, 28, 16, data), 0);
+	/* Open views do not keep what the vault has from being trimmed. */
+	w->vault_away = false;
+	struct history_stats stats;
+	history_stats(w->history, &stats);
+	trim(w);
+	uint64_t used = stats.used_bytes;
+	history_stats(w->history, &stats);
+	assert_true(stats.used_bytes < used);
+	assert_false(view_is_local(after, w->disk, 0, DISK_SECTORS));
+	struct view *views[] = { before, after };
+	for (unsigned i = 0; i < 2; i++) {
+		for (unsigned at = 0; at < DISK_SECTORS; at += 16) {
+			assert_int_equal(view_read(views[i], w->disk, at, 16, data), 0);
+			assert_memory_equal(
+				data, w->sealed[2 + i] + at * SECTOR_BYTES, 16 * SECTOR_BYTES);
+		}
+		view_close(views[i]);
+	}
+	assert_true(w->vault_reads > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(flush_record_rots, setup, teardown),
 		cmocka_unit_test_setup_teardown(all_that_tells_of_a_flush_rots, setup, teardown),
+		cmocka_unit_test_setup_teardown(flushed_data_heals, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_rotten_header_heals_in_a_flushed_segment, setup, teardown),
+		cmocka_unit_test_setup_teardown(unflushed_data_needs_a_resync, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			damage_of_an_old_point_is_not_the_head_s, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_journal_serves_its_points, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

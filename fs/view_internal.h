@@ -1,0 +1,38 @@
+/*
+ * What the two files of a view share: view.c opens and reads, view_local.c finds what the journal
+ * holds of the vault point below.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "fs/history_internal.h"
+
+struct view_disk {
+	uint16_t id;
+	uint64_t bytes, base_bytes;
+	struct extent_map *map; /* NULL: nothing changed */
+	struct extent_map
+		*local; /* of the vault point below what the journal holds; NULL: nothing */
+};
+
+struct view {
+	struct history *history;
+	struct view *next; /* history.views */
+	uint64_t number, base_number;
+	uint64_t from_lsn, to_lsn; /* the records laid over the base: (from, to] */
+	struct view_disk *disks;
+	unsigned disk_count;
+	struct segment **segments; /* with references */
+	struct segment *copies;    /* their values at the opening */
+	unsigned segment_count;
+	uint64_t local_lsn; /* records up to it may be in `local`; 0: none */
+	pthread_mutex_t local_lock;
+	atomic_bool local_done; /* the disks' `local` and the next are there, for good */
+	bool all_local;         /* the journal has all that was ever written */
+};
+
+struct view_disk *view_find_disk(const struct view *view, uint16_t id);
+/* What the disk's map lies on, for a read of that range. No lock held. */
+struct ground view_ground(
+	struct view *view, const struct view_disk *disk, uint64_t lba, uint64_t sectors);
