@@ -10,7 +10,6 @@
  *	objects.h     small objects (block blobs) with compare-and-swap
  *	ranges.h      which pages are written, and what changed since a snapshot
  *	limiter.h     a blob's rate limits, kept ahead of the 503
- *	layout.h      the names in the vault
  *	error.h       what went wrong, and the table from the service's codes to -errno
  *
  * A client (`struct azureblob`) belongs to one thread at a time and sees one container. The data

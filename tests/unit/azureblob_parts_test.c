@@ -1,5 +1,5 @@
 /*
- * azureblob/: the pure parts: signatures, connection strings, the CRC, names in the vault, what
+ * azureblob/: the pure parts: signatures, connection strings, the CRC, what
  * errors mean.
  */
 #include "tests/unit/cmocka_common.h"
@@ -13,7 +13,6 @@
 #include "azureblob/crc64.h"
 #include "azureblob/credential.h"
 #include "azureblob/error.h"
-#include "azureblob/layout.h"
 #include "azureblob/sign.h"
 #include "common/base64.h"
 #include "common/bytes.h"
@@ -268,59 +267,6 @@ static void crc_matches_its_check_value(void **state)
 	}
 }
 
-static void names_have_one_rule(void **state)
-{
-	(void)state;
-	static const char *const good[] = { "a", "web-01", "Web_01.example", "_x", "0",
-		"a23456789012345678901234567890123456789012345678901234567890123" };
-	static const char *const bad[] = { "", ".", "..", ".a", "-a", "a/b", "a b", "\xc3\xa4",
-		"a\n", "a%", "a23456789012345678901234567890123456789012345678901234567890123x" };
-	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-		assert_true(layout_name_is_valid(good[i]));
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_false(layout_name_is_valid(bad[i]));
-}
-
-static void paths_round_trip(void **state)
-{
-	(void)state;
-	char path[LAYOUT_PATH_BYTES];
-	char a[LAYOUT_NAME_MAX + 1];
-	char b[LAYOUT_NAME_MAX + 1];
-	uint64_t number = 0;
-	layout_disk_path("web-01", "root.vhd", path);
-	assert_string_equal(path, "machines/web-01/root.vhd.vhd");
-	assert_int_equal(layout_parse_disk(path, a, b), 0);
-	assert_string_equal(a, "web-01");
-	assert_string_equal(b, "root.vhd");
-	layout_machine_prefix("web-01", path);
-	assert_string_equal(path, "machines/web-01/");
-	layout_owner_path("g", path);
-	assert_string_equal(path, "groups/g/owner.json");
-	assert_int_equal(layout_parse_owner(path, a), 0);
-	assert_string_equal(a, "g");
-	layout_points_prefix("g", path);
-	assert_string_equal(path, "groups/g/points/");
-	layout_point_path("g", 42, path);
-	assert_string_equal(path, "groups/g/points/00000000000000000042.json");
-	assert_int_equal(layout_parse_point(path, a, &number), 0);
-	assert_true(number == 42);
-	layout_point_path("g", UINT64_MAX, path);
-	assert_int_equal(layout_parse_point(path, a, &number), 0);
-	assert_true(number == UINT64_MAX);
-	static const char *const bad[] = { "", "vault.json", "machines/a", "machines//b.vhd",
-		"machines/a/.vhd", "machines/a/b", "machines/a/b/c.vhd", "machines/../b.vhd",
-		"groups/g/owner.jsonx", "groups/g/points/42.json", "groups/g/points/",
-		"groups/g/points/00000000000000000042.jsonx",
-		"groups/g/points/99999999999999999999.json",
-		"groups/g/x/00000000000000000042.json" };
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		assert_int_equal(layout_parse_disk(bad[i], a, b), -EINVAL);
-		assert_int_equal(layout_parse_owner(bad[i], a), -EINVAL);
-		assert_int_equal(layout_parse_point(bad[i], a, &number), -EINVAL);
-	}
-}
-
 static void errors_are_told_apart(void **state)
 {
 	(void)state;
@@ -416,8 +362,6 @@ int main(void)
 		cmocka_unit_test(bad_connection_strings_are_named),
 		cmocka_unit_test(credentials_are_checked),
 		cmocka_unit_test(crc_matches_its_check_value),
-		cmocka_unit_test(names_have_one_rule),
-		cmocka_unit_test(paths_round_trip),
 		cmocka_unit_test(errors_are_told_apart),
 		cmocka_unit_test(errors_are_told_in_words),
 	};
