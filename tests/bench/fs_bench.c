@@ -289,7 +289,7 @@ static void bench_lone(struct bench *b)
 			 * what follows goes into recycled ones, as it does in the long run. */
 			for (int i = 0; i < 256; i++)
 				stage(b, disk, (uint64_t)i * 2048, 2048);
-			flush_all(b, 0);
+			flush_all(b, 192 * MIB);
 			for (int i = 0; i < 64; i++)
 				stage(b, disk, (uint64_t)i * 2048, 2048);
 			commit(b);
