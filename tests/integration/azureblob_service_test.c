@@ -453,13 +453,15 @@ static void large_objects_appear_whole(void **state)
 			azureblob_object_put_block(c, "big", 7, i, block, 1 * MIB, &s->error), 0);
 	}
 	assert_int_equal(azureblob_object_get(c, "big", 10, &s->error, &data, NULL), -ENOENT);
-	assert_int_equal(azureblob_object_commit(c, "big", 7, 3, NULL, &none_yet, &s->error, NULL), 0);
+	assert_int_equal(
+		azureblob_object_commit(c, "big", 7, 3, NULL, &none_yet, &s->error, NULL), 0);
 	assert_int_equal(azureblob_object_get(c, "big", 3 * MIB, &s->error, &data, NULL), 0);
 	assert_true(data.len == 3 * MIB);
 	assert_int_equal(data.data[0], 'a');
 	assert_int_equal(data.data[3 * MIB - 1], 'c');
 	assert_int_equal(
-		azureblob_object_commit(c, "big", 7, 3, NULL, &none_yet, &s->error, NULL) < 0, true);
+		azureblob_object_commit(c, "big", 7, 3, NULL, &none_yet, &s->error, NULL) < 0,
+		true);
 }
 
 static void copies_come_from_snapshots(void **state)
