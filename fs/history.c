@@ -240,6 +240,20 @@ int history_point_newest(
 	return -ENOENT;
 }
 
+int history_point_oldest(
+	struct history *history, uint64_t from, uint32_t flags, struct point *ret_point)
+{
+	SCOPED_LOCK(&history->lock);
+	for (uint64_t i = catalogue_rank(history, from); i < history->point_count; i++) {
+		struct point p;
+		if (!catalogue_show(history, i, &p) || (p.flags & flags) != flags)
+			continue;
+		*ret_point = p;
+		return 0;
+	}
+	return -ENOENT;
+}
+
 int history_point_mark(
 	struct history *history, uint64_t number, uint32_t set, uint32_t clear, uint64_t *ret_lsn)
 {

@@ -167,6 +167,9 @@ int history_point(struct history *history, uint64_t number, struct point *ret_po
 /* The newest point with all of `flags` set and time ≤ time_ns (INT64_MAX: any). 0 or -ENOENT. */
 int history_point_newest(
 	struct history *history, uint32_t flags, int64_t time_ns, struct point *ret_point);
+/* The oldest point with number ≥ `from` and all of `flags` set. 0 or -ENOENT. */
+int history_point_oldest(
+	struct history *history, uint64_t from, uint32_t flags, struct point *ret_point);
 /* Sets and clears POINT_KEEP, _VERIFIED, _FAILED. Staged. -ENOENT. */
 int history_point_mark(
 	struct history *history, uint64_t number, uint32_t set, uint32_t clear, uint64_t *ret_lsn);

@@ -380,12 +380,21 @@ static uint64_t bandwidth_now(void *context)
 	return policy_bandwidth(&group->policy, (unsigned)(local.tm_hour * 60 + local.tm_min));
 }
 
-/* The newest sealed point that the vault does not have. */
+/* The point to flush: the oldest that is kept and not in the vault yet, since a later flush would
+ * pass it by for good; else the newest. A flush that was begun is not gone behind. */
 static bool next_point(struct group *group, uint64_t *ret_number)
 {
 	struct history_stats stats;
-	struct point newest;
+	struct point newest, kept;
 	history_stats(group->history, &stats);
+	uint64_t pending = history_flush_pending(group->history);
+	uint64_t from = MAX(stats.newest_vault_point + 1, pending);
+	while (history_point_oldest(group->history, from, POINT_LOCAL | POINT_KEEP, &kept) == 0) {
+		*ret_number = kept.number;
+		if (!(kept.flags & POINT_DAMAGED))
+			return true;
+		from = kept.number + 1;
+	}
 	if (stats.newest_point <= stats.newest_vault_point ||
 		history_point_newest(group->history, POINT_LOCAL, INT64_MAX, &newest) < 0 ||
 		newest.number <= stats.newest_vault_point || (newest.flags & POINT_DAMAGED))
@@ -456,6 +465,17 @@ static void count_flush(struct group *group, const struct flusher_result *result
 	pthread_cond_signal(&group->timer_wake);
 }
 
+/* A kept point went by itself; what it went before was wanted as well. */
+static void ask_for_rest(struct group *group, uint64_t number)
+{
+	struct point flushed, next;
+	if (history_point(group->history, number, &flushed) < 0 || !(flushed.flags & POINT_KEEP) ||
+		history_point_oldest(group->history, number + 1, POINT_LOCAL, &next) < 0)
+		return;
+	SCOPED_LOCK(&group->lock);
+	group->flush_asked = true;
+}
+
 static int flush(struct worker *w, uint64_t number, struct error *error)
 {
 	struct group *group = w->group;
@@ -472,6 +492,7 @@ static int flush(struct worker *w, uint64_t number, struct error *error)
 	close_flusher(group, flusher);
 	if (r == 0) {
 		count_flush(group, &result);
+		ask_for_rest(group, number);
 		log_debug("group %s: point %" PRIu64 " is in the vault, %" PRIu64
 			  " bytes sent in %" PRIu64 " requests",
 			group->name, result.point, result.put_bytes, result.put_requests);

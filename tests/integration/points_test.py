@@ -95,6 +95,24 @@ def keep_and_delete(appliance):
         images[number].check_same(Image.of_file(f"{path}/d.vhd"), f"point {number}")
 
 
+def kept_goes_first(appliance):
+    """A point that is kept and only local goes to the vault before a newer one passes it by."""
+    step("kept before it is in the vault")
+    local = []
+    for i in range(3):
+        write(appliance.live("kept", "d"), i * 4096, bytes([0x50 + i]) * 4096)
+        local.append(appliance.create_point("kept", "local")["number"])
+        if i == 1:
+            kept = Image.of_file(appliance.live("kept", "d"))
+    appliance.call("point", "keep", "kept", local[1])
+    newest = appliance.create_point("kept", "vault")["number"]
+    points = {p["number"]: p for p in appliance.points("kept")}
+    check(points[local[1]]["vault"], f"point {local[1]} is kept, and passed by")
+    check(points[newest]["vault"], f"point {newest} is not in the vault")
+    path = appliance.call("point", "show", "kept", local[1])["point"]["path"]
+    kept.check_same(Image.of_file(f"{path}/d.vhd"), f"the kept point {local[1]}")
+
+
 def open_while_deleted(appliance):
     """A point that someone reads is refused or goes on being readable: never torn."""
     point = appliance.call("point", "show", "kept", "1")["point"]
@@ -221,6 +239,7 @@ def test(work):
         appliance.call("vault", "init")
         ways_to_name(appliance)
         keep_and_delete(appliance)
+        kept_goes_first(appliance)
         open_while_deleted(appliance)
         one_history(appliance, service)
         thinning(appliance, service)

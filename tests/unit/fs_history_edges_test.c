@@ -331,9 +331,31 @@ static void upkeep_on_full_disk(void **state)
 	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+static void points_are_found_from_either_end(void **state)
+{
+	struct history_fixture *x = *state;
+	struct point point;
+	uint64_t numbers[5], lsn;
+	for (unsigned i = 0; i < 5; i++)
+		numbers[i] = fixture_seal(x);
+	for (unsigned i = 1; i < 4; i += 2)
+		assert_int_equal(
+			history_point_mark(x->history, numbers[i], POINT_KEEP, 0, &lsn), 0);
+	commit(x->history);
+	assert_int_equal(history_point_oldest(x->history, 0, POINT_KEEP, &point), 0);
+	assert_int_equal(point.number, numbers[1]);
+	assert_int_equal(history_point_oldest(x->history, numbers[1] + 1, POINT_KEEP, &point), 0);
+	assert_int_equal(point.number, numbers[3]);
+	assert_int_equal(
+		history_point_oldest(x->history, numbers[3] + 1, POINT_KEEP, &point), -ENOENT);
+	assert_int_equal(history_point_newest(x->history, POINT_KEEP, INT64_MAX, &point), 0);
+	assert_int_equal(point.number, numbers[3]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(points_are_found_from_either_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
 		cmocka_unit_test(drop_during_trim),
