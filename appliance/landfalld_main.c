@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "replicator/control.h"
+
+#define TRIM_NS (15 * NS_PER_S)
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57 /* Linux 5.6 */
@@ -141,20 +144,23 @@ static void reload(struct daemon *daemon)
 	(void)notify_send("READY=1");
 }
 
-/* Until a signal ends it. */
+/* Until a signal ends it. What many threads gave back stays in the allocator's arenas unless it is
+ * told: a burst would be resident for ever. */
 static void serve(struct daemon *daemon, const sigset_t *signals)
 {
 	int64_t watchdog = notify_watchdog_ns() / 2;
+	int64_t wait = watchdog > 0 ? MIN(watchdog, TRIM_NS) : TRIM_NS;
 	struct timespec timeout = {
-		.tv_sec = watchdog / NS_PER_S,
-		.tv_nsec = watchdog % NS_PER_S,
+		.tv_sec = wait / NS_PER_S,
+		.tv_nsec = wait % NS_PER_S,
 	};
 	for (;;) {
 		siginfo_t info;
-		int number = watchdog > 0 ? sigtimedwait(signals, &info, &timeout)
-					  : sigwaitinfo(signals, &info);
+		int number = sigtimedwait(signals, &info, &timeout);
 		if (watchdog > 0)
 			(void)notify_send("WATCHDOG=1");
+		if (number < 0)
+			(void)malloc_trim(0);
 		if (number == SIGHUP)
 			reload(daemon);
 		if (number == SIGTERM || number == SIGINT)

@@ -21,6 +21,7 @@
 #include "replicator/group.h"
 
 #define GROUP_SEALED_MAX 1024
+#define GROUP_REST_NS (10 * NS_PER_S) /* connections nobody needs are kept so long */
 
 /* What group_state.c keeps. */
 struct group_state {
@@ -101,6 +102,7 @@ struct group {
 
 	struct group_status status; /* as of the last tick; totals and counters always */
 	int64_t retained_mono_ns;   /* of the timer's thread */
+	int64_t rested_mono_ns;     /* likewise */
 	int64_t rate_mono_ns;       /* begin of the window of the rates below */
 	uint64_t rate_written_bytes, rate_flushed_bytes;
 	uint64_t flushed_bytes; /* by finished flushes */

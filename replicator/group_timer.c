@@ -377,6 +377,15 @@ static void retain_without_vault(struct group *group)
 		log_warning("group %s: thinning its points: %s", group->name, strerrordesc_np(-r));
 }
 
+static void rest(struct group *group)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	if (!group->vault_base || now - group->rested_mono_ns < GROUP_REST_NS)
+		return;
+	group->rested_mono_ns = now;
+	vault_base_rest(group->vault_base);
+}
+
 static void tick(struct group *group)
 {
 	struct backpressure_plan plan;
@@ -409,6 +418,7 @@ static void tick(struct group *group)
 	update_rates_locked(group, &stats);
 	pthread_mutex_unlock(&group->lock);
 	evaluate_alerts(group, &stats, &plan);
+	rest(group);
 }
 
 static int64_t next_tick_locked(struct group *group)

@@ -38,7 +38,8 @@ struct worker {
 	struct blob_store *store;
 	int64_t retry_delay_ns, retry_at_ns; /* 0: nothing failed */
 	int64_t retention_at_ns, orphans_at_ns;
-	bool refused; /* this process was told that the group is another's */
+	int64_t worked_ns; /* the store was needed last */
+	bool refused;      /* this process was told that the group is another's */
 	struct rng rng;
 };
 
@@ -596,6 +597,15 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 	judge(w, r, &error, work);
 }
 
+/* With nothing to do: the store's connections and buffers are not kept for long. */
+static void rest(struct worker *w)
+{
+	if (!w->store || clock_monotonic_ns(w->group->clock) < w->worked_ns + GROUP_REST_NS)
+		return;
+	w->store->ops->free(w->store);
+	w->store = NULL;
+}
+
 void *group_flush_main(void *argument)
 {
 	struct group *group = argument;
@@ -607,6 +617,7 @@ void *group_flush_main(void *argument)
 		pthread_mutex_unlock(&group->lock);
 		bool sealed = next_point(group, &number);
 		bool disk_full = group_disk_is_full(group);
+		rest(&w);
 		pthread_mutex_lock(&group->lock);
 		if (group->stopping || group->deleting)
 			break;
@@ -617,11 +628,14 @@ void *group_flush_main(void *argument)
 			until_ns = clock_monotonic_ns(group->clock) + NS_PER_S;
 		}
 		if (work == WORK_NONE) {
+			if (w.store)
+				until_ns = MIN(until_ns, w.worked_ns + GROUP_REST_NS);
 			group_wait_until_locked(group, &group->flush_wake, until_ns);
 			continue;
 		}
 		pthread_mutex_unlock(&group->lock);
 		do_work(&w, work, number);
+		w.worked_ns = clock_monotonic_ns(group->clock);
 		pthread_mutex_lock(&group->lock);
 	}
 	pthread_mutex_unlock(&group->lock);

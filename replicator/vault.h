@@ -147,4 +147,7 @@ int vault_point_verify(struct blob_store *store, const struct vault_group *group
 int vault_base_new(
 	struct blob_service *service, const struct vault_group *group, struct base **ret_base);
 int vault_base_update(struct base *base, const struct vault_group *group);
+/* Closes the stores if none was needed since the last call: connections of a base that nobody reads
+ * are not kept. Any thread. */
+void vault_base_rest(struct base *base);
 void vault_base_free(struct base *base);

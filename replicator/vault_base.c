@@ -52,6 +52,7 @@ struct vault_base {
 	struct window *windows[MAX_WINDOWS];
 	struct blob_store *idle[MAX_IDLE_STORES];
 	unsigned idle_count;
+	bool used; /* since vault_base_rest */
 };
 
 /* ── stores ──────────────────────────────────────────────────────────────────────────────── */
@@ -60,6 +61,7 @@ static int take_store(struct vault_base *b, struct blob_store **ret_store)
 {
 	{
 		SCOPED_LOCK(&b->lock);
+		b->used = true;
 		if (b->idle_count > 0) {
 			*ret_store = b->idle[--b->idle_count];
 			return 0;
@@ -336,6 +338,21 @@ int vault_base_update(struct base *base, const struct vault_group *group)
 	memcpy(b->group.name, group->name, sizeof(b->group.name));
 	b->group.id = group->id;
 	return 0;
+}
+
+void vault_base_rest(struct base *base)
+{
+	struct vault_base *b = CONTAINER_OF(base, struct vault_base, base);
+	struct blob_store *idle[MAX_IDLE_STORES];
+	unsigned count = 0;
+	{
+		SCOPED_LOCK(&b->lock);
+		while (!b->used && b->idle_count > 0)
+			idle[count++] = b->idle[--b->idle_count];
+		b->used = false;
+	}
+	for (unsigned i = 0; i < count; i++)
+		idle[i]->ops->free(idle[i]);
 }
 
 void vault_base_free(struct base *base)
