@@ -67,9 +67,17 @@ def start_fio(disk, seed, log):
     return subprocess.Popen(
         ["fio", "--name=load", f"--filename={disk}", f"--size={DISK_MIB}m", "--rw=randwrite",
          "--bsrange=512-256k", "--blockalign=512", "--ioengine=psync", "--fsync=32",
-         "--time_based", "--runtime=60", f"--randseed={seed}", "--overwrite=1",
+         "--time_based", "--runtime=60", "--thread", f"--randseed={seed}", "--overwrite=1",
          "--allow_file_create=0"],
         stdout=log, stderr=log)
+
+
+def has_open(pid, path):
+    """True once the process holds the file open."""
+    try:
+        return any(os.readlink(link) == path for link in pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        return False
 
 
 def check(binary, disk, ledger, what):
@@ -99,12 +107,16 @@ def one_kill(appliance, binary, work, dice, ledgers, log):
     writer = Writer(binary, f"{live}/a.vhd", f"{work}/ledger", dice.getrandbits(32))
     fio = start_fio(f"{live}/b.vhd", dice.getrandbits(31), log)
     try:
+        wait_until(20, lambda: fio.poll() is not None or has_open(fio.pid, f"{live}/b.vhd"),
+                   "fio does not open disk b")
         time.sleep(dice.uniform(0.05, 0.6))  # the load itself, not a wait for something
         if dice.random() < 0.4:
             number, ledger = writer.freeze(
                 lambda: appliance.call("point", "create", "m")["point"]["number"])
             ledgers[number] = ledger
             time.sleep(dice.uniform(0, 0.2))
+        if fio.poll() is not None:
+            raise Failure(f"fio ended by itself with {fio.returncode}: there was no load")
         appliance.kill()
         writer.end()
     finally:
