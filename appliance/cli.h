@@ -110,7 +110,9 @@ enum exit_code cli_run_job(struct cli *cli, struct cJSON **ret_result, struct cJ
 /* cli_progress.c */
 struct cli_progress {
 	bool shown, terminal;
+	bool tells; /* what a job waits for, even if no progress is shown */
 	char label[160];
+	char obstacle[512];        /* told last */
 	int64_t began_ns, told_ns; /* monotonic */
 	uint64_t began_at;
 	double rate;
@@ -120,6 +122,8 @@ struct cli_progress {
 void cli_progress_begin(const struct cli *cli, struct cli_progress *progress);
 void cli_progress_update(struct cli_progress *progress, const char *label, uint64_t done,
 	uint64_t total, const char *unit);
+/* Tells once what the job waits for; "": for nothing any more. */
+void cli_progress_obstacle(struct cli_progress *progress, const char *message, const char *mend);
 /* Clears the line. */
 void cli_progress_end(struct cli_progress *progress);
 

@@ -45,6 +45,9 @@ static void show_progress(struct follow *follow)
 		cli_get_text(follow->job, "subject"), step ? step : "waiting");
 	cli_progress_update(&follow->progress, label, cli_get_u64(progress, "done"),
 		cli_get_u64(progress, "total"), cli_get_text(progress, "unit"));
+	const cJSON *obstacle = cli_get(follow->job, "obstacle");
+	cli_progress_obstacle(&follow->progress, cli_get_text(obstacle, "message"),
+		cli_get_text(obstacle, "mend"));
 }
 
 /* Of answers and notifications that cross, the later state stays. */
@@ -260,6 +263,10 @@ static void print_job(const cJSON *job)
 	cli_print_field("created", cli_time(cli_get_text(job, "created"), text));
 	cli_print_field("finished", cli_time(cli_get_text(job, "finished"), text));
 	print_progress(job);
+	if (cli_has(job, "obstacle")) {
+		cli_print_field("waits", cli_get_text(cli_get(job, "obstacle"), "message"));
+		cli_print_field("mend", cli_get_text(cli_get(job, "obstacle"), "mend"));
+	}
 	const cJSON *problem = cli_get(job, "error"), *result = cli_get(job, "result"), *step;
 	if (problem) {
 		cli_print_field("error", cli_get_text(problem, "message"));

@@ -18,6 +18,7 @@ void cli_progress_begin(const struct cli *cli, struct cli_progress *progress)
 	const char *term = getenv("TERM");
 	*progress = (struct cli_progress){ 0 };
 	progress->terminal = isatty(STDERR_FILENO) && (!term || strcmp(term, "dumb") != 0);
+	progress->tells = !cli->json || progress->terminal;
 	progress->shown = !cli->no_progress && (!cli->json || progress->terminal);
 }
 
@@ -113,10 +114,26 @@ void cli_progress_update(struct cli_progress *progress, const char *label, uint6
 	}
 }
 
+void cli_progress_obstacle(struct cli_progress *progress, const char *message, const char *mend)
+{
+	if (!progress->tells || strcmp(message, progress->obstacle) == 0)
+		return;
+	snprintf(progress->obstacle, sizeof(progress->obstacle), "%s", message);
+	if (!*message)
+		return;
+	cli_progress_end(progress);
+	fputs("waits: ", stderr);
+	cli_print_safe(stderr, message);
+	fputs("\n  → ", stderr);
+	cli_print_safe(stderr, mend);
+	fputc('\n', stderr);
+}
+
 void cli_progress_end(struct cli_progress *progress)
 {
 	if (progress->shown && progress->terminal && progress->width > 0) {
 		draw_over(progress, "");
 		fputc('\r', stderr);
+		progress->width = 0;
 	}
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "appliance/cli.h"
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/json.h"
@@ -31,6 +32,17 @@ static void print_alerts(const char *of, const cJSON *alerts)
 	}
 }
 
+static const char *vault_note(const char *state)
+{
+	static const char *const notes[][2] = { { "unreachable", " (out of reach)" },
+		{ "refused", " (refuses us)" },
+		{ "not-initialised", " (not initialised: run 'landfall vault init')" } };
+	for (unsigned i = 0; i < ARRAY_SIZE(notes); i++)
+		if (strcmp(state, notes[i][0]) == 0)
+			return notes[i][1];
+	return "";
+}
+
 static void print_appliance(const cJSON *appliance)
 {
 	char a[CLI_TEXT_BYTES], b[CLI_TEXT_BYTES], text[512];
@@ -41,9 +53,7 @@ static void print_appliance(const cJSON *appliance)
 	cli_print_field("appliance", text);
 	snprintf(text, sizeof(text), "%s%s",
 		vault ? cli_get_text(vault, "name") : "none configured",
-		!vault                             ? ""
-		: cli_get_bool(vault, "reachable") ? ""
-						   : " (out of reach)");
+		vault ? vault_note(cli_get_text(vault, "state")) : "");
 	cli_print_field("vault", text);
 	snprintf(text, sizeof(text), "%s of %s in %s", cli_get_size(journal, "used_bytes", a),
 		cli_get_size(journal, "limit_bytes", b), cli_get_text(journal, "directory"));

@@ -55,6 +55,8 @@ enum exit_code cli_vault_takeover(struct cli *cli)
 	const cJSON *found = cli_get(job, "result"), *group;
 	if (!found)
 		return code;
+	if (cJSON_GetArraySize(cli_get(found, "groups")) == 0)
+		return code; /* it failed before the first */
 	struct cli_table *table = cli_table_new(6, headings);
 	cJSON_ArrayForEach(group, cli_get(found, "groups"))
 	{

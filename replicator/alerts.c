@@ -62,6 +62,12 @@ const char *alert_human_age(int64_t ns, char ret_text[static ALERT_HUMAN_BYTES])
 	return ret_text;
 }
 
+/* The machine that commands are to name. */
+static const char *member_of(const struct alert_facts *f)
+{
+	return f->member ? f->member : f->machine;
+}
+
 /* ── a group's rules ─────────────────────────────────────────────────────────────────────── */
 
 static void rule_group_failed(const struct alert_facts *f, struct board *board)
@@ -133,7 +139,7 @@ static void rule_taken_over(const struct alert_facts *f, struct board *board)
 	SAY(a->mend,
 		"if that was meant, 'landfall machine remove %s --keep-vault' here; if not, "
 		"stop the other appliance and run 'landfall vault takeover' here",
-		f->machine);
+		member_of(f));
 }
 
 static void rule_vault_missing(const struct alert_facts *f, struct board *board)
@@ -154,7 +160,7 @@ static void rule_vault_missing(const struct alert_facts *f, struct board *board)
 	SAY(a->mend, "run 'landfall vault init', or mend [vault] container in landfall.conf");
 }
 
-static bool is_refusal(int code)
+bool alert_is_refusal(int code)
 {
 	return code == -EACCES || code == -EPERM || code == -EINVAL || code == -EPROTONOSUPPORT ||
 	       code == -EEXIST;
@@ -165,7 +171,7 @@ static void rule_vault_unreachable(const struct alert_facts *f, struct board *bo
 	if (!f->vault_configured || !f->vault_initialized || f->taken_over || f->vault_reachable ||
 		f->vault_error.code == 0)
 		return;
-	bool refused = is_refusal(f->vault_error.code);
+	bool refused = alert_is_refusal(f->vault_error.code);
 	struct alert *a =
 		raise_alert(board, refused ? "vault-refused" : "vault-unreachable", refused);
 	if (f->vault_error_since_ns > 0)
@@ -209,7 +215,7 @@ static void rule_rpo(const struct alert_facts *f, struct board *board)
 		alert_human_age(f->rpo_alert_s * NS_PER_S, allowed));
 	if (f->paused) {
 		SAY(a->cause, "replication is paused");
-		SAY(a->mend, "run 'landfall machine resume %s'", f->machine);
+		SAY(a->mend, "run 'landfall machine resume %s'", member_of(f));
 	} else if (!f->vault_reachable || f->flush_failures > 0) {
 		SAY(a->cause, "%s",
 			f->vault_reachable ? f->flush_error.message : f->vault_error.message);
@@ -242,13 +248,15 @@ static void rule_journal_fill(const struct alert_facts *f, struct board *board)
 			f->machine, f->fill * 100.0, limit,
 			alert_human_bytes(f->allowed_bytes_per_s, rate));
 	const char *cause = "the source writes faster than the vault takes it";
+	char resume[128];
 	const char *mend = "give it more bandwidth, or a larger [journal] size";
 	if (!f->vault_configured) {
 		cause = "without a vault nothing leaves the journal";
 		mend = "configure a vault, or a larger [journal] size";
 	} else if (f->paused) {
 		cause = "replication is paused and the source goes on writing";
-		mend = "run 'landfall machine resume'";
+		SAY(resume, "run 'landfall machine resume %s'", member_of(f));
+		mend = resume;
 	} else if (!f->vault_reachable) {
 		cause = "the vault is out of reach";
 		mend = "bring the vault back (see its alert), or give a larger [journal] size";
@@ -269,7 +277,7 @@ static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 	SAY(a->mend,
 		"do not use that point; run 'landfall vault check', verify its neighbours, "
 		"then 'landfall point delete %s %" PRIu64 "'",
-		f->machine, f->failed_point);
+		member_of(f), f->failed_point);
 }
 
 static void rule_paused(const struct alert_facts *f, struct board *board)
@@ -279,7 +287,7 @@ static void rule_paused(const struct alert_facts *f, struct board *board)
 	struct alert *a = raise_alert(board, "paused", false);
 	SAY(a->text, "%s is paused: no points are made, nothing is sent to the vault", f->machine);
 	SAY(a->cause, "somebody paused it");
-	SAY(a->mend, "run 'landfall machine resume %s'", f->machine);
+	SAY(a->mend, "run 'landfall machine resume %s'", member_of(f));
 }
 
 static void (*const group_rules[])(const struct alert_facts *facts, struct board *board) = {

@@ -23,6 +23,7 @@ struct alert {
 /* What is known of a group. Ages are −1 if there is nothing to take the age of. */
 struct alert_facts {
 	const char *machine; /* whom to name: the group's name */
+	const char *member;  /* a machine of it, for commands; NULL: of the group's name */
 	int64_t now_ns;
 
 	/* protection */
@@ -84,6 +85,9 @@ void alerts_evaluate_appliance(const struct appliance_facts *facts,
 enum alert_health { ALERT_OK, ALERT_WARNING, ALERT_CRITICAL };
 enum alert_health alerts_health(const struct alert *alerts, unsigned count);
 const char *alert_health_text(enum alert_health health);
+
+/* Whether the vault answered and would not have us, as opposed to being out of reach. */
+bool alert_is_refusal(int code);
 
 /* "1.5 GiB", "17 s", "4.2 h": for people. Return ret_text. */
 #define ALERT_HUMAN_BYTES 24

@@ -116,6 +116,11 @@ int group_vault_copy(struct group *group, struct vault_group *ret_group);
  * this again after a failure. 0 also if it was never there. -ENOTCONN: no vault is configured. */
 int group_delete_vault(struct group *group, struct error *error);
 
+/* What keeps points out of the vault now, as an error with its mend, in which `machine` stands for
+ * the group. 0: nothing that is known. -ESTALE: taken over; -EBUSY: paused; -ENOENT: the container
+ * or the vault is not there; else what the vault or the last flush said. Any thread. */
+int group_obstacle(struct group *group, const char *machine, struct error *error);
+
 struct group_status {
 	/* Ages of the oldest change that no point (in the vault) holds; 0: all is; −1: no point
 	 * yet. */
@@ -125,6 +130,9 @@ struct group_status {
 	uint64_t allowed_bytes_per_s; /* writes are slowed to this; 0: not slowed */
 	double journal_fill;
 	bool vault_configured, vault_reachable, taken_over, paused, flushing, failed;
+	bool vault_initialized;  /* false only if the service said so */
+	int vault_error_code;    /* the last failure while not reachable; 0: none, or not asked */
+	uint64_t vault_failures; /* since the start */
 	unsigned resync_disks;
 	uint64_t flush_done_bytes, flush_total_bytes;
 	uint64_t flushes, failed_flushes, points_deleted, refused_writes; /* since the start */

@@ -86,6 +86,7 @@ struct group {
 	bool claimed, vault_reachable, vault_initialized, taken_over, flushing;
 	struct error vault_error;
 	int64_t vault_error_since_ns;
+	uint64_t vault_failures; /* in a flush or not, since the start */
 	unsigned flush_failures;
 	struct error flush_error;
 	struct vault_group vault_group; /* changed by the flusher's thread only; valid if claimed */

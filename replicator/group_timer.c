@@ -312,6 +312,20 @@ static int64_t unprotected_age_ns_locked(struct group *group, const struct histo
 	return clock_realtime_ns(group->clock) - oldest;
 }
 
+/* The machine of the group's first disk, for commands that alerts name. False: it has none. */
+static bool first_member(struct group *group, char *ret_name, size_t size)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	unsigned count = disks ? history_disks(group->history, disks, HISTORY_MAX_DISKS) : 0;
+	for (unsigned i = 0; i < count; i++) {
+		if (disks[i].removed)
+			continue;
+		snprintf(ret_name, size, "%.*s", (int)strcspn(disks[i].name, "/"), disks[i].name);
+		return true;
+	}
+	return false;
+}
+
 static void evaluate_alerts(struct group *group, const struct history_stats *stats,
 	const struct backpressure_plan *plan)
 {
@@ -324,6 +338,9 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 		.refusing = plan->level == BACKPRESSURE_FULL,
 		.journal_faults = group->report.faults,
 		.lag_bytes = stats->unflushed_bytes };
+	char member[sizeof(((struct history_disk *)0)->name)];
+	if (first_member(group, member, sizeof(member)))
+		f.member = member;
 	memcpy(f.first_fault, group->report.first_fault, sizeof(f.first_fault));
 	f.resync_disks = resync_disks(group, f.resync_names, sizeof(f.resync_names));
 	pthread_mutex_lock(&group->state_lock);
@@ -471,6 +488,9 @@ void group_status(struct group *group, struct group_status *ret_status)
 	*ret_status = group->status;
 	ret_status->vault_configured = group->service != NULL;
 	ret_status->vault_reachable = group->vault_reachable;
+	ret_status->vault_initialized = group->vault_initialized;
+	ret_status->vault_error_code = group->vault_error.code;
+	ret_status->vault_failures = group->vault_failures;
 	ret_status->taken_over = group->taken_over;
 	ret_status->paused = group->paused;
 	ret_status->flushing = group->flushing;

@@ -114,6 +114,7 @@ static void become_taken_over(struct worker *w, const struct error *error)
 	group->taken_over = true;
 	group->claimed = false;
 	pthread_cond_broadcast(&group->changed);
+	pthread_cond_signal(&group->timer_wake); /* for its alert */
 	pthread_mutex_unlock(&group->lock);
 	log_error("group %s: %s (%s); nothing is written or sent any more", group->name, owner,
 		error->message);
@@ -128,6 +129,7 @@ static void remember_failure(struct worker *w, const struct error *error, bool i
 	w->retry_at_ns = clock_monotonic_ns(group->clock) + w->retry_delay_ns - jitter;
 	bool news;
 	pthread_mutex_lock(&group->lock);
+	group->vault_failures++;
 	if (in_flush) {
 		news = group->flush_failures == 0 ||
 		       strcmp(group->flush_error.message, error->message) != 0;

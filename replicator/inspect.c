@@ -222,6 +222,8 @@ static int inspect_partition(struct registry *registry, struct inspection *inspe
 		return -ENOMEM;
 	int r = filesystem_probe(
 		read_fd, &fd, partition->offset_bytes, partition->size_bytes, &f->filesystem);
+	if (r < 0 && r != -ENOENT)
+		f->fault = r;
 	if (r < 0 || !f->filesystem.mountable) {
 		snprintf(f->note, sizeof(f->note), "%s",
 			r == 0         ? why_not(f->filesystem.type)
@@ -237,12 +239,16 @@ static int inspect_partition(struct registry *registry, struct inspection *inspe
 		r = -errno;
 	if (r < 0) {
 		snprintf(f->note, sizeof(f->note), "no place to mount it: %s", strerrordesc_np(-r));
+		f->fault = r;
 		return 0;
 	}
-	if (mount_filesystem(registry, inspection, file, f, at) == 0)
+	r = mount_filesystem(registry, inspection, file, f, at);
+	if (r == 0) {
 		f->mounted_at = TAKE(at);
-	else
+	} else {
+		f->fault = r == -ENODEV ? 0 : r; /* a kernel without this type */
 		(void)rmdir(at);
+	}
 	return 0;
 }
 
@@ -264,11 +270,12 @@ static int inspect_disk(struct registry *registry, struct inspection *inspection
 	struct partition whole = { .size_bytes = disk->size_bytes };
 	r = fd < 0 ? -errno : partitions_read(read_fd, &fd, disk->size_bytes, partitions, &count);
 	if (r < 0 || count == 0) {
-		if (only > 0)
+		if (only > 0 && (r == 0 || r == -EUCLEAN))
 			return 0;
 		struct inspected *f = add_filesystem(inspection, disk->id, &whole);
 		if (!f)
 			return -ENOMEM;
+		f->fault = r == -EUCLEAN ? 0 : r;
 		snprintf(f->note, sizeof(f->note), "%s",
 			r == 0          ? "no partition table and no filesystem known"
 			: r == -EUCLEAN ? "its partition table contradicts itself"
@@ -407,6 +414,38 @@ static int inspect_all(struct registry *registry, struct inspection *inspection,
 	return 0;
 }
 
+/* Whether something failed to be read or mounted and nothing was mounted: `error` tells the first
+ * such fault. What holds nothing to mount is no fault. */
+static int check_mounted(struct registry *registry, struct group *group,
+	struct inspection *inspection, struct error *error)
+{
+	const struct inspected *first = NULL;
+	for (unsigned i = 0; i < inspection->count; i++) {
+		if (inspection->filesystems[i].mounted_at)
+			return 0;
+		if (!first && inspection->filesystems[i].fault < 0)
+			first = &inspection->filesystems[i];
+	}
+	if (!first)
+		return 0;
+	struct error obstacle = { 0 };
+	struct group_status status;
+	group_status(group, &status);
+	int r = first->fault;
+	/* What the journal no longer holds is read from the vault. */
+	if (registry->service && !status.vault_reachable &&
+		group_obstacle(group, inspection->machine, &obstacle) < 0)
+		return error_set(error, r, obstacle.mend,
+			"nothing of point %" PRIu64 " of %s could be mounted: disk %s: %s; %s",
+			inspection->point.number, inspection->machine, first->disk, first->note,
+			obstacle.message);
+	return error_set(error, r,
+		"see the alerts of 'landfall status' and the log; 'landfall verify' tells whether "
+		"the point is sound",
+		"nothing of point %" PRIu64 " of %s could be mounted: disk %s: %s",
+		inspection->point.number, inspection->machine, first->disk, first->note);
+}
+
 int inspect_open(struct registry *registry, const struct inspect_request *request,
 	struct error *error, char ret_id[static INSPECTION_ID_BYTES])
 {
@@ -430,6 +469,8 @@ int inspect_open(struct registry *registry, const struct inspect_request *reques
 		r = make_directory(registry, inspection, request->at, error);
 	if (r == 0)
 		r = inspect_all(registry, inspection, request, error);
+	if (r == 0)
+		r = check_mounted(registry, hold.group, inspection, error);
 	if (r < 0) {
 		(void)take_down(registry, inspection, false, NULL);
 		inspection_free(inspection);
@@ -460,9 +501,7 @@ int inspect_close(struct registry *registry, const char *id, struct error *error
 {
 	struct inspection *inspection = take_from_list(registry, id, NULL);
 	if (!inspection)
-		return error_set(error, -ENOENT,
-			"'landfall inspect' without arguments of close "
-			"shows none; inspect.list does",
+		return error_set(error, -ENOENT, "'landfall inspect --list' shows what is open",
 			"there is no inspection %.24s", id);
 	int r = take_down(registry, inspection, false, error);
 	if (r < 0) {

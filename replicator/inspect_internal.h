@@ -13,6 +13,7 @@ struct inspected {
 	struct filesystem filesystem; /* .type NULL: nothing known */
 	char *mounted_at;             /* owned; NULL: not mounted */
 	char note[256];
+	int fault; /* -errno that kept it from being read or mounted; 0: none */
 };
 
 struct inspection {

@@ -229,6 +229,7 @@ static void set_step(struct job *job, unsigned i, enum job_state state)
 	} else {
 		step->finished_ns = now(job->jobs);
 	}
+	job->obstacle = (struct error){ 0 };
 }
 
 static int run_step(struct job *job, unsigned i)
@@ -646,6 +647,19 @@ void job_progress(struct job *job, uint64_t done, uint64_t total, const char *un
 		if (!first && done < total && monotonic - job->progress_told_ns < TELL_INTERVAL_NS)
 			return;
 		job->progress_told_ns = monotonic;
+	}
+	job_tell(job);
+}
+
+void job_obstacle(struct job *job, const struct error *obstacle)
+{
+	{
+		SCOPED_LOCK(&job->jobs->lock);
+		struct error next = obstacle ? *obstacle : (struct error){ 0 };
+		if (next.code == job->obstacle.code &&
+			(next.code == 0 || strcmp(next.message, job->obstacle.message) == 0))
+			return;
+		job->obstacle = next;
 	}
 	job_tell(job);
 }

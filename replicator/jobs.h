@@ -56,8 +56,8 @@ int jobs_start(struct jobs *jobs, const char *kind, const char *subject, struct 
 /* Asks the job to stop; recorded when it returns. -ENOENT; -EBUSY: it has ended already. */
 int jobs_cancel(struct jobs *jobs, uint64_t id, struct error *error);
 /* JSON of one job or of all (newest first): id, kind, subject, state, created, finished, steps
- * [{name, state, started, finished}], progress {done, total, unit}, error {message, cause, mend},
- * result. The caller frees it. */
+ * [{name, state, started, finished}], progress {done, total, unit}, obstacle {message,
+ * mend, code}, error {message, cause, mend}, result. The caller frees it. */
 int jobs_show(struct jobs *jobs, uint64_t id, struct cJSON **ret_json);
 int jobs_list(struct jobs *jobs, struct cJSON **ret_json);
 
@@ -77,5 +77,8 @@ uint64_t job_id(const struct job *job);
  * begun anew if the job resumes. Any thread. */
 bool job_should_stop(const struct job *job);
 void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit);
+/* What the step waits for, with its mend; NULL: nothing any more. Told to who watches when it
+ * changes, and forgotten at the step's end. */
+void job_obstacle(struct job *job, const struct error *obstacle);
 /* Kept with the job, e.g. where something was mounted; taken over. Durable when it returns. */
 int job_set_result(struct job *job, struct cJSON *result);

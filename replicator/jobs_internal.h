@@ -44,6 +44,7 @@ struct job {
 	uint64_t progress_done, progress_total;
 	char progress_unit[16];
 	int64_t progress_told_ns; /* monotonic */
+	struct error obstacle;    /* code 0: none; not read back from the record */
 	bool has_error;
 	struct error error;
 	struct cJSON *result;

@@ -114,6 +114,21 @@ static int add_progress(cJSON *json, const struct job *job)
 	return r;
 }
 
+static int add_obstacle(cJSON *json, const struct job *job)
+{
+	cJSON *obstacle;
+	if (job->obstacle.code == 0)
+		return cJSON_AddNullToObject(json, "obstacle") ? 0 : -ENOMEM;
+	int r = json_add_object(json, "obstacle", &obstacle);
+	if (r == 0)
+		r = json_add_text(obstacle, "message", job->obstacle.message);
+	if (r == 0)
+		r = json_add_text(obstacle, "mend", job->obstacle.mend);
+	if (r == 0)
+		r = json_add_i64(obstacle, "code", job->obstacle.code);
+	return r;
+}
+
 static int add_error(cJSON *json, const struct job *job)
 {
 	cJSON *error;
@@ -149,6 +164,8 @@ static int fill_json(cJSON *json, const struct job *job, bool whole)
 		r = add_steps(json, job);
 	if (r == 0)
 		r = add_progress(json, job);
+	if (r == 0)
+		r = add_obstacle(json, job);
 	if (r == 0)
 		r = add_error(json, job);
 	if (r == 0)

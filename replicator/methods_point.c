@@ -144,8 +144,33 @@ static int method_show(void *context, struct control_peer *peer, const struct cJ
 
 /* ── creating ────────────────────────────────────────────────────────────────────────────── */
 
+/* How long a missing container may be the memory of an earlier look. */
+#define MISSING_NS (2 * NS_PER_S)
+
+/* Tells what is in the way; fails for what will not go away by itself. `before`: how often the
+ * vault had failed when the waiting began. */
+static int look_for_obstacle(struct job *job, const struct hold *hold, uint64_t before,
+	int64_t began_ns, struct error *error)
+{
+	struct error obstacle = { 0 };
+	struct group_status status;
+	int r = group_obstacle(hold->group, hold->machine, &obstacle);
+	group_status(hold->group, &status);
+	bool fresh = status.vault_failures > before &&
+		     clock_monotonic_ns(hold->registry->clock) - began_ns > MISSING_NS;
+	job_obstacle(job, r < 0 ? &obstacle : NULL);
+	if (status.taken_over || status.paused || (!status.vault_initialized && fresh)) {
+		*error = obstacle;
+		return r;
+	}
+	if (status.flushing && status.flush_total_bytes > 0)
+		job_progress(job, status.flush_done_bytes, status.flush_total_bytes, "bytes");
+	return 0;
+}
+
 static int step_wait(struct job *job, void *context, struct error *error)
 {
+	struct registry *registry = context;
 	CLEANUP(registry_release) struct hold hold = { 0 };
 	struct json root;
 	const char *machine;
@@ -155,7 +180,14 @@ static int step_wait(struct job *job, void *context, struct error *error)
 	if (r == 0)
 		r = json_get_u64(&root, "point", &number, error);
 	if (r == 0)
-		r = registry_hold(context, machine, error, &hold);
+		r = registry_hold(registry, machine, error, &hold);
+	struct group_status status = { 0 };
+	int64_t began_ns = clock_monotonic_ns(registry->clock);
+	if (r == 0) {
+		group_status(hold.group, &status);
+		if (status.vault_error_code != 0 && !status.taken_over)
+			group_retry_vault(hold.group);
+	}
 	while (r == 0) {
 		r = group_wait_vault(hold.group, number, 500, error);
 		if (r == 0)
@@ -164,13 +196,8 @@ static int step_wait(struct job *job, void *context, struct error *error)
 			return error_set(error, -ECANCELED, NULL,
 				"point %" PRIu64 " is not in the vault yet; it goes on being sent",
 				number);
-		struct group_status status;
-		group_status(hold.group, &status);
-		if (status.flushing && status.flush_total_bytes > 0)
-			job_progress(
-				job, status.flush_done_bytes, status.flush_total_bytes, "bytes");
-		if (r == -ETIMEDOUT)
-			r = 0;
+		if (r == -ETIMEDOUT || r == -ESTALE)
+			r = look_for_obstacle(job, &hold, status.vault_failures, began_ns, error);
 	}
 	return r;
 }

@@ -235,23 +235,38 @@ static int add_cache(struct registry *registry, struct cJSON *object)
 	return r;
 }
 
+/* As the groups find it: ok if one of them reaches it. */
+static const char *vault_state(struct registry *registry)
+{
+	const char *state = "unknown";
+	for (struct group_entry *g = registry->groups; g; g = g->next) {
+		struct group_status status;
+		status_of(g, &status);
+		if (status.vault_reachable)
+			return "ok";
+		if (!g->group || status.vault_error_code == 0)
+			continue;
+		state = !status.vault_initialized                   ? "not-initialised"
+			: alert_is_refusal(status.vault_error_code) ? "refused"
+								    : "unreachable";
+	}
+	return state;
+}
+
 static int add_vault(struct registry *registry, struct cJSON *object)
 {
 	struct cJSON *item;
 	if (!registry->service)
 		return json_add_null(object, "vault");
-	/* Reachable: some group reaches it, or there is none that could tell. */
-	bool reachable = registry->groups == NULL;
-	for (struct group_entry *g = registry->groups; g; g = g->next) {
-		struct group_status status;
-		status_of(g, &status);
-		reachable |= status.vault_reachable;
-	}
+	const char *state = vault_state(registry);
+	bool reachable = strcmp(state, "ok") == 0 || registry->groups == NULL;
 	int r = json_add_object(object, "vault", &item);
 	if (r == 0)
 		r = json_add_text(item, "name", registry->service->ops->name(registry->service));
 	if (r == 0)
 		r = json_add_bool(item, "reachable", reachable);
+	if (r == 0)
+		r = json_add_text(item, "state", state);
 	return r;
 }
 

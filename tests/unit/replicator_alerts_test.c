@@ -84,6 +84,11 @@ static void rpo_tells_why(void **state)
 	assert_int_equal(evaluate(&f, alerts), 2);
 	assert_string_equal(alerts[0].code, "rpo");
 	assert_non_null(strstr(alerts[0].mend, "resume web"));
+	f.machine = "web's group";
+	f.member = "web2"; /* what the command takes */
+	assert_int_equal(evaluate(&f, alerts), 2);
+	assert_non_null(strstr(alerts[0].mend, "resume web2"));
+	assert_non_null(strstr(alerts[1].mend, "resume web2"));
 	f = healthy();
 	f.rpo_vault_age_ns = HOUR;
 	f.vault_reachable = false;
