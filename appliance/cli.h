@@ -48,6 +48,7 @@ struct cli_command {
 
 struct cli {
 	const char *socket_path;
+	const char *noun; /* with --help: the commands that begin with it; NULL: none was given */
 	bool json, no_progress, help;
 	const struct cli_command *command;
 	struct cJSON *parameters; /* owned; what the words gave */
@@ -71,7 +72,8 @@ extern const struct cli_option cli_global_options[];
 int cli_parse(struct cli *cli, int argc, char **argv, struct error *error, bool *ret_version);
 
 /* cli_help.c */
-void cli_print_help(const struct cli_command *command, FILE *out); /* NULL: of all */
+/* Of one command; of those that begin with `noun` ("machine"); or, both NULL, of all. */
+void cli_print_help(const struct cli_command *command, const char *noun, FILE *out);
 /* The command nearest to what was typed, or NULL if none is near. */
 const char *cli_suggest(const char *typed);
 

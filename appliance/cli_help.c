@@ -29,17 +29,30 @@ static void print_one(const struct cli_command *command, FILE *out)
 	print_options(cli_global_options, out);
 }
 
-void cli_print_help(const struct cli_command *command, FILE *out)
+static bool begins_with(const char *words, const char *noun)
+{
+	size_t n = strlen(noun);
+	return strncmp(words, noun, n) == 0 && words[n] == ' ';
+}
+
+void cli_print_help(const struct cli_command *command, const char *noun, FILE *out)
 {
 	if (command) {
 		print_one(command, out);
 		return;
 	}
-	fputs("usage: landfall COMMAND [ARGUMENT]... [OPTION]...\n\n"
-	      "Protects machines by replicating their disks to Azure page blobs.\n\ncommands:\n",
-		out);
+	if (noun)
+		fprintf(out, "usage: landfall %s COMMAND [ARGUMENT]... [OPTION]...\n\ncommands:\n",
+			noun);
+	else
+		fputs("usage: landfall COMMAND [ARGUMENT]... [OPTION]...\n\n"
+		      "Protects machines by replicating their disks to Azure page blobs.\n\n"
+		      "commands:\n",
+			out);
 	for (const struct cli_command *c = cli_commands; c->words; c++) {
 		char left[64];
+		if (noun && !begins_with(c->words, noun))
+			continue;
 		snprintf(left, sizeof(left), "%s%s%s", c->words, *c->arguments ? " " : "",
 			c->arguments);
 		fprintf(out, "  %-30s %s\n", left, c->summary);

@@ -53,6 +53,14 @@ static bool begins_command(const char *words, const char *first)
 	return strncmp(words, first, n) == 0 && (words[n] == ' ' || words[n] == '\0');
 }
 
+static bool is_noun(const char *word)
+{
+	for (const struct cli_command *c = cli_commands; c->words; c++)
+		if (begins_command(c->words, word))
+			return true;
+	return false;
+}
+
 /* "one of add, list, …" */
 static void list_verbs(const char *noun, char *text, size_t n)
 {
@@ -71,9 +79,7 @@ static int no_such_command(const struct words *words, struct error *error)
 	char typed[128], mend[200] = "see landfall --help";
 	snprintf(typed, sizeof(typed), "%.60s%s%.60s", first, *second ? " " : "", second);
 	const char *near = cli_suggest(typed);
-	bool noun = false;
-	for (const struct cli_command *c = cli_commands; c->words; c++)
-		noun = noun || begins_command(c->words, first);
+	bool noun = is_noun(first);
 	if (near)
 		snprintf(mend, sizeof(mend), "did you mean \"landfall %s\"?", near);
 	if (noun && !*second) {
@@ -272,10 +278,14 @@ int cli_parse(struct cli *cli, int argc, char **argv, struct error *error, bool 
 		return r;
 	if (words.plain_count > 0) {
 		cli->command = find_command(&words, &used);
-		if (!cli->command)
+		if (!cli->command && words.plain_count == 1 && is_noun(words.plain[0]))
+			cli->noun = words.plain[0];
+		if (!cli->command && !cli->noun)
 			return no_such_command(&words, error);
 	}
 	r = take_options(cli, argc, argv, ret_version, error);
+	if (cli->noun && !cli->help && !*ret_version)
+		return no_such_command(&words, error);
 	if (r < 0 || cli->help || *ret_version)
 		return r;
 	if (!cli->command)

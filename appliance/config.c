@@ -235,17 +235,53 @@ static int check_vault(struct config_vault *vault, struct error *error)
 	return r;
 }
 
-static int check_config(struct config *config, struct error *error)
+/* The line of a key; of the first key of its section if it stands nowhere; else 0. */
+static unsigned line_of(const struct config_lines *lines, const char *section, const char *name)
 {
+	unsigned first = 0;
+	for (unsigned i = 0; i < config_key_count; i++) {
+		unsigned line = lines->keys[i];
+		if (line == 0 || strcmp(config_keys[i].section, section) != 0)
+			continue;
+		if (strcmp(config_keys[i].name, name) == 0)
+			return line;
+		first = first == 0 ? line : MIN(first, line);
+	}
+	return first;
+}
+
+static int check_appliance(const struct config *config, const struct config_lines *lines,
+	unsigned *line, struct error *error)
+{
+	const char *mount = config->appliance.mount;
+	*line = line_of(lines, "appliance", "mount");
+	if (mount[strspn(mount, "/")] == '\0')
+		return error_set(error, -EINVAL, "give a directory of its own",
+			"[appliance] mount: \"%s\" would hide everything", mount);
+	if (strcmp(mount, config->appliance.state_dir) == 0)
+		return error_set(error, -EINVAL, "set another mount",
+			"[appliance] mount and state_dir are the same");
+	return 0;
+}
+
+/* *line: of what is wrong, 0 if it stands on none. */
+static int check_config(struct config *config, const struct config_lines *lines, unsigned *line,
+	struct error *error)
+{
+	*line = line_of(lines, "journal", "size");
 	if (config->journal.size_bytes < CONFIG_JOURNAL_LEAST_BYTES)
 		return error_set(error, -EINVAL, "give it room for the longest outage to bridge",
 			"[journal] size must be 256M at least");
-	if (strcmp(config->appliance.mount, config->appliance.state_dir) == 0)
-		return error_set(error, -EINVAL, "set another mount",
-			"[appliance] mount and state_dir are the same");
-	int r = check_vault(&config->vault, error);
-	for (unsigned i = 0; r == 0 && i < config->policy_count; i++)
+	int r = check_appliance(config, lines, line, error);
+	if (r < 0)
+		return r;
+	const char *about = is_container(config->vault.container) ? "" : "container";
+	*line = line_of(lines, "vault", about);
+	r = check_vault(&config->vault, error);
+	for (unsigned i = 0; r == 0 && i < config->policy_count; i++) {
+		*line = lines->policies[i];
 		r = policy_check(&config->policies[i], error);
+	}
 	return r;
 }
 
@@ -262,12 +298,16 @@ int config_load(const char *path, struct error *error, struct config **ret_confi
 	config->appliance.log_level = LOG_LEVEL_INFO;
 	config->journal.size_bytes = 64 * GIB;
 	config->cache.size_bytes = 4 * GIB;
-	int r = config_read(config, error);
+	struct config_lines lines;
+	unsigned line = 0;
+	int r = config_read(config, &lines, error);
 	if (r == 0 && fill_defaults(config) < 0)
 		r = error_set(error, -ENOMEM, NULL, "no memory");
 	if (r == 0) {
-		r = check_config(config, error);
-		if (r < 0)
+		r = check_config(config, &lines, &line, error);
+		if (r < 0 && line > 0)
+			error_prefix(error, "%s:%u", path, line);
+		else if (r < 0)
 			error_prefix(error, "%s", path);
 	}
 	if (r < 0) {

@@ -18,8 +18,6 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 
-#define KEYS_MAX 64
-#define POLICIES_MAX 64
 #define POLICY_KEYS_MAX 16
 
 struct reader {
@@ -29,8 +27,9 @@ struct reader {
 	unsigned line;
 	int result; /* the first error ends it all */
 	char section[128];
-	unsigned seen[KEYS_MAX]; /* the line a key stood on */
-	unsigned policy_seen[POLICIES_MAX][POLICY_KEYS_MAX];
+	unsigned section_line;
+	struct config_lines *lines; /* a key's is also whether it was seen */
+	unsigned policy_seen[CONFIG_POLICIES_MAX][POLICY_KEYS_MAX];
 };
 
 static const char manual[] = "see landfall.conf(5)";
@@ -77,6 +76,7 @@ static void look_at_section(struct reader *reader, const char *line)
 	if (!end)
 		return;
 	snprintf(reader->section, sizeof(reader->section), "%.*s", (int)(end - line - 1), line + 1);
+	reader->section_line = reader->line;
 	const char *name = policy_name(reader->section);
 	if (name && !is_name(name))
 		FAIL(reader, "use letters, digits, '.', '_' and '-'",
@@ -226,8 +226,8 @@ static struct policy *find_or_add_policy(struct reader *reader, const char *name
 		if (strcmp(config->policies[i].name, name) == 0)
 			return &config->policies[i];
 	}
-	if (config->policy_count == POLICIES_MAX) {
-		FAIL(reader, NULL, "there are more than %d policies", POLICIES_MAX);
+	if (config->policy_count == CONFIG_POLICIES_MAX) {
+		FAIL(reader, NULL, "there are more than %d policies", CONFIG_POLICIES_MAX);
 		return NULL;
 	}
 	struct policy *policies =
@@ -237,6 +237,7 @@ static struct policy *find_or_add_policy(struct reader *reader, const char *name
 		return NULL;
 	}
 	config->policies = policies;
+	reader->lines->policies[config->policy_count] = reader->section_line;
 	struct policy *policy = &policies[config->policy_count++];
 	policy_default(policy);
 	snprintf(policy->name, sizeof(policy->name), "%s", name);
@@ -276,20 +277,22 @@ static int take_pair(void *context, const char *section, const char *name, const
 	for (unsigned i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
 		if (strcmp(key->section, section) == 0 && strcmp(key->name, name) == 0)
-			return check_once(reader, &reader->seen[i], name)
+			return check_once(reader, &reader->lines->keys[i], name)
 				       ? set_value(reader, key, value)
 				       : 0;
 	}
 	return FAIL(reader, manual, "there is no key \"%s\" in [%s]", name, section);
 }
 
-int config_read(struct config *config, struct error *error)
+int config_read(struct config *config, struct config_lines *lines, struct error *error)
 {
 	_Static_assert(POLICY_KEYS_MAX >= 6, "a policy has six keys");
 	CLEANUP_FREE struct reader *reader = calloc(1, sizeof(*reader));
-	if (!reader || config_key_count > KEYS_MAX)
+	if (!reader || config_key_count > CONFIG_KEYS_MAX)
 		return error_set(error, -ENOMEM, NULL, "no memory");
 	reader->config = config;
+	*lines = (struct config_lines){ 0 };
+	reader->lines = lines;
 	reader->error = error;
 	reader->file = fopen(config->path, "re");
 	if (!reader->file)

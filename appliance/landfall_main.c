@@ -26,7 +26,7 @@ static enum exit_code run(struct cli *cli, int argc, char **argv)
 	bool version = false;
 	int r = cli_parse(cli, argc - 1, argv + 1, &error, &version);
 	if (r == 0 && cli->help) {
-		cli_print_help(cli->command, stdout);
+		cli_print_help(cli->command, cli->noun, stdout);
 		return EXIT_DONE;
 	}
 	if (r == 0 && version) {

@@ -152,6 +152,9 @@ static int set_retention(struct policy *policy, const char *value, struct error 
 				retention_stages[i].name);
 		longest = age_s;
 	}
+	if (longest == 0)
+		return error_set(error, -EINVAL, RETENTION_MEND,
+			"retention=%.60s keeps no point at all", value);
 	*policy = next;
 	return 0;
 }
@@ -170,8 +173,6 @@ static int format_retention(const struct policy *policy, struct buf *ret_text)
 			r = duration_format(age_s, ret_text);
 		comma = ",";
 	}
-	if (r == 0 && *comma == '\0')
-		r = buf_append_text(ret_text, "all:0");
 	return r;
 }
 

@@ -194,8 +194,20 @@ def check_errors():
         check(run(LANDFALL, *words).returncode == 2, f"{words} is no usage error")
 
 
+def check_nouns(table):
+    """`landfall machine --help` tells the commands that begin with it."""
+    for noun in {name.split()[0] for name in table if " " in name}:
+        result = run(LANDFALL, noun, "--help")
+        block = result.stdout.split("\ncommands:\n", 1)[-1].split("\n\n")[0].splitlines()
+        wanted = [name for name in table if name.startswith(noun + " ")]
+        check(result.returncode == 0 and len(block) == len(wanted) and
+              all(any(line.startswith(f"  {name} ") for line in block) for name in wanted),
+              f"{noun} --help: exit {result.returncode}: {result.stdout}{result.stderr}")
+
+
 def main():
     table, general = check_landfall()
+    check_nouns(table)
     check_completion(table, general)
     check_landfalld()
     check_config_manual()

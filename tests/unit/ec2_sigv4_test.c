@@ -122,8 +122,7 @@ static const struct vector vectors[] = {
 		{ { "Content-Type", "application/x-www-form-urlencoded; charset=utf-8" } },
 		"Action=DescribeInstances&Version=2016-11-15",
 		"POST\n/\n\ncontent-type:application/x-www-form-urlencoded; "
-		"charset=utf-8\nhost:" HOST "\nx-amz-date:" TIME
-		"\n\ncontent-type;host;x-amz-"
+		"charset=utf-8\nhost:" HOST "\nx-amz-date:" TIME "\n\ncontent-type;host;x-amz-"
 		"date\n6171eb09865e32b0602af0f7957e26573a51f53caaedff02ff88883cb0275885",
 		"e7941a48f58fc7d4308304da450c8cc6abd78d0dc186e8024f55c2204698c725" },
 };

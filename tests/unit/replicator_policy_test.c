@@ -104,7 +104,7 @@ static void settings_round_trip(void **state)
 	check_round_trip(&policy);
 	static const char *const settings[][2] = { { "point-interval", "1s" },
 		{ "point-interval", "0" }, { "vault-interval", "90s" }, { "app-interval", "1h" },
-		{ "retention", "daily:2d" }, { "retention", "all:0" },
+		{ "retention", "daily:2d" }, { "retention", "all:0,daily:2d" },
 		{ "retention", "all:90s,daily:365d" }, { "rpo-alert", "0" }, { "bandwidth", "20M" },
 		{ "bandwidth", "1000000" },
 		{ "bandwidth", "08:00-18:00=5M,22:00-06:00=unlimited,20M" },
@@ -280,8 +280,8 @@ static void kept_and_newest_stay(void **state)
 	points[1].flags |= POINT_KEEP;
 	policy_thin(&policy, points, 4, NOW, drop);
 	assert_true(drop[0] && !drop[1] && drop[2] && !drop[3]);
-	assert_int_equal(policy_set(&policy, "retention", "all:0", NULL), 0);
-	fill_points(points, 4, NOW, 0);
+	assert_int_equal(policy_set(&policy, "retention", "all:1s", NULL), 0);
+	fill_points(points, 4, NOW - 90 * DAY, 60 * NS_PER_S);
 	policy_thin(&policy, points, 4, NOW, drop);
 	assert_true(drop[0] && drop[1] && drop[2] && !drop[3]);
 	policy_thin(&policy, points, 0, NOW, drop);
