@@ -239,8 +239,7 @@ def bench_requests(build, work):
 
 
 def requests(stats, operation):
-    value = stats["requests"].get(operation, 0)
-    return sum(value.values()) if isinstance(value, dict) else value
+    return stats["operations"].get(operation, 0)
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────
