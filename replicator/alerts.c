@@ -364,6 +364,35 @@ static void rule_cache_failed(const struct appliance_facts *f, struct board *boa
 				       : "mend the cause and restart landfalld");
 }
 
+/* With machines, each says so itself. */
+static void rule_vault(const struct appliance_facts *f, struct board *board)
+{
+	int code = f->vault_error.code;
+	if (!f->vault_configured || f->machine_count > 0 || code == 0)
+		return;
+	bool missing = code == -ENOENT, refused = alert_is_refusal(code);
+	struct alert *a = raise_alert(board,
+		missing   ? "vault-missing"
+		: refused ? "vault-refused"
+			  : "vault-unreachable",
+		refused);
+	SAY(a->text, "the vault %s; no machine is protected yet",
+		missing   ? "is not initialised"
+		: refused ? "refuses us"
+			  : "is out of reach");
+	SAY(a->cause, "%s", f->vault_error.message);
+	if (missing)
+		SAY(a->mend,
+			"run 'landfall vault init', or mend [vault] container in landfall.conf");
+	else
+		SAY(a->mend, "%s",
+			f->vault_error.mend[0] ? f->vault_error.mend
+			: refused ? "check the credentials and [vault] in landfall.conf, and the "
+				    "clock"
+				  : "check the network, the proxy and the endpoint in "
+				    "landfall.conf; it is tried again by itself");
+}
+
 static void rule_no_vault(const struct appliance_facts *f, struct board *board)
 {
 	if (f->vault_configured || f->machine_count > 0)
@@ -383,6 +412,7 @@ void alerts_evaluate_appliance(
 	rule_disk_full(facts, &board);
 	rule_cache_failed(facts, &board);
 	rule_no_vault(facts, &board);
+	rule_vault(facts, &board);
 	replace(alerts, count, &board);
 }
 

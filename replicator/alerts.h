@@ -71,6 +71,7 @@ void alerts_evaluate(
 struct appliance_facts {
 	int64_t now_ns;
 	bool vault_configured;
+	struct error vault_error; /* what it said while no machine asks it; code 0: nothing bad */
 	unsigned machine_count;
 	const char *journal_directory;
 	uint64_t journal_free_bytes; /* of its filesystem */

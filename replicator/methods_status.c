@@ -235,10 +235,20 @@ static int add_cache(struct registry *registry, struct cJSON *object)
 	return r;
 }
 
+static const char *vault_state_name(int code)
+{
+	return code == 0                ? "ok"
+	       : code == -ENOENT        ? "not-initialised"
+	       : alert_is_refusal(code) ? "refused"
+					: "unreachable";
+}
+
 /* As the groups find it: ok if one of them reaches it. */
 static const char *vault_state(struct registry *registry)
 {
 	const char *state = "unknown";
+	if (!registry->groups && registry->vault_asked)
+		return vault_state_name(registry->vault_error.code);
 	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct group_status status;
 		status_of(g, &status);
@@ -259,7 +269,7 @@ static int add_vault(struct registry *registry, struct cJSON *object)
 	if (!registry->service)
 		return json_add_null(object, "vault");
 	const char *state = vault_state(registry);
-	bool reachable = strcmp(state, "ok") == 0 || registry->groups == NULL;
+	bool reachable = strcmp(state, "ok") == 0;
 	int r = json_add_object(object, "vault", &item);
 	if (r == 0)
 		r = json_add_text(item, "name", registry->service->ops->name(registry->service));

@@ -22,6 +22,9 @@ static int need_vault(struct registry *registry, struct error *error)
 static void retry_all(struct registry *registry)
 {
 	SCOPED_LOCK(&registry->lock);
+	registry->vault_error = (struct error){ 0 };
+	registry->vault_asked = true;
+	registry->vault_ask_mono_ns = 0;
 	for (struct group_entry *g = registry->groups; g; g = g->next)
 		if (g->group && !g->ending)
 			group_retry_vault(g->group);

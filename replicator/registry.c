@@ -16,6 +16,7 @@
 #include "replicator/registry_internal.h"
 
 #define UPKEEP_NS NS_PER_S
+#define ASK_VAULT_NS (15 * NS_PER_S)
 
 /* ── upkeep ──────────────────────────────────────────────────────────────────────────────── */
 
@@ -31,6 +32,31 @@ static void reopen_what_failed(struct registry *registry)
 	for (struct group_entry *g = registry->groups; g && !registry->stopping; g = g->next)
 		if (needs_reopening(registry, g))
 			registry_reopen_group(registry, g);
+}
+
+/* While there is no group nobody else asks the vault. It may take as long as a request is tried;
+ * nothing else waits for this thread then. */
+static void ask_vault(struct registry *registry)
+{
+	int64_t now = clock_monotonic_ns(registry->clock);
+	pthread_mutex_lock(&registry->lock);
+	bool due = registry->service && !registry->groups && now >= registry->vault_ask_mono_ns;
+	if (due)
+		registry->vault_ask_mono_ns = now + ASK_VAULT_NS;
+	pthread_mutex_unlock(&registry->lock);
+	if (!due)
+		return;
+	struct vault_identity identity;
+	struct blob_store *store;
+	struct error error = { 0 };
+	int r = registry->service->ops->open_store(registry->service, &error, &store);
+	if (r == 0) {
+		r = vault_open(store, &error, &identity);
+		store->ops->free(store);
+	}
+	SCOPED_LOCK(&registry->lock);
+	registry->vault_asked = true;
+	registry->vault_error = r < 0 ? error : (struct error){ 0 };
 }
 
 static void watch_appliance(struct registry *registry)
@@ -52,6 +78,7 @@ static void watch_appliance(struct registry *registry)
 	}
 	struct appliance_facts facts = { .now_ns = clock_realtime_ns(registry->clock),
 		.vault_configured = registry->service != NULL,
+		.vault_error = registry->vault_error,
 		.machine_count = machines,
 		.journal_directory = registry->journal_dir,
 		.journal_free_bytes = registry->journal_free_bytes,
@@ -71,6 +98,7 @@ static void *upkeep_main(void *argument)
 		reopen_what_failed(registry);
 		registry_share_journal(registry);
 		watch_appliance(registry);
+		ask_vault(registry);
 		int64_t until = clock_monotonic_ns(registry->clock) + UPKEEP_NS;
 		struct timespec at = { .tv_sec = until / NS_PER_S,
 			.tv_nsec = (long)(until % NS_PER_S) };

@@ -99,6 +99,10 @@ struct registry {
 	struct mount *mount;
 	struct cache *cache;
 	struct error cache_error;
+	/* Under lock: what the vault said while no group asks it, and when it is asked next. */
+	bool vault_asked;
+	struct error vault_error;
+	int64_t vault_ask_mono_ns;
 
 	pthread_mutex_t change_lock;
 	pthread_mutex_t lock;

@@ -6,6 +6,7 @@ after a takeover; `inspect` of what only the vault holds while it is away. What 
 run is run.
 """
 
+import base64
 import pathlib
 import re
 import subprocess
@@ -38,6 +39,20 @@ def obey(appliance, text):
     command = re.search(r"'landfall ([^']+)'", text)
     check(command, f"the mend names no command: {text}")
     appliance.call(*command[1].split())
+
+
+def no_machine_yet(service, appliance, work):
+    step("no machine yet: the appliance itself tells of the vault")
+    other_key = base64.b64encode(b"another key").decode()
+    wrong = re.sub("AccountKey=[^;]*", f"AccountKey={other_key}", service.connection_string)
+    with Appliance(BUILD, work, wrong, name="wrong") as refused:
+        for one, code, words in ((appliance, "vault-missing", "(not initialised"),
+                                 (refused, "vault-refused", "(refuses us)")):
+            found = wait_until(30, lambda: one.call("status")["appliance"]["alerts"],
+                               "no alert of the vault")
+            check([a["code"] for a in found] == [code] and found[0]["cause"], f"{found}")
+            check(one.call("status")["health"] != "ok", "health is ok")
+            check(words in vault_line(one), vault_line(one))
 
 
 def not_initialised(appliance):
@@ -119,6 +134,7 @@ def test(work):
     with StrictService(work) as service, \
             Appliance(BUILD, work, service.connection_string, policies=POLICIES) as appliance:
         service.admin("/settings", {"fence_prefix": "machines/"})
+        no_machine_yet(service, appliance, work)
         for name, disk in (("one", "d=4M"), ("two", "e=64M")):
             appliance.call("machine", "add", name, "--source", "fuse", "--disk", disk, "--group",
                            "g", "--policy", "calm")

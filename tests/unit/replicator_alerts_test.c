@@ -271,6 +271,23 @@ static void the_appliances_own(void **state)
 	alerts_evaluate_appliance(&f, alerts, &count);
 	assert_int_equal(count, 1);
 	assert_string_equal(alerts[0].code, "cache-failed");
+	f.cache_error = (struct error){ 0 };
+	f.vault_configured = true;
+	error_set(&f.vault_error, -EACCES, NULL, "403 AuthenticationFailed");
+	alerts_evaluate_appliance(&f, alerts, &count); /* the machine's group says it */
+	assert_int_equal(count, 0);
+	f.machine_count = 0;
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_true(count == 1 && alerts[0].critical && alerts[0].mend[0]);
+	assert_string_equal(alerts[0].code, "vault-refused");
+	assert_string_equal(alerts[0].cause, "403 AuthenticationFailed");
+	error_set(&f.vault_error, -ENOENT, NULL, "no container");
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_true(count == 1 && !alerts[0].critical && strstr(alerts[0].mend, "vault init"));
+	error_set(&f.vault_error, -EAGAIN, NULL, "timed out");
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_int_equal(count, 1);
+	assert_string_equal(alerts[0].code, "vault-unreachable");
 }
 
 static void health_is_the_worst(void **state)
