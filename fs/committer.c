@@ -157,6 +157,11 @@ static int admit(struct committer *c, uint64_t bytes)
 	return c->gate.admit ? c->gate.admit(c->gate.context, bytes) : 0;
 }
 
+int committer_room(struct committer *c)
+{
+	return admit(c, 0);
+}
+
 int committer_write(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn)
 {

@@ -15,7 +15,8 @@
 struct committer;
 
 /* Called before a write is staged and told its bytes: the place where back-pressure delays
- * (sleeps and returns 0) or refuses (-errno). May be NULL. Any thread. */
+ * (sleeps and returns 0) or refuses (-errno). 0 bytes: whether any would be let in; nothing follows
+ * for certain. May be NULL. Any thread. */
 struct committer_gate {
 	int (*admit)(void *context, uint64_t bytes);
 	void *context;
@@ -35,6 +36,8 @@ int committer_write(struct committer *committer, uint16_t disk, uint64_t lba, ui
 	const void *data, uint64_t *ret_lsn);
 int committer_zero(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	uint64_t *ret_lsn);
+/* 0 if the gate would let a write in, after the wait that a write has there; else its errno. */
+int committer_room(struct committer *committer);
 /* Returns when `lsn` is durable. -EIO if the history failed first. */
 int committer_wait(struct committer *committer, uint64_t lsn);
 /* Returns when everything staged before the call is durable. */

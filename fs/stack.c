@@ -87,6 +87,11 @@ static int live_zero(struct store *store, uint64_t offset, uint64_t n)
 	return committer_zero(d->committer, d->disk, lba_of(offset), lba_of(n), &lsn);
 }
 
+static int live_room(struct store *store)
+{
+	return committer_room(disk_of(store)->committer);
+}
+
 static int live_flush(struct store *store)
 {
 	return committer_sync(disk_of(store)->committer);
@@ -150,6 +155,7 @@ int stack_live_new(
 		.write = live_write,
 		.zero = live_zero,
 		.flush = live_flush,
+		.room = live_room,
 		.free = disk_free,
 	};
 	static const struct store_ops read_only = {

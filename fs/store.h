@@ -18,6 +18,8 @@
  *	        -ENOSPC when a quota or the journal is full, nothing stored.
  *	zero    as write, of zero bytes; any length.
  *	flush   makes every write that returned before it was called durable.
+ *	room    NULL: always; else 0 if a write would be let in now, waiting as a write waits,
+ *	        or the errno it would be refused with.
  *	free    releases the store and what it owns; no call may be under way.
  */
 #pragma once
@@ -33,6 +35,7 @@ struct store_ops {
 	int (*write)(struct store *store, uint64_t offset, const void *data, size_t n);
 	int (*zero)(struct store *store, uint64_t offset, uint64_t n);
 	int (*flush)(struct store *store);
+	int (*room)(struct store *store);
 	void (*free)(struct store *store);
 };
 
@@ -56,6 +59,11 @@ static inline int store_write(struct store *store, uint64_t offset, const void *
 static inline int store_zero(struct store *store, uint64_t offset, uint64_t n)
 {
 	return store->ops->zero(store, offset, n);
+}
+
+static inline int store_room(struct store *store)
+{
+	return store->ops->room ? store->ops->room(store) : 0;
 }
 
 static inline int store_flush(struct store *store)

@@ -150,7 +150,11 @@ static int write_merged(struct vhd_store *vhd, uint64_t offset, const uint8_t *d
 	CLEANUP_FREE uint8_t *span = malloc(span_n);
 	if (!span)
 		return -ENOMEM;
-	int r = merge(vhd, offset, data, n, span, span_n);
+	/* A full journal is told as that, and not as the vault out of reach that the reading may
+	 * need. */
+	int r = store_room(vhd->disk);
+	if (r == 0)
+		r = merge(vhd, offset, data, n, span, span_n);
 	return r < 0 ? r : store_write(vhd->disk, start, span, span_n);
 }
 

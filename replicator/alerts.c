@@ -110,8 +110,10 @@ static void rule_resync(const struct alert_facts *f, struct board *board)
 		f->machine, f->resync_disks, f->resync_names);
 	SAY(a->cause, "%s",
 		f->first_fault[0] ? f->first_fault : "part of the journal could not be read back");
-	SAY(a->mend, "write the disks' content again from the source (source fuse: to the live "
-		     "files, then 'landfall point create'); earlier points are still good");
+	SAY(a->mend,
+		"write the disks' content again from the source (source fuse: to the live "
+		"files, then 'landfall point create %s'); earlier points are still good",
+		member_of(f));
 }
 
 static void rule_journal_damaged(const struct alert_facts *f, struct board *board)

@@ -121,6 +121,7 @@ int group_admit(void *context, uint64_t bytes)
 		if (delay_ns > 0)
 			clock_sleep_ns(group->clock, MIN(delay_ns, LONGEST_DELAY_NS));
 	}
-	note_change(group);
+	if (bytes > 0)
+		note_change(group);
 	return 0;
 }

@@ -251,7 +251,7 @@ static int find_point(
 			"group %s: its journal failed and is not open", group->name);
 	int r = history_point(group->history, number, ret_point);
 	if (r < 0)
-		return error_set(error, r, "'landfall point list' shows what there is",
+		return error_set(error, r, "'landfall point list MACHINE' shows what there is",
 			"group %s has no recovery point %" PRIu64, group->name, number);
 	return 0;
 }
@@ -295,12 +295,12 @@ int group_point_delete(struct group *group, uint64_t number, struct error *error
 	history_stats(group->history, &stats);
 	if (point.flags & POINT_KEEP)
 		return error_set(error, -EBUSY,
-			"take the mark off first: 'landfall point keep --off'",
+			"take the mark off first: 'landfall point keep MACHINE POINT --off'",
 			"point %" PRIu64 " is marked to be kept", number);
 	if (number == stats.newest_vault_point)
 		return error_set(error, -EBUSY,
-			"create a newer one in the vault first: 'landfall point create --wait "
-			"vault'",
+			"create a newer one in the vault first: 'landfall point create "
+			"MACHINE --wait vault'",
 			"point %" PRIu64
 			" is the newest in the vault, and the journal stands on it",
 			number);

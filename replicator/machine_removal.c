@@ -124,7 +124,7 @@ static int check_unused(struct registry *registry, const char *name, struct erro
 	if (clones + inspections == 0)
 		return 0;
 	return error_set(error, -EBUSY,
-		"close them first: 'landfall inspect --close --all', clone.remove",
+		"close them first: 'landfall inspect --close --all', 'landfall clone remove --all'",
 		"machine %s: %u inspections and %u clones are open", name, inspections, clones);
 }
 

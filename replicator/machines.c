@@ -153,7 +153,8 @@ static int check_against_lists(
 			"there is a machine %s already", request->name);
 	if (request->policy && !registry_find_policy(registry, request->policy))
 		return error_set(error, -ENOENT,
-			"'landfall policy list' shows what there is; 'policy set' makes one",
+			"'landfall policy list' shows what there is; 'landfall policy set' makes "
+			"one",
 			"there is no policy %.80s", request->policy);
 	const char *group = request->group ? request->group : request->name;
 	struct group_entry *entry = registry_find_group(registry, group);

@@ -43,7 +43,8 @@ static int hold_point(struct registry *registry, const struct cJSON *parameters,
 	const char *point;
 	int r = point_parameter(parameters, text, error, &point);
 	if (r == 0 && required && !point)
-		r = error_set(error, -EINVAL, "name it; 'landfall point list' shows what there is",
+		r = error_set(error, -EINVAL,
+			"name it; 'landfall point list MACHINE' shows what there is",
 			"the parameter point is missing");
 	if (r == 0)
 		r = hold_machine(registry, parameters, error, hold);

@@ -7,7 +7,7 @@
 
 #include "replicator/registry_internal.h"
 
-#define NO_POINTS_MEND "make one with 'landfall point create'"
+#define NO_POINTS_MEND "make one with 'landfall point create MACHINE'"
 
 static int none(struct error *error, const char *mend, const char *what)
 {
@@ -20,7 +20,8 @@ static int by_number(
 	int r = history_point(history, number, ret_point);
 	if (r < 0)
 		return error_set(error, -ENOENT,
-			"'landfall point list' shows what there is; retention or a full journal "
+			"'landfall point list MACHINE' shows what there is; retention or a full "
+			"journal "
 			"may have taken it",
 			"there is no recovery point %" PRIu64, number);
 	return 0;
@@ -51,7 +52,7 @@ static int by_time(
 		return 0;
 	char text[UTC_ISO_BYTES];
 	utc_format_iso(time_ns, text);
-	return error_set(error, -ENOENT, "'landfall point list' shows the oldest there is",
+	return error_set(error, -ENOENT, "'landfall point list MACHINE' shows the oldest there is",
 		"no recovery point is as old as %s", text);
 }
 
@@ -67,7 +68,9 @@ int point_select(
 	if (strcmp(text, "latest-processed") == 0)
 		return history_point_newest(history, POINT_VAULT, INT64_MAX, ret_point) == 0
 			       ? 0
-			       : none(error, "make one with 'landfall point create --wait vault'",
+			       : none(error,
+					 "make one with 'landfall point create MACHINE --wait "
+					 "vault'",
 					 "no recovery point is in the vault yet");
 	if (strcmp(text, "latest-app") == 0) {
 		/* The kind is no flag; there are few enough to look at each, newest last. */
@@ -85,7 +88,7 @@ int point_select(
 			from = batch[n - 1].number + 1;
 		}
 		return found ? 0
-			     : none(error, "make one with 'landfall point create --app'",
+			     : none(error, "make one with 'landfall point create MACHINE --app'",
 				       "there is no application-consistent recovery point");
 	}
 	if (point_parse_name(text, &number, &time_ns) == 0)

@@ -221,6 +221,13 @@ static int memory_flush(struct store *store)
 	return 0;
 }
 
+static int memory_room(struct store *store)
+{
+	struct memory_store *m = CONTAINER_OF(store, struct memory_store, store);
+	SCOPED_LOCK(&m->lock);
+	return m->full == 0 ? -ENOSPC : 0;
+}
+
 static void memory_free(struct store *store)
 {
 	struct memory_store *m = CONTAINER_OF(store, struct memory_store, store);
@@ -235,6 +242,7 @@ static struct memory_store *memory_new(uint64_t bytes, bool writable)
 		.write = memory_write,
 		.zero = memory_zero,
 		.flush = memory_flush,
+		.room = memory_room,
 		.free = memory_free,
 	};
 	struct memory_store *m = calloc(1, sizeof(*m));
@@ -342,6 +350,21 @@ static void failures_below_come_up(void **state)
 	store_free(vhd);
 }
 
+/* Full and unreadable at once, as a journal with the vault away: the fullness is told. */
+static void full_comes_before_unreadable(void **state)
+{
+	(void)state;
+	struct memory_store *m = memory_new(MIB, true);
+	struct store *vhd = vhd_over(m);
+	uint8_t data[1000] = { 1 };
+	m->fail = -ETIMEDOUT;
+	assert_int_equal(store_write(vhd, 100, data, sizeof(data)), -ETIMEDOUT);
+	m->full = 0;
+	assert_int_equal(store_write(vhd, 100, data, sizeof(data)), -ENOSPC);
+	assert_int_equal(store_write(vhd, 0, data, 512), -ENOSPC);
+	store_free(vhd);
+}
+
 static void unaligned_write_is_one_write(void **state)
 {
 	(void)state;
@@ -440,6 +463,7 @@ int main(void)
 		cmocka_unit_test(store_behaves_as_an_array),
 		cmocka_unit_test(footer_cannot_be_changed),
 		cmocka_unit_test(failures_below_come_up),
+		cmocka_unit_test(full_comes_before_unreadable),
 		cmocka_unit_test(unaligned_write_is_one_write),
 		cmocka_unit_test(immutable_stays_immutable),
 		cmocka_unit_test(bad_sizes_make_no_store),
