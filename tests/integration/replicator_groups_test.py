@@ -358,6 +358,8 @@ def test_points_are_deleted_and_kept(stack):
     refused(5, "kept", a, "point.delete", machine="web", point=2)
     refused(5, "newest", a, "point.delete", machine="web", point="latest-processed")
     a("point.delete", machine="web", point=1)
+    made = time.monotonic()
+    wait_for("points older than what is kept", lambda: time.monotonic() - made > 2)
     a("policy.set", name="default", settings={"retention": "all:1s"})
     wait_for("retention", lambda: [p["number"] for p in a.points()] == [2, 4], 90)
     wait_for("the vault", lambda: a.job(a("vault.check")["job"])["result"]["points"] == 2)
