@@ -232,6 +232,28 @@ struct body {
 	const uint64_t *imports;
 };
 
+static struct body body_of(const struct journal_checkpoint *h)
+{
+	struct body b;
+	b.disks = (const void *)(h + 1);
+	b.sizes = (const void *)(b.disks + h->disk_count);
+	b.segments = (const void *)(b.sizes + h->size_count);
+	b.points = (const void *)(b.segments + h->segment_count);
+	b.imports = (const void *)(b.points + h->point_count);
+	return b;
+}
+
+/* A checksum proves what was written, not that it was sensible. */
+static bool sizes_sensible(const struct journal_checkpoint *h)
+{
+	struct body b = body_of(h);
+	for (uint32_t i = 0; i < h->size_count; i++)
+		if (!is_aligned(b.sizes[i].size_bytes, SECTOR_BYTES) ||
+			b.sizes[i].size_bytes > EXTENT_MAX_LBA * SECTOR_BYTES)
+			return false;
+	return true;
+}
+
 static bool image_sound(char *data, size_t n)
 {
 	struct journal_checkpoint *h = (struct journal_checkpoint *)data;
@@ -250,18 +272,8 @@ static bool image_sound(char *data, size_t n)
 			 h->segment_count * sizeof(struct journal_checkpoint_segment) +
 			 h->point_count * sizeof(struct journal_point) +
 			 h->import_count * sizeof(uint64_t);
-	return bytes == n && checksum64(h + 1, n - sizeof(*h)) == h->body_checksum;
-}
-
-static struct body body_of(const struct journal_checkpoint *h)
-{
-	struct body b;
-	b.disks = (const void *)(h + 1);
-	b.sizes = (const void *)(b.disks + h->disk_count);
-	b.segments = (const void *)(b.sizes + h->size_count);
-	b.points = (const void *)(b.segments + h->segment_count);
-	b.imports = (const void *)(b.points + h->point_count);
-	return b;
+	return bytes == n && checksum64(h + 1, n - sizeof(*h)) == h->body_checksum &&
+	       sizes_sensible(h);
 }
 
 static int take_disks(struct history *history, const struct journal_checkpoint *h, struct body b)
