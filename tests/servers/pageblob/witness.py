@@ -52,7 +52,9 @@ class Witness:
             if base is None or base.kind != "PageBlob":
                 return []
         marks = []
-        if "x-ms-lease-id" not in req.headers:
+        # Creating under If-None-Match: * can change nothing that is there: that is its fence.
+        creates_only = req.operation == "PutBlob" and req.headers.get("if-none-match") == "*"
+        if "x-ms-lease-id" not in req.headers and not creates_only:
             marks.append("unfenced")
         if req.operation in ("PutPage", "ClearPages", "PutPageFromUrl") and \
                 "x-ms-if-sequence-number-eq" not in req.headers:
