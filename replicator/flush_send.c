@@ -189,7 +189,8 @@ static int read_piece(struct flush *flush, const struct manifest_disk *disk,
 	int r = view_read(flush->view, disk->id, lba, piece->count * FLUSH_PAGE_SECTORS, data);
 	if (r == -EIO)
 		return error_set(flush->error, r,
-			"see the log for the damaged file; write what the disk must hold again, or use an earlier point",
+			"see the log for the damaged file; write what the disk must hold again, or "
+			"use an earlier point",
 			"disk %s at byte %" PRIu64 ": the journal's content cannot be proven",
 			disk->name, lba * SECTOR_BYTES);
 	if (r < 0)

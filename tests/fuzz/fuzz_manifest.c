@@ -67,8 +67,8 @@ static void fuzz_hashes(const uint8_t *data, size_t n)
 		for (uint32_t i = 0; run.hashes && i < run.count; i++)
 			sum += run.hashes[i];
 	hashes_reader_free(reader);
-	if (sum == 1) /* so that the hashes are really read */
-		abort();
+	volatile uint64_t read = sum; /* so that the hashes are really read */
+	(void)read;
 }
 
 static void fuzz_manifest(const uint8_t *data, size_t n)
