@@ -193,7 +193,9 @@ void view_close(struct view *view);
 uint64_t view_number(const struct view *view);
 /* The vault point below; 0 if there is none (then what is unmapped is zero). */
 uint64_t view_base_number(const struct view *view);
-/* As history_read, of the point. */
+/* As history_read, of the point. If the base does not have the vault point below (after damage the
+ * history may believe in one that is gone) it reads from the next below, as far as the journal has
+ * all that came since. */
 int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
 /* The first extent of what changed since the vault point below that ends after lba. 0, -ENOENT.
  * This is what a flush has to send. */
@@ -202,7 +204,7 @@ int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct exte
 uint64_t view_disk_bytes(struct view *view, uint16_t disk);
 /* True if the bytes can now be read without asking the base. */
 bool view_is_local(struct view *view, uint16_t disk, uint64_t lba, uint64_t sectors);
-uint64_t view_memory_bytes(const struct view *view);
+uint64_t view_memory_bytes(struct view *view);
 
 /* ── the vault's side ────────────────────────────────────────────────────────────────────── */
 

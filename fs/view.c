@@ -11,8 +11,10 @@
  * come over a network: view_local.c looks it up when a read first asks for what has not changed.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "fs/view_internal.h"
 
 bool views_stand_on(const struct history *history, uint64_t number)
@@ -80,8 +82,11 @@ static int begin_view(struct view *view)
 	if (!p || p->position > history->durable_lsn)
 		return -ENOENT;
 	const struct catalogue_point *base = p;
-	if (!(p->point.flags & POINT_VAULT))
-		base = catalogue_vault_below(history, view->number, p->position);
+	if (view->below > 0 && !(p->point.flags & POINT_LOCAL))
+		return -ENODATA;
+	if (!(p->point.flags & POINT_VAULT) || view->below > 0)
+		base = catalogue_vault_below(
+			history, view->below > 0 ? view->below : view->number, p->position);
 	view->base_number = base ? base->point.number : 0;
 	view->from_lsn = base ? base->position : 0;
 	if (base != p)
@@ -176,14 +181,17 @@ static void leave_history(struct view *view)
 		*link = view->next;
 }
 
-int history_view_open(struct history *history, uint64_t number, struct view **ret_view)
+static int open_view(
+	struct history *history, uint64_t number, uint64_t below, struct view **ret_view)
 {
 	struct view *view = calloc(1, sizeof(*view));
 	if (!view)
 		return -ENOMEM;
 	view->history = history;
 	view->number = number;
+	view->below = below;
 	pthread_mutex_init(&view->local_lock, NULL);
+	pthread_mutex_init(&view->lower_lock, NULL);
 	pthread_mutex_lock(&history->lock);
 	int r = begin_view(view);
 	pthread_mutex_unlock(&history->lock);
@@ -197,10 +205,13 @@ int history_view_open(struct history *history, uint64_t number, struct view **re
 	return 0;
 }
 
-void view_close(struct view *view)
+int history_view_open(struct history *history, uint64_t number, struct view **ret_view)
 {
-	if (!view)
-		return;
+	return open_view(history, number, 0, ret_view);
+}
+
+static void free_view(struct view *view)
+{
 	leave_history(view);
 	for (unsigned i = 0; i < view->segment_count; i++)
 		segment_unref(view->history, view->segments[i]);
@@ -209,10 +220,20 @@ void view_close(struct view *view)
 		extent_map_free(view->disks[i].local);
 	}
 	pthread_mutex_destroy(&view->local_lock);
+	pthread_mutex_destroy(&view->lower_lock);
 	free(view->segments);
 	free(view->copies);
 	free(view->disks);
 	free(view);
+}
+
+void view_close(struct view *view)
+{
+	while (view) {
+		struct view *lower = view->lower;
+		free_view(view);
+		view = lower;
+	}
 }
 
 /* ── using ───────────────────────────────────────────────────────────────────────────────── */
@@ -227,28 +248,60 @@ uint64_t view_base_number(const struct view *view)
 	return view->base_number;
 }
 
+/* The records that told of a vault point's deletion, and of the flush that came before it, may both
+ * be lost. The vault says what is so: the view then stands on the vault point below, and the
+ * journal between is laid over that. NULL: the journal does not have all of it. */
+static struct view *lower_view(struct view *view)
+{
+	SCOPED_LOCK(&view->lower_lock);
+	if (view->lower_done || view->base_number == 0)
+		return view->lower;
+	int r = open_view(view->history, view->number, view->base_number, &view->lower);
+	view->lower_done = r != -ENOMEM;
+	if (r == 0)
+		log_warning("%s: vault point %" PRIu64 " is not in the vault; point %" PRIu64
+			    " is read from vault point %" PRIu64 " and the journal",
+			view->history->directory, view->base_number, view->number,
+			view->lower->base_number);
+	return view->lower;
+}
+
+static int read_on(struct view *view, const struct view_disk *d, uint64_t lba, uint32_t sectors,
+	uint8_t *data, uint32_t *done)
+{
+	const struct ground ground = view_ground(view, d, lba, sectors);
+	struct piece pieces[MAX_PIECES];
+	while (*done < sectors) {
+		pthread_mutex_lock(&view->history->lock);
+		unsigned count = pieces_collect(view->history, d->map, &ground, lba + *done,
+			sectors - *done, data + (size_t)*done * SECTOR_BYTES, pieces, MAX_PIECES);
+		pthread_mutex_unlock(&view->history->lock);
+		int r = pieces_read(view->history, d->id, &ground, pieces, count);
+		pieces_release(view->history, pieces, count);
+		if (r < 0)
+			return r;
+		*done = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);
+	}
+	return 0;
+}
+
 int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
 {
 	const struct view_disk *d = view_find_disk(view, disk);
+	uint32_t done = 0;
 	if (!d)
 		return -ENOENT;
 	if (sectors == 0 || lba + sectors < lba || lba + sectors > d->bytes / SECTOR_BYTES)
 		return -EINVAL;
-	const struct ground ground = view_ground(view, d, lba, sectors);
-	struct piece pieces[MAX_PIECES];
-	for (uint32_t done = 0; done < sectors;) {
-		pthread_mutex_lock(&view->history->lock);
-		unsigned count =
-			pieces_collect(view->history, d->map, &ground, lba + done, sectors - done,
-				(uint8_t *)data + (size_t)done * SECTOR_BYTES, pieces, MAX_PIECES);
-		pthread_mutex_unlock(&view->history->lock);
-		int r = pieces_read(view->history, disk, &ground, pieces, count);
-		pieces_release(view->history, pieces, count);
-		if (r < 0)
-			return r == -ENOENT ? -EIO : r;
-		done = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);
+	for (;;) {
+		int r = read_on(view, d, lba, sectors, data, &done);
+		if (r != -ENOENT)
+			return r;
+		view = lower_view(view); /* the base has no such point */
+		d = view ? view_find_disk(view, disk) : NULL;
+		if (!d)
+			return -EIO;
 	}
-	return 0;
 }
 
 int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent)
@@ -265,7 +318,7 @@ uint64_t view_disk_bytes(struct view *view, uint16_t disk)
 	return d ? d->bytes : 0;
 }
 
-uint64_t view_memory_bytes(const struct view *view)
+uint64_t view_memory_bytes(struct view *view)
 {
 	uint64_t bytes = sizeof(*view) + view->disk_count * sizeof(*view->disks) +
 			 view->segment_count * (sizeof(*view->copies) + sizeof(*view->segments));
@@ -276,5 +329,9 @@ uint64_t view_memory_bytes(const struct view *view)
 		if (local && view->disks[i].local)
 			bytes += extent_map_memory_bytes(view->disks[i].local);
 	}
+	pthread_mutex_lock(&view->lower_lock);
+	if (view->lower)
+		bytes += view_memory_bytes(view->lower);
+	pthread_mutex_unlock(&view->lower_lock);
 	return bytes;
 }

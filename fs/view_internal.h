@@ -20,6 +20,7 @@ struct view {
 	struct history *history;
 	struct view *next; /* history.views */
 	uint64_t number, base_number;
+	uint64_t below; /* the base is below this vault point; 0: the newest that will do */
 	uint64_t from_lsn, to_lsn; /* the records laid over the base: (from, to] */
 	struct view_disk *disks;
 	unsigned disk_count;
@@ -30,6 +31,11 @@ struct view {
 	pthread_mutex_t local_lock;
 	atomic_bool local_done; /* the disks' `local` and the next are there, for good */
 	bool all_local;         /* the journal has all that was ever written */
+	/* The vault does not have the base any more, though the history believes in it: the same
+	 * point on the vault point below that, if the journal carries it from there. */
+	pthread_mutex_t lower_lock;
+	bool lower_done; /* lower_lock; `lower` is there for good, or NULL for good */
+	struct view *lower;
 };
 
 struct view_disk *view_find_disk(const struct view *view, uint16_t id);

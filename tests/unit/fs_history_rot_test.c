@@ -303,6 +303,36 @@ static void all_that_tells_of_a_flush_rots(void **state)
 	goes_on(w);
 }
 
+/* What told of a vault point's deletion and of the flush before it is lost: the history believes in
+ * a point that the vault does not have. */
+static void a_vault_point_that_is_gone_is_passed_over(void **state)
+{
+	struct world *w = *state;
+	struct view *view;
+	uint8_t sector[SECTOR_BYTES];
+	put(w, 0, DISK_SECTORS, 1);
+	reopen(w);
+	flush(w, seal(w));
+	put(w, 64, 64, 2);
+	trim(w);
+	flush(w, seal(w));
+	put(w, 32, 8, 3);
+	assert_int_equal(seal(w), 3);
+	free(w->vault[2]);
+	w->vault[2] = NULL;
+	check_point(w, 3);
+	check_point(w, 2);
+	reopen(w);
+	check_point(w, 3);
+	/* Where the journal does not carry it, it is refused. */
+	free(w->vault[1]);
+	w->vault[1] = NULL;
+	assert_int_equal(history_view_open(w->history, 3, &view), 0);
+	assert_int_equal(view_read(view, w->disk, 256, 1, sector), -EIO);
+	assert_int_equal(view_read(view, w->disk, 32, 1, sector), 0);
+	view_close(view);
+}
+
 /* ── the vault makes good what rots ──────────────────────────────────────────────────────── */
 
 static bool needs_resync(struct world *w)
@@ -452,6 +482,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(flush_record_rots, setup, teardown),
 		cmocka_unit_test_setup_teardown(all_that_tells_of_a_flush_rots, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_vault_point_that_is_gone_is_passed_over, setup, teardown),
 		cmocka_unit_test_setup_teardown(flushed_data_heals, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			a_rotten_header_heals_in_a_flushed_segment, setup, teardown),
