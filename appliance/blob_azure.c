@@ -25,6 +25,7 @@ struct azure_service {
 	struct azureblob_account account;
 	struct azureblob_credential *credential;
 	struct azureblob_options options;
+	struct blob_limits limits;
 	char *name;
 	atomic_bool stop;
 };
@@ -473,6 +474,7 @@ static int azure_open_store(
 	if (!s)
 		return error_set(error, -ENOMEM, NULL, "not enough memory");
 	s->store.ops = &store_ops;
+	s->store.limits = service_of(service)->limits;
 	int r = azureblob_new(&service_of(service)->options, &s->client, error);
 	if (r < 0) {
 		free(s);
@@ -603,6 +605,8 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 	s->options.account = &s->account;
 	s->options.credential = s->credential;
 	s->options.container = vault->container;
+	s->limits = (struct blob_limits){ .requests_per_s = vault->blob_requests,
+		.bytes_per_s = vault->blob_bandwidth };
 	/* The vault and the flusher try again themselves, for half a minute a call; here only what
 	 * a lost packet does is ridden out, or the two would multiply. */
 	s->options.retry = (struct retry_policy){ .attempts = 3,

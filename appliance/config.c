@@ -23,10 +23,15 @@
 #define SECRET_BYTES_MAX 65536
 /* Four segments: one that is written, a spare one, and two that the vault may let go. */
 #define CONFIG_JOURNAL_LEAST_BYTES (256 * MIB)
+/* What a page blob of a standard account takes ("Scalability and performance targets for Blob
+ * storage": target throughput for a single page blob). */
+#define BLOB_BYTES_PER_S (60 * MIB)
+#define BLOB_REQUESTS_PER_S 500u
 
 static bool is_text(enum config_type type)
 {
-	return type != CONFIG_SIZE && type != CONFIG_LEVEL && type != CONFIG_AUTH;
+	return type != CONFIG_SIZE && type != CONFIG_RATE && type != CONFIG_COUNT &&
+	       type != CONFIG_LEVEL && type != CONFIG_AUTH;
 }
 
 static void wipe(char *secret)
@@ -298,6 +303,8 @@ int config_load(const char *path, struct error *error, struct config **ret_confi
 	config->appliance.log_level = LOG_LEVEL_INFO;
 	config->journal.size_bytes = 64 * GIB;
 	config->cache.size_bytes = 4 * GIB;
+	config->vault.blob_bandwidth = BLOB_BYTES_PER_S;
+	config->vault.blob_requests = BLOB_REQUESTS_PER_S;
 	struct config_lines lines;
 	unsigned line = 0;
 	int r = config_read(config, &lines, error);
@@ -322,7 +329,7 @@ static bool is_same(
 	const struct config *old, const struct config *new, const struct config_key *key)
 {
 	const void *a = (const char *)old + key->offset, *b = (const char *)new + key->offset;
-	if (key->type == CONFIG_SIZE)
+	if (key->type == CONFIG_SIZE || key->type == CONFIG_RATE || key->type == CONFIG_COUNT)
 		return *(const uint64_t *)a == *(const uint64_t *)b;
 	if (key->type == CONFIG_AUTH)
 		return *(const enum config_auth *)a == *(const enum config_auth *)b;

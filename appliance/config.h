@@ -54,6 +54,7 @@ struct config {
 		char *client_id, *tenant_id, *client_secret_file, *federated_token_file;
 		char *login_endpoint, *imds_endpoint;
 		char *proxy, *proxy_credentials_file, *no_proxy, *ca_file;
+		uint64_t blob_bandwidth, blob_requests; /* a second, of one blob; 0: no limit */
 	} vault;
 
 	/* For the failover to Azure and the sources in AWS. */

@@ -43,6 +43,8 @@ const struct config_key config_keys[] = {
 	KEY(vault, proxy_credentials_file, CONFIG_SECRET),
 	KEY(vault, no_proxy, CONFIG_TEXT),
 	KEY(vault, ca_file, CONFIG_PATH),
+	KEY(vault, blob_bandwidth, CONFIG_RATE),
+	KEY(vault, blob_requests, CONFIG_COUNT),
 	KEY(azure, subscription, CONFIG_TEXT),
 	KEY(azure, resource_group, CONFIG_TEXT),
 	KEY(azure, location, CONFIG_TEXT),

@@ -14,6 +14,8 @@ enum config_type {
 	CONFIG_URL,     /* http:// or https:// */
 	CONFIG_ADDRESS, /* HOST:PORT */
 	CONFIG_SIZE,
+	CONFIG_RATE,  /* bytes a second, 1M at least; unlimited: 0 */
+	CONFIG_COUNT, /* a number a second, 1 at least; unlimited: 0 */
 	CONFIG_LEVEL,
 	CONFIG_AUTH,
 };

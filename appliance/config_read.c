@@ -170,6 +170,35 @@ static bool is_address(const char *value)
 	       port < 65536;
 }
 
+#define RATE_LEAST_BYTES (1 * MIB)
+
+/* "unlimited" is 0. */
+static int set_rate(struct reader *reader, const char *name, const char *value, uint64_t *ret_rate)
+{
+	uint64_t rate = 0;
+	if (strcmp(value, "unlimited") != 0 &&
+		(size_parse(value, &rate) < 0 || rate < RATE_LEAST_BYTES))
+		return FAIL(reader, "give 1M or more bytes a second, such as 60M, or unlimited",
+			"%s: \"%s\" is no rate", name, value);
+	*ret_rate = rate;
+	return 1;
+}
+
+static int set_count(
+	struct reader *reader, const char *name, const char *value, uint64_t *ret_count)
+{
+	unsigned long count = 0;
+	char *end = NULL;
+	if (strcmp(value, "unlimited") != 0) {
+		count = strlen(value) < 10 ? strtoul(value, &end, 10) : 0;
+		if (value[0] < '0' || value[0] > '9' || count == 0 || *end)
+			return FAIL(reader, "give a number a second, such as 500, or unlimited",
+				"%s: \"%s\" is no number", name, value);
+	}
+	*ret_count = count;
+	return 1;
+}
+
 static int set_value(struct reader *reader, const struct config_key *key, const char *value)
 {
 	void *slot = (char *)reader->config + key->offset;
@@ -201,6 +230,10 @@ static int set_value(struct reader *reader, const struct config_key *key, const 
 			return FAIL(reader, "give digits and K, M, G or T, such as 64G",
 				"%s: \"%s\" is no size", key->name, value);
 		return 1;
+	case CONFIG_RATE:
+		return set_rate(reader, key->name, value, slot);
+	case CONFIG_COUNT:
+		return set_count(reader, key->name, value, slot);
 	case CONFIG_LEVEL:
 		return set_level(reader, value, slot);
 	case CONFIG_AUTH:

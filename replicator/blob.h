@@ -167,8 +167,15 @@ struct blob_store_ops {
 	void (*free)(struct blob_store *store);
 };
 
+/* What one page blob takes in a second, all its writers together; 0: no limit. Whoever writes much
+ * keeps below it, ahead of the service's refusals. */
+struct blob_limits {
+	uint64_t requests_per_s, bytes_per_s;
+};
+
 struct blob_store {
 	const struct blob_store_ops *ops;
+	struct blob_limits limits;
 };
 
 struct blob_service_ops {

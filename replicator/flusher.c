@@ -19,19 +19,12 @@
 #include "common/cleanup.h"
 #include "fs/vhd.h"
 
-#define DEFAULT_REQUESTS_PER_S 480u
-#define DEFAULT_BYTES_PER_S (60ull << 20)
-
 int flusher_new(const struct flusher_options *options, struct flusher **ret_flusher)
 {
 	struct flusher *f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
 	f->options = *options;
-	if (f->options.blob_requests_per_s == 0)
-		f->options.blob_requests_per_s = DEFAULT_REQUESTS_PER_S;
-	if (f->options.blob_bytes_per_s == 0)
-		f->options.blob_bytes_per_s = DEFAULT_BYTES_PER_S;
 	*ret_flusher = f;
 	return 0;
 }
@@ -206,8 +199,6 @@ static int prepare(struct flush *flush, uint64_t number)
 		.clock = f->options.clock,
 		.cancel = &f->cancel,
 		.parallel = f->options.parallel,
-		.blob_requests_per_s = f->options.blob_requests_per_s,
-		.blob_bytes_per_s = f->options.blob_bytes_per_s,
 		.bandwidth = f->options.bandwidth,
 		.bandwidth_context = f->options.bandwidth_context,
 		.acknowledged = acknowledged,

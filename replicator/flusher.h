@@ -45,10 +45,8 @@ struct flusher_options {
 	/* Bytes a second allowed now, 0: no limit (bandwidth by the hour). May be NULL. */
 	uint64_t (*bandwidth)(void *context);
 	void *bandwidth_context;
-	unsigned parallel;            /* requests at once; 0: 16 */
-	unsigned blob_requests_per_s; /* 0: 480 */
-	uint64_t blob_bytes_per_s;    /* 0: 60 MiB */
-	uint32_t gap_bytes;           /* joined across if known locally; 0: 64 KiB */
+	unsigned parallel;  /* requests at once; 0: 16 */
+	uint32_t gap_bytes; /* joined across if known locally; 0: 64 KiB */
 };
 
 struct flusher_result {

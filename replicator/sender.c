@@ -163,10 +163,10 @@ static void pace(struct sender *s, struct slot *slot)
 	if (!s->options.clock)
 		return;
 	if (!target->paced) {
-		uint64_t requests = s->options.blob_requests_per_s;
-		token_bucket_init(&target->requests, s->options.clock, requests,
-			requests > 0 ? requests / 4 + 1 : 1);
-		token_bucket_init(&target->bytes, s->options.clock, s->options.blob_bytes_per_s,
+		const struct blob_limits *limits = &s->options.store->limits;
+		token_bucket_init(&target->requests, s->options.clock, limits->requests_per_s,
+			limits->requests_per_s / 4 + 1);
+		token_bucket_init(&target->bytes, s->options.clock, limits->bytes_per_s,
 			2 * BLOB_MAX_PUT_BYTES);
 		target->paced = true;
 	}

@@ -11,7 +11,8 @@
  *	          ▲           └──────► queued                    refused, try later
  *	          └─ raise number ◄─── queued, target fencing    ambiguous
  *
- * The limits of a page blob (requests and bytes a second) are kept ahead of the service's 503.
+ * The store's limits of a page blob (requests and bytes a second) are kept ahead of the service's
+ * 503.
  * Ranges handed in between two drains must not overlap: requests overtake each other.
  *
  * One thread. After the first failure every call answers with it.
@@ -31,12 +32,10 @@
 struct sender;
 
 struct sender_options {
-	struct blob_store *store;     /* all borrowed */
-	struct clock_source *clock;   /* NULL: no pacing, retries without waiting */
-	const atomic_bool *cancel;    /* NULL, or: true ends it with -ECANCELED */
-	unsigned parallel;            /* 0: 16 */
-	unsigned blob_requests_per_s; /* 0: no limit, as the next */
-	uint64_t blob_bytes_per_s;
+	struct blob_store *store;   /* all borrowed */
+	struct clock_source *clock; /* NULL: no pacing, retries without waiting */
+	const atomic_bool *cancel;  /* NULL, or: true ends it with -ECANCELED */
+	unsigned parallel;          /* 0: 16 */
 	uint64_t (*bandwidth)(
 		void *context); /* bytes a second over all blobs; NULL or 0: no limit */
 	void *bandwidth_context;

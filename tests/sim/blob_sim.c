@@ -526,6 +526,8 @@ static int sim_open_store(
 	(void)error;
 	memset(store, 0, sizeof(*store));
 	store->store.ops = &store_ops;
+	store->store.limits =
+		(struct blob_limits){ .requests_per_s = 500, .bytes_per_s = 60ull << 20 };
 	store->service = CONTAINER_OF(s, struct blob_sim, service);
 	store->epoch = store->service->epoch;
 	*ret_store = &store->store;

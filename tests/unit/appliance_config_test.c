@@ -89,6 +89,8 @@ static void an_empty_file_is_all_defaults(void **state)
 	assert_string_equal(config->journal.dir, "/var/lib/landfall/journal");
 	assert_int_equal(config->appliance.log_level, LOG_LEVEL_INFO);
 	assert_false(config->vault.configured);
+	assert_int_equal(config->vault.blob_bandwidth, 60 * MIB);
+	assert_int_equal(config->vault.blob_requests, 500);
 	assert_int_equal(config->policy_count, 0);
 	config_free(config);
 }
@@ -102,6 +104,7 @@ static void everything_is_read_as_its_type(void **state)
 		"listen = [::]:9443\n"
 		"[journal]\nsize = 8G ; inline\n[cache]\nsize = 512MiB\n"
 		"[vault]\naccount = acme\ncontainer = dr-vault\nauth = sharedkey\nkey_file = %s\n"
+		"blob_bandwidth = 500M\nblob_requests = unlimited\n"
 		"[azure]\nsubscription = s\nvm_size = Standard_D2s_v5\n[aws]\nregion = eu-west-1\n"
 		"[policy gold]\npoint-interval = 1s\nretention = all:24h,daily:30d\n"
 		"[policy  slow]\nvault-interval = 1h\nrpo-alert = 2h\n",
@@ -115,6 +118,8 @@ static void everything_is_read_as_its_type(void **state)
 	assert_true(config->vault.configured);
 	assert_int_equal(config->vault.auth, CONFIG_AUTH_SHARED_KEY);
 	assert_string_equal(config->vault.container, "dr-vault");
+	assert_int_equal(config->vault.blob_bandwidth, 500 * MIB);
+	assert_int_equal(config->vault.blob_requests, 0);
 	assert_string_equal(config->azure.vm_size, "Standard_D2s_v5");
 	assert_string_equal(config->aws.region, "eu-west-1");
 	assert_int_equal(config->policy_count, 2);
@@ -155,6 +160,13 @@ static void what_is_wrong_is_told_with_its_line(void **state)
 			"names a systemd credential" },
 		{ "[vault]\naccount = a\n\ncontainer = Big\n",
 			":4: [vault] container: \"Big\" is no name for a container" },
+		{ "[vault]\nblob_bandwidth = fast\n", ":2: blob_bandwidth: \"fast\" is no rate" },
+		{ "[vault]\n\nblob_bandwidth = 4K\n", ":3: blob_bandwidth: \"4K\" is no rate" },
+		{ "[vault]\nblob_bandwidth = 0\n", ":2: blob_bandwidth: \"0\" is no rate" },
+		{ "[vault]\nblob_requests = 0\n", ":2: blob_requests: \"0\" is no number" },
+		{ "[vault]\nblob_requests = 5K\n", ":2: blob_requests: \"5K\" is no number" },
+		{ "[vault]\nblob_requests = -1\n", ":2: blob_requests: \"-1\" is no number" },
+		{ "[vault]\nblob_requests = 12345678901\n", ":2: blob_requests: \"12345" },
 		{ "[policy]\n", ":1: there is no section [policy]" },
 		{ "[policy a/b]\n", ":1: \"a/b\" is no name for a policy" },
 		{ "[policy x]\npoint-intervall = 1s\n", ":2: " },
@@ -233,10 +245,11 @@ static void fixed_differences_are_named(void **state)
 {
 	struct config *a = load(*state, "[appliance]\nlog_level = info\n");
 	struct config *b = load(*state, "[appliance]\nlog_level = debug\n[policy x]\n");
-	struct config *c = load(*state, "[cache]\nsize = 1G\n[vault]\ncontainer = abc\n");
+	struct config *c =
+		load(*state, "[cache]\nsize = 1G\n[vault]\ncontainer = abc\nblob_requests = 9\n");
 	assert_null(config_fixed_differences(a, b));
 	char *text = config_fixed_differences(a, c);
-	assert_string_equal(text, "[cache] size, [vault] container");
+	assert_string_equal(text, "[cache] size, [vault] container, [vault] blob_requests");
 	free(text);
 	config_free(a);
 	config_free(b);
