@@ -3,6 +3,7 @@
  *
  * A segment may go when the newest vault point holds all that it says. In this order:
  *  1. points that are only local and need it are dropped, by a record, and that is committed;
+ *     one that is marked to be kept is told of by name (its owner saw to it that there is none);
  *  2. the head forgets it, so that reads go to the base instead;
  *  3. a checkpoint that does not name it is written, into both slots if the older one would
  *     still need its records for replay;
@@ -14,9 +15,11 @@
  * upkeep_lock is held throughout, also across I/O.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "common/buf.h"
+#include "common/log.h"
 #include "fs/history_internal.h"
 
 /* What trimming itself writes, at most: checkpoints, and records that drop points. */
@@ -46,8 +49,26 @@ static unsigned count_candidates(const struct history *history, uint64_t target_
 	return before - used >= cost(history) ? n : 0;
 }
 
+/* What goes, and how far. */
+struct trim {
+	struct segment **out;
+	unsigned count;
+	/* Points that are gone though marked to be kept, and the first of them. */
+	unsigned kept_count;
+	uint64_t first_kept;
+};
+
+/* Notes that a point is gone for good which was to be kept. */
+static void note_kept(struct trim *trim, const struct point *point)
+{
+	if (!(point->flags & POINT_KEEP) || (point->flags & POINT_VAULT))
+		return;
+	if (trim->kept_count++ == 0)
+		trim->first_kept = point->number;
+}
+
 /* Takes POINT_LOCAL off the points that need records up to `lsn`; lock held. */
-static int drop_points(struct history *history, uint64_t lsn)
+static int drop_points(struct history *history, uint64_t lsn, struct trim *trim)
 {
 	CLEANUP(buf_free) struct buf changes = { 0 };
 	uint64_t needs_above = 0;
@@ -59,6 +80,7 @@ static int drop_points(struct history *history, uint64_t lsn)
 			int r = buf_append(&changes, &change, sizeof(change));
 			if (r < 0)
 				return r;
+			note_kept(trim, &p->point);
 		}
 		if ((p->point.flags & POINT_VAULT) && catalogue_carries(history, p))
 			needs_above = p->position;
@@ -140,12 +162,6 @@ static int remove_files(struct history *history, const struct segment *segment)
 	return spare_give(history, segment);
 }
 
-/* What goes, and how far. */
-struct trim {
-	struct segment **out;
-	unsigned count;
-};
-
 static int plan(struct history *history, uint64_t target_bytes, struct trim *trim)
 {
 	SCOPED_LOCK(&history->lock);
@@ -158,7 +174,7 @@ static int plan(struct history *history, uint64_t target_bytes, struct trim *tri
 	trim->count = n;
 	if (n > 0) /* else there may be no array at all */
 		memcpy(trim->out, history->segments, n * sizeof(struct segment *));
-	return n > 0 ? drop_points(history, trim->out[n - 1]->last_lsn) : 0;
+	return n > 0 ? drop_points(history, trim->out[n - 1]->last_lsn, trim) : 0;
 }
 
 /* Room for `more` leftovers, so that noting them cannot fail. */
@@ -181,11 +197,21 @@ static void note_leftover(struct history *history, const struct segment *segment
 	history->leftover_bytes += segment->end + segment->index_bytes;
 }
 
+static void tell_kept(const struct history *history, const struct trim *trim)
+{
+	if (trim->kept_count > 0)
+		log_warning("%s: to make room in the journal, of the points that only it had %u "
+			    "marked to be kept went too, the first is %" PRIu64,
+			history->directory, trim->kept_count, trim->first_kept);
+}
+
 static int carry_out(struct history *history, struct trim *trim, bool *ret_did)
 {
 	uint64_t lsn;
 	int r = commit_all(history, NULL, &lsn);
 	unsigned done = 0;
+	if (r == 0)
+		tell_kept(history, trim);
 	if (r == 0)
 		r = reserve_leftovers(history, trim->count);
 	while (r == 0 && done < trim->count) {

@@ -7,7 +7,8 @@
  * Locks, in their order; none is held across I/O except where it says so:
  *	seal_lock    one seal at a time; held across the seal's commit, so that what a seal covers
  *	             and what is noted about it cannot part
- *	state_lock   the state file; held across its replacing and across the drops it announces
+ *	state_lock   the state file; held across its replacing and across the drops it announces, so
+ *	             that no point is dropped by a rule while a person marks it
  *	lock         everything else; the history's own lock is below it
  */
 #pragma once
@@ -91,6 +92,7 @@ struct group {
 	struct error flush_error;
 	struct vault_group vault_group; /* changed by the flusher's thread only; valid if claimed */
 	struct flusher *flusher;        /* of the flusher's thread; here for progress and cancel */
+	uint64_t flush_number;          /* the point that is being flushed; 0: none */
 
 	/* When the first change of each sealed, not yet flushed point was made. */
 	struct sealed_change {

@@ -122,8 +122,8 @@ static int drop_points(struct group *group, const uint64_t *numbers, unsigned co
 	return lsn > 0 ? group_sync(group, lsn) : 0;
 }
 
-/* Drops vault points by way of the state file. */
-static int drop_from_vault(
+/* Drops vault points by way of the state file; state_lock is held. */
+static int drop_from_vault_locked(
 	struct group *group, const uint64_t *numbers, unsigned count, unsigned *ret_dropped)
 {
 	CLEANUP_FREE bool *busy = calloc(count + 1, sizeof(*busy));
@@ -132,7 +132,6 @@ static int drop_from_vault(
 	*ret_dropped = 0;
 	if (count == 0)
 		return 0;
-	SCOPED_LOCK(&group->state_lock);
 	int r = group_state_note_delete(group, numbers, count);
 	if (r < 0)
 		return r;
@@ -162,6 +161,8 @@ int group_retain(struct group *group)
 	struct history_stats stats;
 	history_stats(group->history, &stats);
 	uint64_t newest = stats.newest_vault_point;
+	/* What is not marked when it is looked at is not marked when it goes. */
+	SCOPED_LOCK(&group->state_lock);
 	int64_t now_ns = clock_realtime_ns(group->clock);
 	int r = list_points(group->history, &all);
 	if (r == 0)
@@ -172,7 +173,7 @@ int group_retain(struct group *group)
 	if (r == 0)
 		r = thin(&policy, &vault, now_ns, numbers, &count, DROPS_AT_ONCE);
 	if (r == 0)
-		r = drop_from_vault(group, numbers, count, &in_vault);
+		r = drop_from_vault_locked(group, numbers, count, &in_vault);
 	bool more = count == DROPS_AT_ONCE;
 	count = 0;
 	if (r == 0)
@@ -265,15 +266,69 @@ static int mark(struct group *group, uint64_t number, uint32_t set, uint32_t cle
 	if (r < 0)
 		return r;
 	r = history_point_mark(group->history, number, set, clear, &lsn);
+	if (r == -EAGAIN) { /* too much is staged: make it durable and go on */
+		r = committer_sync(group->committer);
+		if (r == 0)
+			r = history_point_mark(group->history, number, set, clear, &lsn);
+	}
 	if (r == 0)
 		r = group_sync(group, lsn);
 	return r < 0 ? group_error(error, r, group, what) : 0;
 }
 
+/* The point beyond which nothing local goes to the vault any more: the newest that is there or on
+ * its way. */
+static uint64_t flush_front(struct group *group)
+{
+	struct history_stats stats;
+	SCOPED_LOCK(
+		&group->lock); /* held throughout: a flush that ends shows in one or the other */
+	history_stats(group->history, &stats);
+	uint64_t front = MAX(stats.newest_vault_point, history_flush_pending(group->history));
+	return MAX(front, group->flush_number);
+}
+
+/* 0 if the point is in the vault or will get there before anything may take it. */
+static int check_keepable(struct group *group, uint64_t number, struct error *error)
+{
+	struct point point;
+	uint64_t front = group->history ? flush_front(group) : 0;
+	int r = find_point(group, number, error, &point);
+	if (r < 0 || (point.flags & POINT_VAULT))
+		return r;
+	if (point.flags & POINT_DAMAGED)
+		return error_set(error, -EBUSY, "keep another one: 'landfall point list MACHINE'",
+			"part of point %" PRIu64 " was lost on the appliance's disk, so that it "
+			"cannot get into the vault",
+			number);
+	if (number < front)
+		return error_set(error, -EBUSY,
+			"keep that one; of this one save what is needed while it is there: "
+			"'landfall "
+			"inspect MACHINE POINT'",
+			"point %" PRIu64 " is in the journal only, which gives it up when it needs "
+			"room: the vault goes on from point %" PRIu64,
+			number, front);
+	return 0;
+}
+
 int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error)
 {
-	return mark(group, number, keep ? POINT_KEEP : 0, keep ? 0 : POINT_KEEP, "marking a point",
-		error);
+	SCOPED_LOCK(&group->state_lock);
+	if (!keep)
+		return mark(group, number, 0, POINT_KEEP, "taking the mark off", error);
+	int r = check_keepable(group, number, error);
+	if (r < 0)
+		return r;
+	r = mark(group, number, POINT_KEEP, 0, "marking a point", error);
+	if (r < 0)
+		return r;
+	/* The flusher looks at durable marks when it chooses. If it chose before this one was, that
+	 * shows now. */
+	r = check_keepable(group, number, error);
+	if (r < 0)
+		(void)mark(group, number, 0, POINT_KEEP, "taking the mark off", NULL);
+	return r;
 }
 
 int group_point_verdict(struct group *group, uint64_t number, bool verified, struct error *error)
@@ -285,7 +340,7 @@ int group_point_verdict(struct group *group, uint64_t number, bool verified, str
 	return r;
 }
 
-int group_point_delete(struct group *group, uint64_t number, struct error *error)
+static int delete_point_locked(struct group *group, uint64_t number, struct error *error)
 {
 	struct point point;
 	int r = find_point(group, number, error, &point);
@@ -307,7 +362,7 @@ int group_point_delete(struct group *group, uint64_t number, struct error *error
 	unsigned dropped = 0;
 	bool busy = false;
 	if (point.flags & POINT_VAULT)
-		r = drop_from_vault(group, &number, 1, &dropped);
+		r = drop_from_vault_locked(group, &number, 1, &dropped);
 	else
 		r = drop_points(group, &number, 1, &dropped, &busy);
 	if (r < 0)
@@ -315,6 +370,16 @@ int group_point_delete(struct group *group, uint64_t number, struct error *error
 	if (dropped == 0)
 		return error_set(error, -EBUSY, "close its inspections, clones and files first",
 			"point %" PRIu64 " is being read", number);
+	return 0;
+}
+
+int group_point_delete(struct group *group, uint64_t number, struct error *error)
+{
+	pthread_mutex_lock(&group->state_lock);
+	int r = delete_point_locked(group, number, error);
+	pthread_mutex_unlock(&group->state_lock);
+	if (r < 0)
+		return r;
 	group_find_failed_point(group);
 	SCOPED_LOCK(&group->lock);
 	group->deletes_asked = true;

@@ -384,7 +384,8 @@ static uint64_t bandwidth_now(void *context)
 }
 
 /* The point to flush: the oldest that is kept and not in the vault yet, since a later flush would
- * pass it by for good; else the newest. A flush that was begun is not gone behind. */
+ * pass it by for good; else the newest. A flush that was begun is not gone behind. What counts is
+ * what is durable: see group_point_keep. */
 static bool next_point(struct group *group, uint64_t *ret_number)
 {
 	struct history_stats stats;
@@ -406,7 +407,9 @@ static bool next_point(struct group *group, uint64_t *ret_number)
 	return true;
 }
 
-static int open_flusher(struct worker *w, struct error *error, struct flusher **ret_flusher)
+/* *ret_number: which point; 0 if there is none to flush any more. */
+static int open_flusher(
+	struct worker *w, struct error *error, struct flusher **ret_flusher, uint64_t *ret_number)
 {
 	struct group *group = w->group;
 	struct flusher_options options = { .history = group->history,
@@ -421,13 +424,24 @@ static int open_flusher(struct worker *w, struct error *error, struct flusher **
 	int r = flusher_new(&options, &flusher);
 	if (r < 0)
 		return group_error(error, r, group, "starting the flusher");
-	SCOPED_LOCK(&group->lock);
-	group->flusher = flusher;
-	group->flushing = true;
-	/* A wish to stop that came just before would otherwise be missed. */
-	if (group->stopping || group->paused || group->deleting)
-		flusher_cancel(flusher);
+	uint64_t number = 0;
+	pthread_mutex_lock(&group->lock);
+	bool found = next_point(group, &number);
+	if (found) {
+		group->flush_number = number;
+		group->flusher = flusher;
+		group->flushing = true;
+		group->last_flush_mono_ns = clock_monotonic_ns(group->clock);
+		group->flush_asked = false;
+		/* A wish to stop that came just before would otherwise be missed. */
+		if (group->stopping || group->paused || group->deleting)
+			flusher_cancel(flusher);
+	}
+	pthread_mutex_unlock(&group->lock);
+	if (!found)
+		flusher_free(flusher);
 	*ret_flusher = flusher;
+	*ret_number = found ? number : 0;
 	return 0;
 }
 
@@ -435,6 +449,7 @@ static void close_flusher(struct group *group, struct flusher *flusher)
 {
 	pthread_mutex_lock(&group->lock);
 	group->flusher = NULL;
+	group->flush_number = 0;
 	group->flushing = false;
 	pthread_mutex_unlock(&group->lock);
 	flusher_free(flusher);
@@ -479,18 +494,17 @@ static void ask_for_rest(struct group *group, uint64_t number)
 	group->flush_asked = true;
 }
 
-static int flush(struct worker *w, uint64_t number, struct error *error)
+/* *ret_asked: the vault was asked something for certain. */
+static int flush(struct worker *w, struct error *error, bool *ret_asked)
 {
 	struct group *group = w->group;
 	struct flusher *flusher = NULL;
 	struct flusher_result result = { 0 };
-	int r = open_flusher(w, error, &flusher);
-	if (r < 0)
+	uint64_t number = 0;
+	int r = open_flusher(w, error, &flusher, &number);
+	*ret_asked = r == 0 && number != 0;
+	if (r < 0 || number == 0)
 		return r;
-	pthread_mutex_lock(&group->lock);
-	group->last_flush_mono_ns = clock_monotonic_ns(group->clock);
-	group->flush_asked = false;
-	pthread_mutex_unlock(&group->lock);
 	r = flusher_flush(flusher, number, error, &result);
 	close_flusher(group, flusher);
 	if (r == 0) {
@@ -571,7 +585,7 @@ static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_un
 	return WORK_NONE;
 }
 
-static void do_work(struct worker *w, enum work work, uint64_t number)
+static void do_work(struct worker *w, enum work work)
 {
 	struct group *group = w->group;
 	struct error error = { 0 };
@@ -584,7 +598,7 @@ static void do_work(struct worker *w, enum work work, uint64_t number)
 	else if (r == 0 && work == WORK_UPDATE)
 		r = update(w, &error);
 	else if (r == 0 && work == WORK_FLUSH)
-		r = flush(w, number, &error);
+		r = flush(w, &error, &asked);
 	else if (r == 0 && work == WORK_CLEAN)
 		r = clean_up(w, &error, &asked);
 	else if (r == 0 && work == WORK_RETAIN) {
@@ -636,7 +650,7 @@ void *group_flush_main(void *argument)
 			continue;
 		}
 		pthread_mutex_unlock(&group->lock);
-		do_work(&w, work, number);
+		do_work(&w, work);
 		w.worked_ns = clock_monotonic_ns(group->clock);
 		pthread_mutex_lock(&group->lock);
 	}

@@ -113,6 +113,37 @@ def kept_goes_first(appliance):
     kept.check_same(Image.of_file(f"{path}/d.vhd"), f"the kept point {local[1]}")
 
 
+def keep_holds_or_refuses(appliance, service):
+    """What the journal may let go of is not promised: a local point that a newer one has passed by
+    on its way to the vault, whether that has arrived or is under way, is not to be kept."""
+    step("a mark is taken only for what is held")
+
+    def sealed(seed):
+        write(appliance.live("kept", "d"), 0, bytes([seed]) * 4096)
+        return appliance.create_point("kept", "local")["number"]
+
+    def is_marked(number):
+        return appliance.call("point", "show", "kept", number)["point"]["keep"]
+    appliance.create_point("kept", "vault")  # the next flush is due when it is asked for
+    appliance.call("machine", "pause", "kept")
+    passed = sealed(0x61)
+    service.admin("/rules", [{"match": {"operation": "PutPage", "blob": "machines/kept/*"},
+                              "fault": {"kind": "hang", "hang_s": 8}}])
+    newer = sealed(0x62)
+    appliance.call("machine", "resume", "kept")
+    wait_until(20, lambda: service.admin("/rules")[-1]["fired"] > 0, "nothing is flushed")
+    appliance.refused(5, "point", "keep", "kept", passed, says=("point", str(newer)))
+    check(not is_marked(passed), "a mark that was refused is shown")
+    check(appliance.call("point", "keep", "kept", newer)["point"]["keep"], "what is being sent")
+    service.admin("/rules/clear", {})
+    wait_until(60, lambda: appliance.call("point", "show", "kept", newer)["point"]["vault"],
+               "the flush does not go on")
+    appliance.refused(5, "point", "keep", "kept", passed, says=("point", str(newer)))
+    check(not is_marked(passed), "a mark that was refused is shown")
+    appliance.call("point", "keep", "kept", newer, "--off")
+    appliance.call("point", "keep", "kept", passed, "--off")  # harmless, and no reason to refuse
+
+
 def open_while_deleted(appliance):
     """A point that someone reads is refused or goes on being readable: never torn."""
     point = appliance.call("point", "show", "kept", "1")["point"]
@@ -240,6 +271,7 @@ def test(work):
         ways_to_name(appliance)
         keep_and_delete(appliance)
         kept_goes_first(appliance)
+        keep_holds_or_refuses(appliance, service)
         open_while_deleted(appliance)
         one_history(appliance, service)
         thinning(appliance, service)

@@ -225,6 +225,59 @@ static void drop_during_trim(void **state)
 		drop_and_trim(bytes);
 }
 
+/* ── a point that was to be kept ─────────────────────────────────────────────────────────── */
+
+/* Trims while standard error goes to a file, and returns what was said there. */
+static void trim_and_listen(struct history *history, char *ret_text, size_t size)
+{
+	uint64_t used;
+	int before = dup(STDERR_FILENO);
+	FILE *said = tmpfile();
+	assert_non_null(said);
+	assert_true(dup2(fileno(said), STDERR_FILENO) >= 0);
+	int r = history_trim(history, 0, &used);
+	dup2(before, STDERR_FILENO);
+	close(before);
+	rewind(said);
+	ret_text[fread(ret_text, 1, size - 1, said)] = '\0';
+	fclose(said);
+	assert_int_equal(r, 0);
+}
+
+/* Trim takes what it must, but a point that somebody wanted to keep does not go without a word;
+ * one that the vault has does not go at all. */
+static void kept_points_go_with_a_word(void **state)
+{
+	(void)state;
+	char directory[] = "/tmp/landfall-edges-XXXXXX", text[1024], want[32];
+	struct history *history;
+	struct point point;
+	uint16_t disk;
+	uint64_t lsn;
+	assert_non_null(mkdtemp(directory));
+	open_at(io_posix(), directory, &history);
+	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
+	uint64_t in_vault = fill_and_flush(history, disk);
+	uint64_t plain = fill_and_seal(history, disk), kept = fill_and_seal(history, disk);
+	(void)fill_and_flush(history, disk);
+	(void)fill_and_flush(history, disk);
+	assert_int_equal(history_point_mark(history, in_vault, POINT_KEEP, 0, &lsn), 0);
+	assert_int_equal(history_point_mark(history, kept, POINT_KEEP, 0, &lsn), 0);
+	commit(history);
+
+	trim_and_listen(history, text, sizeof(text));
+	assert_int_equal(history_point(history, plain, &point), -ENOENT);
+	assert_int_equal(history_point(history, kept, &point), -ENOENT);
+	assert_int_equal(history_point(history, in_vault, &point), 0);
+	snprintf(want, sizeof(want), "the first is %u\n", (unsigned)kept);
+	assert_non_null(strstr(text, " 1 marked to be kept"));
+	assert_non_null(strstr(text, want));
+	trim_and_listen(history, text, sizeof(text));
+	assert_string_equal(text, "");
+	history_close(history);
+	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 /* ── no room for what upkeep writes ──────────────────────────────────────────────────────── */
 
 static void fill_disk(void *context)
@@ -359,6 +412,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
 		cmocka_unit_test(drop_during_trim),
+		cmocka_unit_test(kept_points_go_with_a_word),
 		cmocka_unit_test(trim_on_full_disk),
 		cmocka_unit_test(upkeep_on_full_disk),
 	};
