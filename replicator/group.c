@@ -278,6 +278,7 @@ static int start_threads(struct group *group)
 	/* Assumed until the service says otherwise, so that no alert is raised too early. */
 	group->vault_initialized = true;
 	group->update_due = group->retention_asked = group->deletes_asked = true;
+	group->keeps_asked = true;
 	int64_t now = clock_monotonic_ns(group->clock);
 	group->last_seal_mono_ns = now;
 	/* What was sealed before the start is flushed at once. */

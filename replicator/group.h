@@ -106,7 +106,8 @@ int group_wait_vault(
 	struct group *group, uint64_t number, unsigned timeout_ms, struct error *error);
 /* Marks a point that no rule may remove, or takes the mark off. What is marked is held: it is in
  * the vault, or gets there before a newer one. -EBUSY: it is only in the journal, and a newer point
- * is in the vault or on its way, or it is damaged. Durable when it returns. */
+ * is in the vault or on its way, or it is damaged. Durable when it returns; the vault is told in
+ * the background, so that the mark outlives the appliance. */
 int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error);
 /* -EBUSY: the newest of the vault, or something reads it. The vault follows in the background. */
 int group_point_delete(struct group *group, uint64_t number, struct error *error);

@@ -81,6 +81,7 @@ struct group {
 	char *settings;
 	bool update_due; /* settings or disks differ from the vault's */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;
+	bool keeps_asked;   /* the vault may not know what is to be kept */
 	bool retention_now; /* another policy: not only when the last time is a while ago */
 	bool deleting;      /* group_delete_vault: the flusher's thread has ended for good */
 
@@ -151,6 +152,8 @@ int group_retain(struct group *group);
 /* Deletes noted points in the vault, at most `max`. */
 int group_delete_noted(
 	struct group *group, struct blob_store *store, unsigned max, struct error *error);
+/* Makes the vault say the same of its points' KEEP as the history. */
+int group_tell_keeps(struct group *group, struct blob_store *store, struct error *error);
 /* At a start: what was noted and not yet taken off the history is taken off. */
 void group_resume_deletes(struct group *group);
 

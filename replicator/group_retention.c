@@ -15,6 +15,7 @@
 #include "common/bytes.h"
 #include "common/log.h"
 #include "replicator/group_internal.h"
+#include "replicator/vault_internal.h"
 
 #define DROPS_AT_ONCE 512
 
@@ -222,6 +223,26 @@ int group_delete_noted(
 	return r;
 }
 
+int group_tell_keeps(struct group *group, struct blob_store *store, struct error *error)
+{
+	CLEANUP(vault_points_free) struct vault_points there = { 0 };
+	int r = vault_points_list(store, &group->vault_group, error, &there);
+	for (unsigned i = 0; r == 0 && i < there.count; i++) {
+		const struct vault_point_item *item = &there.items[i];
+		struct point point;
+		if (!vault_point_is_committed(item) ||
+			history_point(group->history, item->number, &point) < 0 ||
+			!(point.flags & POINT_VAULT) ||
+			((point.flags ^ item->flags) & POINT_KEEP) == 0)
+			continue;
+		r = vault_point_keep(
+			store, &group->vault_group, item->number, point.flags & POINT_KEEP, error);
+		if (r == -ENOENT)
+			r = 0;
+	}
+	return r;
+}
+
 void group_resume_deletes(struct group *group)
 {
 	SCOPED_LOCK(&group->state_lock);
@@ -312,11 +333,8 @@ static int check_keepable(struct group *group, uint64_t number, struct error *er
 	return 0;
 }
 
-int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error)
+static int keep_locked(struct group *group, uint64_t number, struct error *error)
 {
-	SCOPED_LOCK(&group->state_lock);
-	if (!keep)
-		return mark(group, number, 0, POINT_KEEP, "taking the mark off", error);
 	int r = check_keepable(group, number, error);
 	if (r < 0)
 		return r;
@@ -329,6 +347,20 @@ int group_point_keep(struct group *group, uint64_t number, bool keep, struct err
 	if (r < 0)
 		(void)mark(group, number, 0, POINT_KEEP, "taking the mark off", NULL);
 	return r;
+}
+
+int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error)
+{
+	pthread_mutex_lock(&group->state_lock);
+	int r = keep ? keep_locked(group, number, error)
+		     : mark(group, number, 0, POINT_KEEP, "taking the mark off", error);
+	pthread_mutex_unlock(&group->state_lock);
+	if (r < 0)
+		return r;
+	SCOPED_LOCK(&group->lock);
+	group->keeps_asked = true;
+	pthread_cond_signal(&group->flush_wake);
+	return 0;
 }
 
 int group_point_verdict(struct group *group, uint64_t number, bool verified, struct error *error)

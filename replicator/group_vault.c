@@ -523,15 +523,36 @@ static int flush(struct worker *w, struct error *error, bool *ret_asked)
 
 /* ── deletions ───────────────────────────────────────────────────────────────────────────── */
 
+static int tell_keeps(struct worker *w, struct error *error, bool *ret_asked)
+{
+	struct group *group = w->group;
+	pthread_mutex_lock(&group->lock);
+	bool asked = group->keeps_asked;
+	group->keeps_asked = false;
+	pthread_mutex_unlock(&group->lock);
+	if (!asked)
+		return 0;
+	*ret_asked = true;
+	int r = group_tell_keeps(group, w->store, error);
+	if (r == 0)
+		return 0;
+	SCOPED_LOCK(&group->lock);
+	group->keeps_asked = true;
+	return r;
+}
+
 /* *ret_asked: the vault was asked something for certain. */
 static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 {
 	struct group *group = w->group;
 	int r = group_delete_noted(group, w->store, DELETES_AT_ONCE, error);
 	int64_t now = clock_monotonic_ns(group->clock);
-	*ret_asked = now >= w->orphans_at_ns;
-	if (r < 0 || !*ret_asked)
+	*ret_asked = false;
+	if (r == 0)
+		r = tell_keeps(w, error, ret_asked);
+	if (r < 0 || now < w->orphans_at_ns)
 		return r;
+	*ret_asked = true;
 	unsigned deleted;
 	r = vault_collect_orphans(w->store, &group->vault_group,
 		history_flush_pending(group->history), error, &deleted);
@@ -580,7 +601,7 @@ static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_un
 	}
 	if (group->retention_asked)
 		*ret_until_ns = MIN(*ret_until_ns, w->retention_at_ns);
-	if (group->deletes_asked || now >= w->orphans_at_ns)
+	if (group->deletes_asked || group->keeps_asked || now >= w->orphans_at_ns)
 		return WORK_CLEAN;
 	return WORK_NONE;
 }

@@ -54,6 +54,22 @@ def make_points(appliance, record, writers, count):
         record.images[point["number"]] = writers.images()
 
 
+def keep_two_points(service, appliance):
+    """Marked after they were sent, one of them unmarked again: the vault learns of it."""
+    first, second = sorted(p["number"] for p in appliance.points("m"))[1:3]
+    for number in (first, second):
+        appliance.call("point", "keep", "m", number)
+    appliance.call("point", "keep", "m", first, "--off")
+
+    def told():
+        return {b["name"].rsplit("/", 1)[1]: "keep" in b["metadata"]["flags"]
+                for b in vault_of(service).list("test", "groups/g/points/")
+                if b["name"].endswith(".json")}
+    wait_until(30, lambda: [n for n, kept in told().items() if kept] == [f"{second}.json"],
+               lambda: f"the vault does not learn what is kept: {told()}")
+    return second
+
+
 def die_in_mid_flush(service, appliance, writers):
     """The base holds half of a point that nothing will ever commit."""
     service.admin("/rules", {"match": {"operation": "PutPage"}, "skip": 10, "times": 0,
@@ -116,12 +132,13 @@ def test(work):
         record = Record(first, "g")
         with Writers(first, work, 1) as writers:
             make_points(first, record, writers, 5)
+            kept = keep_two_points(service, first)
             step("the appliance dies in the middle of a flush, its disk with it")
             die_in_mid_flush(service, first, writers)
-        life_goes_on(work, service, record)
+        life_goes_on(work, service, record, kept)
 
 
-def life_goes_on(work, service, record):
+def life_goes_on(work, service, record, kept):
     with Appliance(BUILD, work, service.connection_string, policies=POLICIES,
                    name="second") as second:
         record.appliance = second
@@ -135,6 +152,7 @@ def life_goes_on(work, service, record):
               "what is here already is taken over again")
         base_is_newest_point(service, record)
         all_points_are_right(service, second, record)
+        check([p["number"] for p in second.points("m") if p["keep"]] == [kept], "marks are lost")
         step("replication goes on, across restarts")
         with Writers(second, work, 2) as writers:
             make_points(second, record, writers, 2)
