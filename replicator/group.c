@@ -280,7 +280,7 @@ static int start_threads(struct group *group)
 	group->update_due = group->retention_asked = group->deletes_asked = true;
 	group->keeps_asked = true;
 	int64_t now = clock_monotonic_ns(group->clock);
-	group->last_seal_mono_ns = now;
+	group->last_seal_mono_ns = group->last_app_mono_ns = now;
 	/* What was sealed before the start is flushed at once. */
 	group->last_flush_mono_ns = now - 7 * 86400 * NS_PER_S;
 	group->rate_mono_ns = now;
@@ -354,6 +354,8 @@ static struct group *make(const struct group_options *options)
 	group->id = options->id;
 	group->appliance = options->appliance;
 	group->full_wait_s = options->full_wait_s ? options->full_wait_s : 30;
+	group->source_seals = options->source_seals;
+	group->request_kind = POINT_CRASH;
 	group->limit_bytes = options->journal_bytes;
 	group->policy = options->policy;
 	group->paused = options->paused;

@@ -17,9 +17,14 @@
  * When the journal's disk fails a write, the history is of no more use: whoever owns the group
  * takes its users away and calls group_reopen, which replays what is on the disk.
  *
+ * What a source writes between two of its marks may be no state that ever was. A group whose source
+ * seals by itself is never sealed by the timer or for pressure; it tells its source when a point is
+ * due, and under pressure the flusher drains what is not sealed yet (flusher.h).
+ *
  * group.c holds the life, group_gate.c the writers' side of back-pressure, group_timer.c the
- * timer's thread, group_vault.c the flusher's, group_retention.c what is deleted and when,
- * group_state.c the small file that remembers what the journal cannot.
+ * timer's thread, group_due.c the points that a source makes, group_vault.c the flusher's,
+ *group_retention.c what is deleted and when, group_state.c the small file that remembers what the
+ *journal cannot.
  */
 #pragma once
 
@@ -54,6 +59,9 @@ struct group_options {
 	const char *settings; /* JSON text for owner.json */
 	unsigned full_wait_s; /* 0: 30 */
 	bool paused;
+	/* The source alone knows when what it delivered is a state that ever was (agent, ebs): then
+	 * neither the timer nor pressure seals, and the source does, see group_point_due. */
+	bool source_seals;
 	/* Takeover: the group as vault_group_takeover returned it; its disks and points are
 	 * imported into the journal, which must be new. Borrowed for the call. NULL otherwise. */
 	const struct vault_group *import;
@@ -94,10 +102,42 @@ int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, s
 int group_remove_disk(struct group *group, const char *name, struct error *error);
 int group_set_settings(struct group *group, const char *settings, struct error *error);
 
-/* Seals now; durable in the journal when it returns. -EBUSY while a disk needs a resync, unless
- * `resynced` gives the caller's word that its content was written again. */
-int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
+struct group_due;
+/* Seals what was written before the call; durable in the journal when it returns. seal->time_ns 0:
+ * the time is now; else, as with the bookmarks, it is the source's word. -EBUSY while a disk needs
+ * a resync, unless `resynced` gives the caller's word that its content was written again. With
+ * source_seals only the source may call this, and `answers` is what it was told was due, NULL if it
+ * seals by itself; else NULL. */
+int group_seal(struct group *group, const struct seal *seal, const struct group_due *answers,
+	bool resynced, struct error *error, uint64_t *ret_number);
+
+/* ── points that the source makes (source_seals) ─────────────────────────────────────────── */
+
+/* What the group wants of its source now. */
+struct group_due {
+	bool due;         /* a point: the policy's interval is over, or somebody asked */
+	uint8_t kind;     /* enum point_kind: of the point that is wanted */
+	uint64_t request; /* counts what was asked for; see group_point_unchanged */
+};
+
+bool group_source_seals(struct group *group);
+/* Never due while paused, taken over or failed. A due point stays due until group_seal or
+ * group_point_unchanged. Any thread; costs next to nothing. */
+void group_point_due(struct group *group, struct group_due *ret_due);
+/* Waits until a point is due. 0; -ETIMEDOUT after timeout_ms; -ECANCELED: the group ends. */
+int group_wait_due(struct group *group, unsigned timeout_ms, struct group_due *ret_due);
+/* In answer to what was due: the source has no change since the newest point, so that none is
+ * needed. Who asked gets the newest point; the interval begins anew. */
+void group_point_unchanged(struct group *group, const struct group_due *due);
+/* Asks the source for a point of that kind now. `ret_request` is what group_wait_request waits for.
+ */
+int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request);
+/* Waits until the source has answered the request: 0 with the number of its point. -ETIMEDOUT after
+ * timeout_ms, and the request stands; -ENODATA: there is nothing to make a first point of;
+ * -ESTALE: taken over; -ECANCELED: the group ends. */
+int group_wait_request(struct group *group, uint64_t request, unsigned timeout_ms,
 	struct error *error, uint64_t *ret_number);
+
 /* Flushes what is sealed as soon as it can. */
 void group_flush_now(struct group *group);
 /* Waits until point `number` or a later one is in the vault. 0; -ETIMEDOUT after timeout_ms;

@@ -42,6 +42,7 @@ struct group {
 	char *name, *directory, *state_path, *appliance_name;
 	struct uuid id, appliance;
 	unsigned full_wait_s;
+	bool source_seals;
 
 	/* replaced by group_reopen only, while no thread of the group runs */
 	struct base *vault_base, *cached_base;
@@ -104,6 +105,11 @@ struct group {
 	int64_t last_seal_mono_ns, last_flush_mono_ns;
 	int64_t last_pressure_mono_ns;
 
+	/* Points that were asked of the source, by counting; see group_due.c. */
+	uint64_t requests, requests_answered;
+	uint8_t request_kind; /* of the last that is not answered */
+	int64_t last_app_mono_ns;
+
 	struct group_status status; /* as of the last tick; totals and counters always */
 	int64_t retained_mono_ns;   /* of the timer's thread */
 	int64_t rested_mono_ns;     /* likewise */
@@ -137,10 +143,17 @@ bool group_disk_is_full(struct group *group);
 
 /* group_timer.c */
 void *group_timer_main(void *argument);
-int group_seal_now(struct group *group, uint8_t kind, uint32_t flags, uint64_t *ret_number);
+int group_seal_now(struct group *group, const struct seal *seal, const struct group_due *answers,
+	uint64_t *ret_number);
 /* Looks for the newest point whose verification failed, for its alert. */
 void group_find_failed_point(struct group *group);
 void group_alert_closed(struct group *group, const struct error *error);
+
+/* group_due.c; group->lock held: a point was sealed, or need not be, in answer to the first
+ * `requests`. */
+void group_due_answered_locked(struct group *group, uint64_t requests, uint8_t kind);
+/* When the next point falls due by the policy; INT64_MAX: never. */
+int64_t group_due_at_locked(const struct group *group, uint8_t *ret_kind);
 
 /* group_vault.c */
 void *group_flush_main(void *argument);

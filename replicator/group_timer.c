@@ -23,10 +23,12 @@
 
 /* ── sealing ─────────────────────────────────────────────────────────────────────────────── */
 
-static void note_sealed(struct group *group, uint64_t number, int64_t first_change_ns)
+static void note_sealed(struct group *group, uint64_t number, int64_t first_change_ns,
+	const struct group_due *answers, uint8_t kind)
 {
 	SCOPED_LOCK(&group->lock);
 	group->last_seal_mono_ns = clock_monotonic_ns(group->clock);
+	group_due_answered_locked(group, answers ? answers->request : 0, kind);
 	group->status.history.newest_point = number; /* who asks next need not wait for a tick */
 	if (first_change_ns != 0 && group->sealed_count < GROUP_SEALED_MAX)
 		group->sealed[group->sealed_count++] =
@@ -34,11 +36,14 @@ static void note_sealed(struct group *group, uint64_t number, int64_t first_chan
 	pthread_cond_signal(&group->flush_wake);
 }
 
-int group_seal_now(struct group *group, uint8_t kind, uint32_t flags, uint64_t *ret_number)
+int group_seal_now(struct group *group, const struct seal *wanted, const struct group_due *answers,
+	uint64_t *ret_number)
 {
 	SCOPED_LOCK(&group->seal_lock);
 	int64_t now_ns = clock_realtime_ns(group->clock);
-	struct seal seal = { .time_ns = now_ns, .kind = kind, .flags = flags };
+	struct seal seal = *wanted;
+	if (seal.time_ns == 0)
+		seal.time_ns = now_ns;
 	/* A write admitted from here on counts for the next point even if it gets into this one:
 	 * the age of what is unsealed may look a moment too old, never too young. */
 	int64_t first_change_ns = atomic_exchange(&group->first_change_ns, 0);
@@ -49,7 +54,7 @@ int group_seal_now(struct group *group, uint8_t kind, uint32_t flags, uint64_t *
 		atomic_compare_exchange_strong(&group->first_change_ns, &none, first_change_ns);
 		return r;
 	}
-	note_sealed(group, number, first_change_ns);
+	note_sealed(group, number, first_change_ns, answers, seal.kind);
 	struct history_stats stats;
 	history_stats(group->history, &stats);
 	int64_t none = 0;
@@ -90,8 +95,8 @@ static unsigned resync_disks(struct group *group, char *ret_names, size_t size)
 	return needy;
 }
 
-int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
-	struct error *error, uint64_t *ret_number)
+int group_seal(struct group *group, const struct seal *seal, const struct group_due *answers,
+	bool resynced, struct error *error, uint64_t *ret_number)
 {
 	char names[160] = "";
 	if (!group->committer)
@@ -118,7 +123,7 @@ int group_seal(struct group *group, uint8_t kind, uint32_t flags, bool resynced,
 		if (r < 0)
 			return group_error(error, r, group, "clearing the need to resync");
 	}
-	int r = group_seal_now(group, kind, flags, ret_number);
+	int r = group_seal_now(group, seal, answers, ret_number);
 	return r < 0 ? group_error(error, r, group, "sealing a recovery point") : 0;
 }
 
@@ -161,7 +166,7 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 	const struct backpressure_plan *plan)
 {
 	int64_t now = clock_monotonic_ns(group->clock);
-	if (stats->unsealed_bytes == 0)
+	if (stats->unsealed_bytes == 0 || group->source_seals)
 		return;
 	uint32_t flags = 0;
 	if (!interval_is_over(group, now)) {
@@ -169,8 +174,9 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 			return;
 		flags = POINT_PRESSURE;
 	}
+	struct seal seal = { .kind = POINT_CRASH, .flags = flags };
 	uint64_t number;
-	int r = group_seal_now(group, POINT_CRASH, flags, &number);
+	int r = group_seal_now(group, &seal, NULL, &number);
 	if (r < 0 && r != -EIO) /* a failed journal is told of by the next tick */
 		log_warning("group %s: the point that was due could not be sealed: %s", group->name,
 			strerrordesc_np(-r));
@@ -326,6 +332,16 @@ static bool first_member(struct group *group, char *ret_name, size_t size)
 	return false;
 }
 
+/* Wakes who waits for a point to fall due. */
+static void tell_source(struct group *group)
+{
+	uint8_t kind;
+	SCOPED_LOCK(&group->lock);
+	if (group->source_seals &&
+		clock_monotonic_ns(group->clock) >= group_due_at_locked(group, &kind))
+		pthread_cond_broadcast(&group->changed);
+}
+
 static void evaluate_alerts(struct group *group, const struct history_stats *stats,
 	const struct backpressure_plan *plan)
 {
@@ -435,6 +451,7 @@ static void tick(struct group *group)
 	update_rates_locked(group, &stats);
 	pthread_mutex_unlock(&group->lock);
 	evaluate_alerts(group, &stats, &plan);
+	tell_source(group);
 	rest(group);
 }
 

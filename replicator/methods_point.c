@@ -237,6 +237,31 @@ static int read_wait(const struct cJSON *parameters, struct error *error, bool *
 	return 0;
 }
 
+#define REQUEST_MS 120000u /* a large machine may take its time to be quiesced */
+#define REQUEST_LOOK_MS 500u
+
+/* A point of the group, by whoever makes its points. */
+static int make_point(
+	const struct hold *hold, bool app, bool resynced, struct error *error, uint64_t *ret_number)
+{
+	const struct seal seal = { .kind = app ? POINT_APPLICATION : POINT_CRASH };
+	uint64_t request;
+	if (!group_source_seals(hold->group))
+		return group_seal(hold->group, &seal, NULL, resynced, error, ret_number);
+	if (resynced)
+		return error_set(error, -EINVAL, "leave --resynced out",
+			"the source of machine %s tells by itself when it has resynced",
+			hold->machine);
+	int r = group_ask_point(hold->group, seal.kind, error, &request);
+	for (unsigned ms = 0; r == 0; ms += REQUEST_LOOK_MS) {
+		r = group_wait_request(hold->group, request, REQUEST_LOOK_MS, error, ret_number);
+		if (r != -ETIMEDOUT || ms >= REQUEST_MS || hold_is_ending(hold))
+			return r;
+		r = 0;
+	}
+	return r;
+}
+
 static int method_create(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
@@ -262,8 +287,7 @@ static int method_create(void *context, struct control_peer *peer, const struct 
 			"landfalld",
 			"no vault is configured, so no point can get there");
 	if (r == 0)
-		r = group_seal(hold.group, app ? POINT_APPLICATION : POINT_CRASH, 0, resynced,
-			error, &number);
+		r = make_point(&hold, app, resynced, error, &number);
 	if (r == 0)
 		r = wrap_point(&hold, number, error, &root);
 	if (r == 0 && vault) {

@@ -266,6 +266,15 @@ static int add_missing_disks(struct registry *registry, struct group_entry *entr
 	return 0;
 }
 
+/* Everything but `fuse` makes its points by itself. */
+static bool source_seals(struct registry *registry, const struct group_entry *entry)
+{
+	for (struct machine_entry *m = registry->machines; m; m = m->next)
+		if (m->group == entry && !m->removing && strcmp(m->source, "fuse") != 0)
+			return true;
+	return false;
+}
+
 static int new_group(struct registry *registry, struct group_entry *entry,
 	const struct vault_group *import, struct error *error, struct group **ret_group)
 {
@@ -288,6 +297,7 @@ static int new_group(struct registry *registry, struct group_entry *entry,
 		.policy = policy_of(registry, entry),
 		.settings = settings,
 		.paused = entry->paused,
+		.source_seals = source_seals(registry, entry),
 		.import = import };
 	struct group *group;
 	int r = group_new(&options, error, &group);
