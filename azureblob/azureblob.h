@@ -99,7 +99,8 @@ struct azureblob_request {
 	int safety;
 	int check;
 	bool may_have_happened;
-	bool token_renewed;
+	unsigned tokens_refused; /* of those, tokens that were in force */
+	unsigned refusals;       /* 401s in all */
 	size_t own_headers;
 	uint64_t range_offset;
 	uint64_t range_bytes;

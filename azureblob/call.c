@@ -53,7 +53,8 @@ void call_begin(struct azureblob *client, struct azureblob_request *request, con
 	request->safety = safety;
 	request->check = CALL_CHECK_NONE;
 	request->may_have_happened = false;
-	request->token_renewed = false;
+	request->tokens_refused = 0;
+	request->refusals = 0;
 	request->http.method = method;
 	request->http.fresh_connection = safety == CALL_ONCE;
 	request->policy = client->policy;

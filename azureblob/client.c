@@ -26,6 +26,10 @@
 #include "common/rng.h"
 #include "common/utc.h"
 
+/* How many tokens a request may see refused, and how many 401s in all. */
+#define TOKENS_MAX 6u
+#define REFUSALS_MAX 40u
+#define RENEWAL_WAIT_NS (100 * NS_PER_MS)
 /* A clock that is off by this much is worth a word when credentials are refused. */
 #define SKEW_WORTH_TELLING_NS (120 * NS_PER_S)
 
@@ -307,6 +311,28 @@ static void tell_skew(struct azureblob_request *request)
 		(long long)(llabs(ahead_ns) / NS_PER_S), ahead_ns > 0 ? "ahead of" : "behind");
 }
 
+/* After a 401: true if the request goes out again, with another token. A token that expires early
+ * takes down all that is under way with it, and the next may expire as early; so a request does not
+ * count what befell the token of others, and has some refusals of its own before it gives up.
+ * Those are spread out: an identity that lost its rights is no reason to storm the login service.
+ */
+static bool renew_token(struct azureblob_request *request)
+{
+	struct azureblob *client = request->client;
+	int64_t wait_ns = 0;
+	enum azureblob_refusal refusal =
+		azureblob_credential_refused(client->credential, &request->http.headers);
+	if (refusal == AZUREBLOB_REFUSED_FOR_GOOD || ++request->refusals > REFUSALS_MAX)
+		return false;
+	if (refusal == AZUREBLOB_REFUSED_TOKEN && ++request->tokens_refused > TOKENS_MAX)
+		return false;
+	if (request->tokens_refused > 1)
+		wait_ns = (int64_t)rng_below(
+			&client->rng, RENEWAL_WAIT_NS << (request->tokens_refused - 1));
+	send_later(request, wait_ns);
+	return true;
+}
+
 static void judge(struct azureblob_request *request)
 {
 	struct azureblob *client = request->client;
@@ -328,12 +354,8 @@ static void judge(struct azureblob_request *request)
 	/* Sent twice by the HTTP library: the answer speaks for the second only. */
 	if (changes && (verdict == AZUREBLOB_MAYBE || http->sent_times > 1))
 		request->may_have_happened = true;
-	if (http->status == 401 && !request->token_renewed &&
-		azureblob_credential_refused(client->credential, &http->headers)) {
-		request->token_renewed = true;
-		send_later(request, 0);
+	if (http->status == 401 && renew_token(request))
 		return;
-	}
 	bool again = verdict == AZUREBLOB_TRY_AGAIN ||
 		     (verdict == AZUREBLOB_MAYBE &&
 			     (request->safety == CALL_READS || request->safety == CALL_REPEATABLE));

@@ -188,18 +188,18 @@ int azureblob_credential_token(
 	return r < 0 ? azureblob_error_set(ret_error, r, "out of memory") : 0;
 }
 
-bool azureblob_credential_refused(
+enum azureblob_refusal azureblob_credential_refused(
 	struct azureblob_credential *c, const struct http_headers *headers)
 {
 	if (c->kind != KIND_TOKEN)
-		return false;
+		return AZUREBLOB_REFUSED_FOR_GOOD;
 	const char *bearer = http_headers_get(headers, "Authorization");
 	SCOPED_LOCK(&c->lock);
-	/* Another thread may have fetched a new one already. */
-	if (bearer && c->token.text && strncmp(bearer, "Bearer ", 7) == 0 &&
-		strcmp(bearer + 7, c->token.text) == 0)
-		token_free(&c->token);
-	return true;
+	if (!bearer || !c->token.text || strncmp(bearer, "Bearer ", 7) != 0 ||
+		strcmp(bearer + 7, c->token.text) != 0)
+		return AZUREBLOB_REFUSED_OLD_TOKEN;
+	token_free(&c->token);
+	return AZUREBLOB_REFUSED_TOKEN;
 }
 
 int azureblob_credential_add_sas(const struct azureblob_credential *c, struct buf *url)

@@ -71,9 +71,15 @@ int azureblob_credential_authorize(struct azureblob_credential *credential, cons
 int azureblob_credential_token(struct azureblob_credential *credential, struct buf *ret_token,
 	struct azureblob_error *ret_error);
 
-/* A request with these headers got a 401. True if trying once more makes sense: the token it
- * bore will not be used again. Any thread. */
-bool azureblob_credential_refused(
+/* What a 401 says of the credential. */
+enum azureblob_refusal {
+	AZUREBLOB_REFUSED_FOR_GOOD, /* a key or a signature: another attempt is no better */
+	AZUREBLOB_REFUSED_TOKEN,    /* the token in force; the next attempt fetches a new one */
+	AZUREBLOB_REFUSED_OLD_TOKEN /* one that somebody has given up already: try at once */
+};
+
+/* A request with these headers got a 401: the token it bore will not be used again. Any thread. */
+enum azureblob_refusal azureblob_credential_refused(
 	struct azureblob_credential *credential, const struct http_headers *headers);
 
 /* Appends the signature to a URL another party shall read (the source of a copy); does nothing

@@ -79,6 +79,14 @@ static void use_token(struct blob_service *s, enum azureblob_token_source source
 	assert_int_equal(use(client, &error), 0);
 	admin_fault("GetBlob", "\"kind\": \"token_expire\"", 1);
 	assert_int_equal(use(client, &error), 0);
+	/* One after another. */
+	admin_fault("GetBlob", "\"kind\": \"token_expire\"", 5);
+	assert_int_equal(use(client, &error), 0);
+	/* Whoever is always refused gives up. */
+	admin_fault("GetBlob", "\"kind\": \"token_expire\"", 1000);
+	assert_int_equal(use(client, &error), -EACCES);
+	assert_int_equal(error.http_status, 401);
+	admin_post("/rules/clear", "{}");
 	azureblob_free(client);
 	azureblob_credential_free(credential);
 }

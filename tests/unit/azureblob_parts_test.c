@@ -231,7 +231,7 @@ static void credentials_are_checked(void **state)
 	assert_string_equal(url.data, "http://a/c/b?comp=page&sv=1&sig=x");
 	assert_non_null(http_headers_get(&headers, "x-ms-date"));
 	assert_null(http_headers_get(&headers, "Authorization"));
-	assert_false(azureblob_credential_refused(c, &headers));
+	assert_int_equal(azureblob_credential_refused(c, &headers), AZUREBLOB_REFUSED_FOR_GOOD);
 	azureblob_credential_free(c);
 }
 
