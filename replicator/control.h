@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -52,6 +53,19 @@ int control_notify(struct control_peer *peer, const char *method, const struct c
 /* A peer outlives its connection while held. */
 struct control_peer *control_peer_hold(struct control_peer *peer);
 void control_peer_release(struct control_peer *peer);
+
+/* Something that wants to know when a peer's connection ends. Embed it; it stays where it is until
+ * it was told or taken back. */
+struct control_farewell {
+	/* From the thread that serves all connections, no lock held: it must not wait. */
+	void (*gone)(struct control_farewell *farewell);
+	struct control_farewell *next; /* the peer's own */
+};
+/* `gone` is called once, when the connection ends. The caller holds the peer. -EPIPE: it has ended
+ * already. */
+int control_peer_on_end(struct control_peer *peer, struct control_farewell *farewell);
+/* Takes it back. False: it was told, or is just being told. */
+bool control_peer_forget(struct control_peer *peer, struct control_farewell *farewell);
 
 /* -EINVAL with words unless every name in `parameters` is among `names` (NULL-terminated). */
 int control_only(const struct cJSON *parameters, const char *const *names, struct error *error);

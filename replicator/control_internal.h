@@ -43,6 +43,7 @@ struct control_peer {
 	bool kicked;       /* a request ended since the poll thread last looked */
 	bool broken;       /* to be closed: it read too slowly, or sending failed */
 	bool eof;          /* it sends no more; set by the poll thread alone */
+	struct control_farewell *farewells; /* none once closed */
 
 	/* The poll thread's alone: */
 	struct rpc_lines lines;

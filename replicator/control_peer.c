@@ -197,8 +197,41 @@ bool control_peer_is_finished(struct control_peer *peer)
 	return peer->under_way == 0 && peer->sent == peer->out.len;
 }
 
+int control_peer_on_end(struct control_peer *peer, struct control_farewell *farewell)
+{
+	SCOPED_LOCK(&peer->lock);
+	if (peer->fd < 0)
+		return -EPIPE;
+	farewell->next = peer->farewells;
+	peer->farewells = farewell;
+	return 0;
+}
+
+bool control_peer_forget(struct control_peer *peer, struct control_farewell *farewell)
+{
+	SCOPED_LOCK(&peer->lock);
+	for (struct control_farewell **slot = &peer->farewells; *slot; slot = &(*slot)->next) {
+		if (*slot == farewell) {
+			*slot = farewell->next;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* One at a time: telling one may make another be taken back. */
+static struct control_farewell *take_farewell(struct control_peer *peer)
+{
+	SCOPED_LOCK(&peer->lock);
+	struct control_farewell *farewell = peer->farewells;
+	if (farewell)
+		peer->farewells = farewell->next;
+	return farewell;
+}
+
 void control_peer_close(struct control_peer *peer)
 {
+	struct control_farewell *farewell;
 	{
 		SCOPED_LOCK(&peer->lock);
 		close(peer->fd); /* leaves the epoll set too: no duplicate of it exists */
@@ -206,6 +239,8 @@ void control_peer_close(struct control_peer *peer)
 		buf_free(&peer->out);
 		peer->sent = 0;
 	}
+	while ((farewell = take_farewell(peer)) != NULL)
+		farewell->gone(farewell);
 	control_peer_release(peer);
 }
 

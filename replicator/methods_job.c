@@ -1,10 +1,11 @@
 /*
  * Jobs as the control socket shows them.
  *
- * A watch made by job.watch lives until its job has ended, its peer is gone (noticed at the next
- * change) or the jobs end. Its context has two holders: the method, until it has answered, and
- * the watch; whoever ends the watch first (`ended`, under the context's lock) lets go for it.
- * Lock order: the context's lock, then whatever jobs.c takes.
+ * A watch made by job.watch lives until its job has ended, its peer is gone or the jobs end. Its
+ * context has three holders: the method, until it has answered; the watch; and the peer's
+ * farewell, until it was told or taken back. Whoever ends the watch first (`ended`, under the
+ * context's lock) lets go for the watch and takes the farewell back. Lock order: the context's
+ * lock, then whatever jobs.c and the peer take.
  */
 #include "replicator/methods_job.h"
 
@@ -15,12 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/json.h"
 #include "replicator/control.h"
 #include "replicator/jobs.h"
 
 struct watcher {
+	struct control_farewell farewell;
 	struct jobs *jobs;
 	struct control_peer *peer; /* held */
 	atomic_uint references;
@@ -122,6 +125,16 @@ static void watcher_end(struct watcher *watcher, bool unwatch)
 	}
 	if (unwatch)
 		jobs_unwatch(watcher->jobs, watch);
+	if (control_peer_forget(watcher->peer, &watcher->farewell))
+		watcher_release(watcher);
+	watcher_release(watcher);
+}
+
+/* The watch's call under way, if there is one, sends without waiting: it has soon returned. */
+static void peer_gone(struct control_farewell *farewell)
+{
+	struct watcher *watcher = CONTAINER_OF(farewell, struct watcher, farewell);
+	watcher_end(watcher, true);
 	watcher_release(watcher);
 }
 
@@ -157,16 +170,25 @@ static int watcher_new(
 		return -ENOMEM;
 	watcher->jobs = jobs;
 	watcher->peer = control_peer_hold(peer);
-	atomic_init(&watcher->references, 2);
+	watcher->farewell.gone = peer_gone;
+	atomic_init(&watcher->references, 1);
 	pthread_mutex_init(&watcher->lock, NULL);
 	int r;
 	{
 		/* A call that comes at once waits until the watch's number is known. */
 		SCOPED_LOCK(&watcher->lock);
-		r = jobs_watch(jobs, id, job_changed, watcher, &watcher->watch);
+		r = control_peer_on_end(peer, &watcher->farewell);
+		if (r == 0) {
+			atomic_fetch_add(&watcher->references, 1);
+			r = jobs_watch(jobs, id, job_changed, watcher, &watcher->watch);
+		}
+		if (r == 0)
+			atomic_fetch_add(&watcher->references, 1);
+		watcher->ended = r < 0;
 	}
 	if (r < 0) {
-		atomic_store(&watcher->references, 1);
+		if (control_peer_forget(peer, &watcher->farewell))
+			watcher_release(watcher);
 		watcher_release(watcher);
 		return r;
 	}
