@@ -28,6 +28,7 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "fs/parts.h"
 
 #define GATHER_NS (2 * NS_PER_MS)
 #define GATHER_BYTES (1 * MIB)
@@ -60,6 +61,12 @@ struct committer {
 	bool rest_due;            /* upkeep ran, but has not yet seen that nothing came after */
 	uint64_t upkeep_at_bytes; /* bytes committed when upkeep was last called urgent */
 	uint64_t committed_bytes;
+
+	struct disk_parts {
+		uint16_t disk;
+		struct parts *parts; /* counted */
+	} * parts;
+	unsigned parts_count;
 };
 
 /* ── committing ──────────────────────────────────────────────────────────────────────────── */
@@ -162,18 +169,18 @@ int committer_room(struct committer *c)
 	return admit(c, 0);
 }
 
-int committer_write(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
-	const void *data, uint64_t *ret_lsn)
+typedef int stage_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn);
+
+static int stage(struct committer *c, stage_write *write, uint16_t disk, uint64_t lba,
+	uint64_t sectors, const void *data, uint64_t *ret_lsn)
 {
-	int r = admit(c, sectors * SECTOR_BYTES);
-	if (r < 0)
-		return r;
 	const uint8_t *bytes = data;
 	uint64_t lsn = 0;
 	while (sectors > 0) {
 		uint32_t n =
 			(uint32_t)MIN(sectors, (uint64_t)HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES);
-		r = history_write(c->history, disk, lba, n, bytes, &lsn);
+		int r = write(c->history, disk, lba, n, bytes, &lsn);
 		if (r == -EAGAIN)
 			r = make_room(c);
 		else if (r == 0)
@@ -184,6 +191,19 @@ int committer_write(struct committer *c, uint16_t disk, uint64_t lba, uint64_t s
 	nudge(c);
 	*ret_lsn = lsn;
 	return 0;
+}
+
+int committer_write(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	int r = admit(c, sectors * SECTOR_BYTES);
+	return r < 0 ? r : stage(c, history_write, disk, lba, sectors, data, ret_lsn);
+}
+
+int committer_write_late(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	return stage(c, history_write_late, disk, lba, sectors, data, ret_lsn);
 }
 
 int committer_zero(
@@ -206,10 +226,68 @@ int committer_zero(
 	return 0;
 }
 
+/* ── parts ───────────────────────────────────────────────────────────────────────────────── */
+
+static struct parts *find_parts_locked(const struct committer *c, uint16_t disk)
+{
+	for (unsigned i = 0; i < c->parts_count; i++)
+		if (c->parts[i].disk == disk)
+			return c->parts[i].parts;
+	return NULL;
+}
+
+struct parts *committer_parts(struct committer *c, uint16_t disk)
+{
+	SCOPED_LOCK(&c->lock);
+	return find_parts_locked(c, disk);
+}
+
+struct parts *committer_add_parts(struct committer *c, uint16_t disk, struct parts *parts)
+{
+	pthread_mutex_lock(&c->lock);
+	struct parts *known = find_parts_locked(c, disk);
+	struct disk_parts *grown =
+		known ? NULL : realloc(c->parts, (c->parts_count + 1) * sizeof(*c->parts));
+	if (grown) {
+		c->parts = grown;
+		c->parts[c->parts_count++] = (struct disk_parts){ disk, parts };
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (known)
+		parts_unref(parts);
+	return known ? known : grown ? parts : NULL;
+}
+
+static bool has_disk(struct committer *c, uint16_t disk)
+{
+	struct history_disk info;
+	return history_disk(c->history, disk, &info) == 0 && !info.removed;
+}
+
+/* Settles what all disks have; the first error. */
+static int settle(struct committer *c)
+{
+	int first_error = 0;
+	for (unsigned i = 0;; i++) {
+		pthread_mutex_lock(&c->lock);
+		struct disk_parts one = { 0 };
+		if (i < c->parts_count)
+			one = c->parts[i];
+		pthread_mutex_unlock(&c->lock);
+		if (!one.parts)
+			return first_error;
+		int r = parts_settle(one.parts);
+		if (r < 0 && first_error == 0 && has_disk(c, one.disk))
+			first_error = r;
+	}
+}
+
 int committer_seal(struct committer *c, const struct seal *seal, uint64_t *ret_number)
 {
 	uint64_t number, lsn;
-	int r;
+	int r = settle(c);
+	if (r < 0)
+		return r;
 	while ((r = history_seal(c->history, seal, &number, &lsn)) == -EAGAIN) {
 		r = make_room(c);
 		if (r < 0)
@@ -315,6 +393,9 @@ static void *upkeep_main(void *argument)
 
 static void release(struct committer *c)
 {
+	for (unsigned i = 0; i < c->parts_count; i++)
+		parts_unref(c->parts[i].parts);
+	free(c->parts);
 	pthread_cond_destroy(&c->upkeep);
 	pthread_cond_destroy(&c->committed);
 	pthread_cond_destroy(&c->work);
@@ -377,6 +458,11 @@ void committer_free(struct committer *c)
 	if (!c)
 		return;
 	stop_threads(c, true);
+	int r = settle(c);
+	if (r < 0)
+		log_warning("the ends of writes that were never flushed are lost, because the rest "
+			    "of their sectors cannot be read: %s",
+			strerrordesc_np(-r));
 	/* The failure was logged when it happened. */
 	(void)committer_sync(c);
 	release(c);

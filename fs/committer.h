@@ -30,17 +30,30 @@ int committer_new(struct history *history, const struct committer_gate *gate,
 void committer_free(struct committer *committer);
 struct history *committer_history(struct committer *committer);
 
+/* The parts of a disk (parts.h), if it has any here; they live as long as the committer, which has
+ * them settled before every seal and at its end. */
+struct parts;
+struct parts *committer_parts(struct committer *committer, uint16_t disk);
+/* Takes them over, unless the disk has some by now: then they are freed and those returned. NULL:
+ * no memory, and they are still the caller's. */
+struct parts *committer_add_parts(struct committer *committer, uint16_t disk, struct parts *parts);
+
 /* Stage and return; waits while too much is staged. As history_write and history_zero, any length.
  */
 int committer_write(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn);
 int committer_zero(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	uint64_t *ret_lsn);
+/* As committer_write, of what was acknowledged before: no gate, and not refused for want of room.
+ */
+int committer_write_late(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
+	const void *data, uint64_t *ret_lsn);
 /* 0 if the gate would let a write in, after the wait that a write has there; else its errno. */
 int committer_room(struct committer *committer);
 /* Returns when `lsn` is durable. -EIO if the history failed first. */
 int committer_wait(struct committer *committer, uint64_t lsn);
 /* Returns when everything staged before the call is durable. */
 int committer_sync(struct committer *committer);
-/* Seals and waits until the point is durable. */
+/* Seals and waits until the point is durable. What was acknowledged before the call is in it; the
+ * errno of reading the vault if a cut sector can therefore not be completed. */
 int committer_seal(struct committer *committer, const struct seal *seal, uint64_t *ret_number);

@@ -116,6 +116,9 @@ int history_disk(struct history *history, uint16_t disk, struct history_disk *re
  * -ENOENT: no such disk; -EIO: failed. On failure nothing is staged. */
 int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
 	const void *data, uint64_t *ret_lsn);
+/* As history_write, of data that was acknowledged before: not refused for want of room. */
+int history_write_late(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn);
 /* As history_write, of zeros, at any length, without a payload. */
 int history_zero(
 	struct history *history, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn);
@@ -154,6 +157,10 @@ uint64_t history_staged_bytes(struct history *history);
  * payload's hash; what cannot be proven is read from the base if that has the same, and is -EIO
  * else, which marks the disk resync_needed. As store.h's read; -ENOENT: no such disk. */
 int history_read(
+	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
+
+/* The same, but -EAGAIN if the base would have to be asked. */
+int history_read_near(
 	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
 
 /* ── recovery points ─────────────────────────────────────────────────────────────────────── */

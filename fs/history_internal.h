@@ -440,6 +440,7 @@ struct ground {
 	const struct extent_map
 		*local; /* of the base's content what the journal holds, too; NULL */
 	bool all_local; /* what is in no map was never written: zeros */
+	bool near;      /* -EAGAIN rather than asking the base */
 };
 /* lock held: the pieces of [lba, lba + sectors) under `map` (NULL: empty), at most `max`; returns
  * how many, and copies what is in memory at once. */

@@ -350,6 +350,8 @@ static int read_base(struct history *history, uint16_t disk, const struct ground
 		return 0;
 	if (!history->base)
 		return -EIO;
+	if (ground->near)
+		return -EAGAIN;
 	return history->base->ops->read(history->base, disk, ground->point,
 		piece->lba * SECTOR_BYTES, piece->data, have * SECTOR_BYTES);
 }
@@ -382,7 +384,7 @@ void pieces_release(struct history *history, struct piece *pieces, unsigned coun
 
 /* Reads what MAX_PIECES pieces cover; returns how many sectors that was. */
 static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_t sectors,
-	void *data, uint32_t *ret_sectors, uint64_t *ret_base_point)
+	void *data, bool near, uint32_t *ret_sectors, uint64_t *ret_base_point)
 {
 	struct piece pieces[MAX_PIECES];
 	pthread_mutex_lock(&history->lock);
@@ -400,6 +402,7 @@ static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_
 		.point = history->vault_point,
 		.sectors = disk_bytes_at(disk, history->vault_point) / SECTOR_BYTES,
 		.position = history->vault_point ? history->vault_position : 0,
+		.near = near,
 	};
 	unsigned count =
 		pieces_collect(history, disk->map, &ground, lba, sectors, data, pieces, MAX_PIECES);
@@ -412,7 +415,8 @@ static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_
 	return r;
 }
 
-int history_read(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+static int read_head(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	void *data, bool near)
 {
 	uint64_t failed_point = 0;
 	uint32_t done = 0;
@@ -422,7 +426,7 @@ int history_read(struct history *history, uint16_t disk, uint64_t lba, uint32_t 
 		uint32_t n = 0;
 		uint64_t base_point = 0;
 		int r = read_some(history, disk, lba + done, sectors - done,
-			(uint8_t *)data + (size_t)done * SECTOR_BYTES, &n, &base_point);
+			(uint8_t *)data + (size_t)done * SECTOR_BYTES, near, &n, &base_point);
 		/* The vault may have moved on and dropped the point meanwhile. */
 		if (r == -ENOENT && base_point > failed_point) {
 			failed_point = base_point;
@@ -433,4 +437,15 @@ int history_read(struct history *history, uint16_t disk, uint64_t lba, uint32_t 
 		done += n;
 	}
 	return 0;
+}
+
+int history_read(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+{
+	return read_head(history, disk, lba, sectors, data, false);
+}
+
+int history_read_near(
+	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+{
+	return read_head(history, disk, lba, sectors, data, true);
 }

@@ -1,7 +1,7 @@
 /*
  * The stacks of stores, top to bottom:
  *
- *	live     vhd ─ head of the history, written through the committer
+ *	live     vhd ─ parts ─ head of the history, written through the committer
  *	point    vhd ─ view of the point, owned
  *	clone    vhd ─ the clone's overlay over its view
  *
@@ -10,7 +10,7 @@
  * layers themselves are in their own files.
  *
  * The footer is the same for a disk wherever it shows up (vhd_disk_id, and 2000-01-01 as its
- * time), so that whole files compare equal. Stores hold no mutable state of their own: any
+ * time), so that whole files compare equal. Stores hold no mutable state but the parts: any
  * thread, several at once.
  */
 #include "fs/stack.h"
@@ -20,7 +20,12 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "fs/clone.h"
+#include "fs/parts.h"
 #include "fs/vhd.h"
+
+/* The kernel sends a larger write in requests of so many pages; one from a buffer that does not
+ * begin at a page is short by less than a page. */
+#define CUT_BYTES (MIB - 4 * KIB)
 
 struct disk_store {
 	struct store store;
@@ -92,6 +97,20 @@ static int live_room(struct store *store)
 	return committer_room(disk_of(store)->committer);
 }
 
+static int live_read_near(struct store *store, uint64_t offset, void *data, size_t n)
+{
+	struct disk_store *d = disk_of(store);
+	return history_read_near(committer_history(d->committer), d->disk, lba_of(offset),
+		(uint32_t)lba_of(n), data);
+}
+
+static int live_write_late(struct store *store, uint64_t offset, const void *data, size_t n)
+{
+	struct disk_store *d = disk_of(store);
+	uint64_t lsn;
+	return committer_write_late(d->committer, d->disk, lba_of(offset), lba_of(n), data, &lsn);
+}
+
 static int live_flush(struct store *store)
 {
 	return committer_sync(disk_of(store)->committer);
@@ -147,6 +166,31 @@ static int add_footer(
 	return 0;
 }
 
+/* The parts of a disk that is written here. They stay with the committer when the file is closed,
+ * because what they hold was acknowledged. */
+static int parts_of_live(const struct disk_store *model, struct parts **ret_parts)
+{
+	struct parts *parts = committer_parts(model->committer, model->disk);
+	if (!parts) {
+		CLEANUP_FREE struct disk_store *d = malloc(sizeof(*d));
+		if (!d)
+			return -ENOMEM;
+		*d = *model;
+		struct parts *mine;
+		int r = parts_new(&d->store, CUT_BYTES, &mine);
+		if (r < 0)
+			return r;
+		TAKE(d);
+		parts = committer_add_parts(model->committer, model->disk, mine);
+		if (!parts) {
+			parts_unref(mine);
+			return -ENOMEM;
+		}
+	}
+	*ret_parts = parts;
+	return 0;
+}
+
 int stack_live_new(
 	struct committer *committer, uint16_t disk, bool writable, struct store **ret_store)
 {
@@ -155,6 +199,8 @@ int stack_live_new(
 		.write = live_write,
 		.zero = live_zero,
 		.flush = live_flush,
+		.read_near = live_read_near,
+		.write_late = live_write_late,
 		.room = live_room,
 		.free = disk_free,
 	};
@@ -177,7 +223,15 @@ int stack_live_new(
 		.disk = disk,
 		.committer = committer,
 	};
-	return add_footer(&d, history, ret_store);
+	if (!writable)
+		return add_footer(&d, history, ret_store);
+	struct parts *parts;
+	r = parts_of_live(&d, &parts);
+	if (r < 0)
+		return r;
+	struct uuid id;
+	vhd_disk_id(info.name, &id);
+	return vhd_store_over(parts, info.size_bytes, true, &id, 0, ret_store);
 }
 
 int stack_point_new(

@@ -349,7 +349,7 @@ static int stage_data(struct history *history, const struct write *w)
 }
 
 static int admit(const struct history *history, uint16_t disk_id, uint64_t lba, uint64_t sectors,
-	uint64_t payload)
+	uint64_t payload, bool late)
 {
 	if (history->failed)
 		return -EIO;
@@ -363,13 +363,13 @@ static int admit(const struct history *history, uint16_t disk_id, uint64_t lba, 
 		return -EAGAIN;
 	uint64_t used = history->live_bytes + history->checkpoint_bytes + payload +
 			JOURNAL_PAGE_BYTES + stage_open_bytes(history);
-	if (used > history->limit_bytes / 100 * 97)
+	if (!late && used > history->limit_bytes / 100 * 97)
 		return -ENOSPC;
 	return 0;
 }
 
-int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
-	const void *data, uint64_t *ret_lsn)
+static int write_data(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, bool late, uint64_t *ret_lsn)
 {
 	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
 		return -EINVAL;
@@ -378,7 +378,7 @@ int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t
 	uint64_t hashes[WRITE_MAX_BLOCKS];
 	record_hash_blocks(data, (size_t)sectors * SECTOR_BYTES, hashes);
 	SCOPED_LOCK(&history->lock);
-	int r = admit(history, disk, lba, sectors, (uint64_t)sectors * SECTOR_BYTES);
+	int r = admit(history, disk, lba, sectors, (uint64_t)sectors * SECTOR_BYTES, late);
 	uint64_t most = (batch_limit(history) - JOURNAL_PAGE_BYTES) / SECTOR_BYTES;
 	for (uint64_t done = 0; done < sectors && r == 0;) {
 		struct write w = {
@@ -398,11 +398,23 @@ int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t
 	return r;
 }
 
+int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	return write_data(history, disk, lba, sectors, data, false, ret_lsn);
+}
+
+int history_write_late(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	return write_data(history, disk, lba, sectors, data, true, ret_lsn);
+}
+
 int history_zero(
 	struct history *history, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn)
 {
 	SCOPED_LOCK(&history->lock);
-	int r = admit(history, disk, lba, sectors, 0);
+	int r = admit(history, disk, lba, sectors, 0, false);
 	struct write w = { .disk = disk, .zero = true, .lba = lba, .sectors = sectors };
 	if (r == 0)
 		r = stage_data(history, &w);

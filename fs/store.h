@@ -3,7 +3,7 @@
  * stacked from. The lowest is the vault's snapshot (plugged in from outside), above it the
  * read cache, the journal's view or head, a clone's overlay, and on top the VHD footer:
  *
- *	live/<disk>.vhd      vhd ── head of the history ──┐
+ *	live/<disk>.vhd      vhd ── parts ── history ─────┐
  *	points/…/<disk>.vhd  vhd ── view of a point ──────┼── base: cache ── blob snapshot
  *	clones/…/<disk>.vhd  vhd ── clone ── view ────────┘
  *
@@ -17,6 +17,10 @@
  *	write   visible to reads when it returns, durable after flush. -EROFS on immutable stores;
  *	        -ENOSPC when a quota or the journal is full, nothing stored.
  *	zero    as write, of zero bytes; any length.
+ *	read_near   as read, but -EAGAIN rather than asking for what is far away. NULL: there is
+ *	        no such difference, or none that is known.
+ *	write_late  as write, of one sector in whose place one was acknowledged before, so that it
+ *	        is not refused for want of room. NULL: write.
  *	flush   makes every write that returned before it was called durable.
  *	room    NULL: always; else 0 if a write would be let in now, waiting as a write waits,
  *	        or the errno it would be refused with.
@@ -35,6 +39,8 @@ struct store_ops {
 	int (*write)(struct store *store, uint64_t offset, const void *data, size_t n);
 	int (*zero)(struct store *store, uint64_t offset, uint64_t n);
 	int (*flush)(struct store *store);
+	int (*read_near)(struct store *store, uint64_t offset, void *data, size_t n);
+	int (*write_late)(struct store *store, uint64_t offset, const void *data, size_t n);
 	int (*room)(struct store *store);
 	void (*free)(struct store *store);
 };

@@ -39,3 +39,8 @@ int vhd_footer_parse(const uint8_t footer[static VHD_FOOTER_BYTES], uint64_t *re
  * the end -ENOSPC, as on any disk. Takes over `disk` on success. -EINVAL: vhd_check_size. */
 int vhd_store_new(
 	struct store *disk, const struct uuid *id, int64_t time_ns, struct store **ret_store);
+/* The same over parts that others use too and that may keep some beyond the store's life; counts
+ * as one of their users. */
+struct parts;
+int vhd_store_over(struct parts *parts, uint64_t disk_bytes, bool writable, const struct uuid *id,
+	int64_t time_ns, struct store **ret_store);

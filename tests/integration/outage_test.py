@@ -8,7 +8,6 @@ takes seconds with a small one.
 """
 
 import errno
-import mmap
 import os
 import pathlib
 import sys
@@ -27,14 +26,6 @@ POLICIES = {"quick": {"point-interval": "2s", "vault-interval": "2s", "retention
                       "rpo-alert": "5s"}}
 
 
-def noise(size):
-    """Random bytes in a page-aligned buffer: others reach the mount in pieces that end inside a
-    sector, whose rest would have to be read from the vault."""
-    buffer = mmap.mmap(-1, size)
-    buffer.write(os.urandom(size))
-    return buffer
-
-
 def fill_of(appliance):
     return appliance.machine("m")["journal"]["fill"]
 
@@ -48,7 +39,8 @@ def fill_up(appliance, until):
         while fill_of(appliance) < until:
             check(time.monotonic() - began < 60, f"the journal does not fill: {fill_of(appliance)}")
             at = BLOCKS * 4096 + written % ((DISK_MIB - 70) * MIB)
-            written += os.pwrite(fd, noise(MIB), at)
+            # Bytes of Python's do not begin at a page: the kernel cuts them inside a sector.
+            written += os.pwrite(fd, os.urandom(MIB), at)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -60,7 +52,7 @@ def delayed(appliance):
     fd = os.open(appliance.live("m", "d"), os.O_WRONLY)
     try:
         began = time.monotonic()
-        os.pwrite(fd, noise(256 << 10), (DISK_MIB - 4) * MIB)
+        os.pwrite(fd, os.urandom(256 << 10), (DISK_MIB - 4) * MIB)
         return time.monotonic() - began
     finally:
         os.close(fd)
@@ -71,7 +63,7 @@ def refused(appliance):
     fd = os.open(appliance.live("m", "d"), os.O_WRONLY)
     try:
         began = time.monotonic()
-        stays_refused(lambda: os.pwrite(fd, noise(MIB), (DISK_MIB - 4) * MIB), errno.ENOSPC)
+        stays_refused(lambda: os.pwrite(fd, os.urandom(MIB), (DISK_MIB - 4) * MIB), errno.ENOSPC)
         check(time.monotonic() - began > 1, "it did not wait for room")
         # Its sectors' rests are in the vault, perhaps; that the journal is full comes first.
         stays_refused(lambda: os.pwrite(fd, b"x" * 1000, (DISK_MIB - 4) * MIB + 100), errno.ENOSPC)

@@ -18,6 +18,8 @@
  *	                                 are all zeros here
  *	hold | let-go                    reads of the vault wait | go on
  *	held                             value: how many wait
+ *	away | back                      the vault is out of reach: reads of it fail | go on
+ *	asked                            value: how often the vault was read
  *	full | room                      writes wait at the committer's gate | go on
  *	waiting                          value: how many wait there
  *	staged                           value: the staged lsn
@@ -44,8 +46,8 @@
 /* A vault of empty disks that can be out of reach. */
 struct zero_base {
 	struct base base;
-	atomic_bool hold;
-	atomic_uint held;
+	atomic_bool hold, away;
+	atomic_uint held, asked;
 };
 
 /* A journal without room. */
@@ -76,6 +78,9 @@ static int zero_base_read(
 	while (atomic_load(&z->hold))
 		usleep(1000);
 	atomic_fetch_sub(&z->held, 1);
+	atomic_fetch_add(&z->asked, 1);
+	if (atomic_load(&z->away))
+		return -ETIMEDOUT;
 	memset(data, 0, n);
 	return 0;
 }
@@ -206,6 +211,12 @@ static int run_command(struct tool *t, char *line)
 		atomic_store(&t->base.hold, line[0] == 'h');
 		return answer(0, 0);
 	}
+	if (strcmp(line, "away") == 0 || strcmp(line, "back") == 0) {
+		atomic_store(&t->base.away, line[0] == 'a');
+		return answer(0, 0);
+	}
+	if (strcmp(line, "asked") == 0)
+		return answer(0, atomic_load(&t->base.asked));
 	if (strcmp(line, "held") == 0)
 		return answer(0, atomic_load(&t->base.held));
 	if (strcmp(line, "full") == 0 || strcmp(line, "room") == 0) {
