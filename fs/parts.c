@@ -36,6 +36,7 @@ struct part {
 	uint64_t number; /* rising, by when it was entered */
 	uint64_t sector; /* its offset in bytes */
 	unsigned users;  /* calls that look at it; it is not freed under them */
+	unsigned coming; /* of them those that will make bytes known unless they fail */
 	bool gone;       /* its sector was written: not in the table any more */
 	unsigned known_bytes;
 	uint8_t known[SECTOR_BYTES]; /* 1: acknowledged, and in `data` */
@@ -193,9 +194,19 @@ static bool is_settled(struct parts *parts, const struct edge *edge)
 	return is_settled_locked(edge);
 }
 
-/* Waits a moment for who has the other half. */
-static bool await_neighbour(struct parts *parts, const struct edge *edge)
+enum patience {
+	NO_PATIENCE, /* the other half is not to be expected */
+	A_MOMENT,
+	AS_LONG_AS_IT_TAKES /* if whoever has the other half is here, else a moment */
+};
+
+/* Waits for who has the other half. Those who are here may wait in turn, but for a sector of the
+ * disk before this one. */
+static bool await_neighbour(struct parts *parts, const struct edge *edge, enum patience patience)
 {
+	bool patient = patience == AS_LONG_AS_IT_TAKES;
+	if (patience == NO_PATIENCE)
+		return is_settled(parts, edge);
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	int64_t nsec = until.tv_nsec + NEIGHBOUR_NS;
@@ -203,14 +214,17 @@ static bool await_neighbour(struct parts *parts, const struct edge *edge)
 	until.tv_nsec = (long)(nsec % NS_PER_S);
 	SCOPED_LOCK(&parts->lock);
 	int r = 0;
-	while (!is_settled_locked(edge) && r == 0)
-		r = pthread_cond_timedwait(&parts->changed, &parts->lock, &until);
+	while (!is_settled_locked(edge) && (r == 0 || (patient && edge->part->coming > 0))) {
+		if (patient && edge->part->coming > 0)
+			pthread_cond_wait(&parts->changed, &parts->lock);
+		else
+			r = pthread_cond_timedwait(&parts->changed, &parts->lock, &until);
+	}
 	return is_settled_locked(edge);
 }
 
-/* Reads what the edge misses, if it misses anything. No lock held. `halved`: the other half may
- * be on its way. */
-static int fetch(struct parts *parts, struct edge *edge, bool halved)
+/* Reads what the edge misses, if it misses anything. No lock held. */
+static int fetch(struct parts *parts, struct edge *edge, enum patience patience)
 {
 	const struct part *part = edge->part;
 	if (!part || is_settled(parts, edge))
@@ -219,12 +233,13 @@ static int fetch(struct parts *parts, struct edge *edge, bool halved)
 	int r = -EAGAIN;
 	if (disk->ops->read_near)
 		r = disk->ops->read_near(disk, part->sector, edge->below, SECTOR_BYTES);
-	if (r == -EAGAIN && disk->ops->read_near && halved && await_neighbour(parts, edge))
+	if (r == -EAGAIN && disk->ops->read_near && await_neighbour(parts, edge, patience))
 		return 0;
 	if (r == -EAGAIN)
 		r = store_read(disk, part->sector, edge->below, SECTOR_BYTES);
 	edge->have_below = r == 0;
-	return r < 0 && is_settled(parts, edge) ? 0 : r;
+	/* It may have come meanwhile. */
+	return r < 0 && await_neighbour(parts, edge, patience) ? 0 : r;
 }
 
 /* Its stripe is held alone: true if the sector can be made of what is there. */
@@ -261,6 +276,10 @@ struct merge {
 static void put_merge(struct parts *parts, struct merge *m)
 {
 	SCOPED_LOCK(&parts->lock);
+	if (m->kept) {
+		m->kept->coming--;
+		pthread_cond_broadcast(&parts->changed);
+	}
 	struct part *used[] = { m->head.part, m->tail.part, m->kept };
 	for (unsigned i = 0; i < ARRAY_SIZE(used); i++)
 		if (used[i])
@@ -268,14 +287,17 @@ static void put_merge(struct parts *parts, struct merge *m)
 	m->head.part = m->tail.part = m->kept = NULL;
 }
 
-/* Whether the bytes behind the last whole sector are to be kept as a part. */
-static bool keeps_tail(struct parts *parts, const struct merge *m, const struct part *part)
+/* Whether the bytes behind the last whole sector are to be kept as a part; then they are coming. */
+static bool keeps_tail(struct parts *parts, const struct merge *m, struct part *part)
 {
 	if (parts->cut_bytes == 0 || m->n <= parts->cut_bytes)
 		return false;
 	SCOPED_LOCK(&parts->lock);
-	return !completes(part, 0, m->tail.to) &&
-	       (part->known_bytes > 0 || atomic_load(&parts->count) <= MAX_PARTS);
+	if (completes(part, 0, m->tail.to) ||
+		(part->known_bytes == 0 && atomic_load(&parts->count) > MAX_PARTS))
+		return false;
+	part->coming++;
+	return true;
 }
 
 /* Enters the parts that the write has to do with. */
@@ -316,9 +338,10 @@ static int fetch_edges(struct parts *parts, struct merge *m)
 	 * need. */
 	int r = store_room(parts->disk);
 	if (r == 0 && head)
-		r = fetch(parts, &m->head, m->offset > m->start);
+		r = fetch(
+			parts, &m->head, m->offset > m->start ? AS_LONG_AS_IT_TAKES : NO_PATIENCE);
 	if (r == 0 && tail)
-		r = fetch(parts, &m->tail, false);
+		r = fetch(parts, &m->tail, NO_PATIENCE);
 	return r;
 }
 
@@ -438,7 +461,7 @@ static int write_part(struct parts *parts, const struct edge *edge)
 static int settle_part(struct parts *parts, struct part *part)
 {
 	struct edge edge = { .part = part };
-	int r = fetch(parts, &edge, true);
+	int r = fetch(parts, &edge, A_MOMENT);
 	if (r < 0)
 		return r;
 	uint32_t set = stripes_of(part->sector, SECTOR_BYTES);

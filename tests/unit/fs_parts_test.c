@@ -27,6 +27,8 @@ struct far_disk {
 	pthread_mutex_t lock;
 	atomic_int fail;  /* what reads answer */
 	atomic_bool hold; /* reads wait */
+	atomic_bool hold_writes;
+	atomic_uint writing;
 	atomic_uint held;
 	atomic_uint reads;
 	atomic_uint flushes;
@@ -60,6 +62,10 @@ static int far_read_near(struct store *store, uint64_t offset, void *data, size_
 static int far_write(struct store *store, uint64_t offset, const void *data, size_t n)
 {
 	struct far_disk *far = far_of(store);
+	atomic_fetch_add(&far->writing, 1);
+	while (atomic_load(&far->hold_writes))
+		usleep(100);
+	atomic_fetch_sub(&far->writing, 1);
 	assert_true(offset % SECTOR_BYTES == 0 && n % SECTOR_BYTES == 0 && n > 0);
 	SCOPED_LOCK(&far->lock);
 	memcpy(far->bytes + offset, data, n);
@@ -322,6 +328,34 @@ static void halves_in_any_order(void **state)
 	assert_memory_equal(x->far->bytes, x->model, DISK_BYTES);
 }
 
+/* The first half is there but waits for room: the second waits with it, and does not read. */
+static void second_half_waits_for_the_first(void **state)
+{
+	struct fixture *x = *state;
+	atomic_store(&x->far->fail, -ETIMEDOUT);
+	atomic_store(&x->far->hold_writes, true);
+	struct call first = { .parts = x->parts, .offset = 0, .n = REQUEST_BYTES - 48, .value = 1 };
+	struct call second = {
+		.parts = x->parts, .offset = REQUEST_BYTES - 48, .n = 48, .value = 2
+	};
+	start(&first);
+	for (int i = 0; atomic_load(&x->far->writing) == 0; i++) {
+		assert_true(i < 50000);
+		usleep(100);
+	}
+	start(&second);
+	usleep(50000); /* longer than it waits for one that is not there */
+	atomic_store(&x->far->hold_writes, false);
+	pthread_join(first.thread, NULL);
+	pthread_join(second.thread, NULL);
+	assert_int_equal(first.result, 0);
+	assert_int_equal(second.result, 0);
+	memset(x->model, 1, REQUEST_BYTES);
+	memset(x->model + REQUEST_BYTES - 48, 2, 48);
+	assert_int_equal(parts_flush(x->parts), 0);
+	assert_memory_equal(x->far->bytes, x->model, DISK_BYTES);
+}
+
 /* While one reads from far away, whole sectors are written beside it, and even in its place. */
 static void nobody_waits_for_reading(void **state)
 {
@@ -425,6 +459,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(small_write_fails_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(halves_are_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(halves_in_any_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(second_half_waits_for_the_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(nobody_waits_for_reading, setup, teardown),
 		cmocka_unit_test_setup_teardown(nothing_is_undone, setup, teardown),
 	};
