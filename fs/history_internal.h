@@ -461,7 +461,6 @@ bool views_stand_on(const struct history *history, uint64_t number);
 int new_incarnation(struct history *history);
 
 /* spare.c: commit_lock held, for the list of spares */
-int spare_note(struct history *history, uint64_t seq); /* found at the opening */
 /* Makes a spare the segment `seq`. -ENOENT if there is none. */
 int spare_take(struct history *history, uint64_t seq);
 /* Takes over the file of a segment that is not needed any more, or removes it. */

@@ -1,7 +1,7 @@
 /*
  * What replay finds in the directory: which segment files there are, and what each says about the
  * one before it. Leftovers are put on a list, to be removed when no checkpoint names them; what a
- * crash kept from getting its name is removed at once.
+ * crash kept from getting its name is removed at once, and so are spares.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -34,8 +34,9 @@ static int list_each(void *context, const char *name)
 {
 	struct listing *l = context;
 	size_t n = strlen(name);
-	if (n > 4 && strcmp(name + n - 4, ".new") == 0) {
-		/* A file that a crash kept from getting its name. */
+	if (n > 4 && (strcmp(name + n - 4, ".new") == 0 || strcmp(name + n - 4, ".spr") == 0)) {
+		/* A file that a crash kept from getting its name, or a spare (see spare.c). The
+		 * directory is synced before anything new is written. */
 		char path[SEGMENT_PATH_BYTES(l->history)];
 		if (n > 28)
 			return 0;
@@ -44,8 +45,6 @@ static int list_each(void *context, const char *name)
 	}
 	if (strlen(name) != 16 + 4 || strspn(name, "0123456789abcdef") != 16)
 		return 0;
-	if (strcmp(name + 16, ".spr") == 0)
-		return spare_note(l->history, strtoull(name, NULL, 16));
 	if (strcmp(name + 16, ".seg") != 0)
 		return 0;
 	uint64_t *grown = realloc(l->seqs, (l->count + 1) * sizeof(*l->seqs));

@@ -6,6 +6,10 @@
  * and the opening that wrote it, and the chain would not fit. Few are kept, and none when the
  * journal is more than half full.
  *
+ * A spare does not outlive its opening. A crash may undo the renaming that made it a segment again
+ * and yet keep what was written into it: records of the very number that the next segment has, and
+ * of an opening that nothing else remembers. So replay removes every spare that it finds.
+ *
  * commit_lock guards the list.
  */
 #include <errno.h>
@@ -21,26 +25,6 @@ static void set_spare_bytes(struct history *history)
 	pthread_mutex_lock(&history->lock);
 	history->spare_bytes = bytes;
 	pthread_mutex_unlock(&history->lock);
-}
-
-int spare_note(struct history *history, uint64_t seq)
-{
-	char path[SEGMENT_PATH_BYTES(history)];
-	struct io_file *file;
-	uint64_t bytes = 0;
-	segment_path(history, seq, "spr", path);
-	if (history->spare_count == MAX_SPARES)
-		return io_unlink(history->io, path);
-	int r = io_open(history->io, path, IO_READ, &file);
-	if (r < 0)
-		return r;
-	r = io_size(file, &bytes);
-	io_close(file);
-	if (r < 0)
-		return r;
-	history->spares[history->spare_count++] = (struct spare){ seq, bytes };
-	set_spare_bytes(history);
-	return 0;
 }
 
 int spare_take(struct history *history, uint64_t seq)

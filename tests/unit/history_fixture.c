@@ -123,7 +123,7 @@ void faulty_io_init(struct faulty_io *faulty)
 	faulty->io.ops = &faulty->ops;
 }
 
-static void open_history(struct history_fixture *x)
+void fixture_start(struct history_fixture *x)
 {
 	struct history_options options = {
 		.io = &x->faulty.io,
@@ -154,7 +154,7 @@ void fixture_open(struct history_fixture *x)
 	strcpy(x->directory, "/tmp/landfall-history-XXXXXX");
 	assert_non_null(mkdtemp(x->directory));
 	faulty_io_init(&x->faulty);
-	open_history(x);
+	fixture_start(x);
 	assert_int_equal(history_add_disk(x->history, "web/root", 16 * MIB, &x->disk, &lsn), 0);
 	commit(x);
 }
@@ -162,7 +162,7 @@ void fixture_open(struct history_fixture *x)
 void fixture_reopen(struct history_fixture *x)
 {
 	history_close(x->history);
-	open_history(x);
+	fixture_start(x);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

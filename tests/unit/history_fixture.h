@@ -32,6 +32,8 @@ struct history_fixture {
 
 /* Fail the test if they cannot. */
 void fixture_open(struct history_fixture *fixture);
+/* Opens the history that the test has closed. */
+void fixture_start(struct history_fixture *fixture);
 /* Closes the history and opens it again. */
 void fixture_reopen(struct history_fixture *fixture);
 /* Closes it and removes the directory. */
