@@ -204,6 +204,16 @@ uint64_t view_base_number(const struct view *view);
  * history may believe in one that is gone) it reads from the next below, as far as the journal has
  * all that came since. */
 int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
+/* Reading much of a view once, as a flush does: long stretches come past the kernel's memory, if
+ * `data` is aligned to IO_DIRECT_ALIGN. The view outlives the pass; one thread. */
+struct view_pass;
+int view_pass_new(struct view *view, struct view_pass **ret_pass);
+void view_pass_free(struct view_pass *pass);
+/* As view_read, from a whole block of 4 KiB of the disk on (else -EINVAL). For each block, from the
+ * first on: whether the journal's proof was of just these 4 KiB, and then the XXH3-64 of what is in
+ * `data` now. */
+int view_pass_read(struct view_pass *pass, uint16_t disk, uint64_t lba, uint32_t sectors,
+	void *data, uint64_t *ret_hashes, bool *ret_known);
 /* The first extent of what changed since the vault point below that ends after lba. 0, -ENOENT.
  * This is what a flush has to send. */
 int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent);

@@ -447,12 +447,34 @@ struct ground {
 unsigned pieces_collect(struct history *history, const struct extent_map *map,
 	const struct ground *ground, uint64_t lba, uint32_t sectors, void *data,
 	struct piece *ret_pieces, unsigned max);
-/* What the journal cannot prove any more is read from the base, if that holds the same; else the
+/* `pass`: NULL, or the one that this read is part of.
+ * What the journal cannot prove any more is read from the base, if that holds the same; else the
  * disk is marked *resync needed*, if the head still shows it, and -EIO is answered. No lock held.
  */
 int pieces_read(struct history *history, uint16_t disk, const struct ground *ground,
-	struct piece *pieces, unsigned count);
+	struct piece *pieces, unsigned count, struct view_pass *pass);
 void pieces_release(struct history *history, struct piece *pieces, unsigned count);
+
+/* view_pass.c */
+#define VIEW_PASS_HANDLES 4u
+struct view_pass {
+	struct view *view;
+	struct history *history;
+	struct view_pass_handle {
+		uint64_t seq;
+		struct io_file *file; /* NULL: free */
+	} handles[VIEW_PASS_HANDLES];
+	unsigned next;
+	/* Of the read at hand. */
+	uint64_t lba;
+	uint64_t *hashes;
+	bool *known;
+};
+/* A handle to read that range past the kernel's memory; NULL: it is not worth it, or cannot be. */
+struct io_file *view_pass_file(struct view_pass *pass, const struct segment *segment,
+	uint64_t offset, uint32_t bytes, const void *data);
+/* The piece, of a file, was proven. */
+void view_pass_note(struct view_pass *pass, const struct piece *piece);
 
 /* view.c: lock held */
 bool views_stand_on(const struct history *history, uint64_t number);

@@ -192,7 +192,8 @@ static unsigned plan_fetches(struct piece *pieces, unsigned count, struct fetch 
 }
 
 /* Reads and proves. -EAGAIN: it would have to wait, and shall not. */
-static int run_fetch(struct fetch *fetch, bool wait, struct piece **ret_failed)
+static int run_fetch(
+	struct fetch *fetch, bool wait, struct io_file *file, struct piece **ret_failed)
 {
 	struct piece *first = fetch->pieces;
 	CLEANUP_FREE uint8_t *bounce = NULL;
@@ -203,8 +204,8 @@ static int run_fetch(struct fetch *fetch, bool wait, struct piece **ret_failed)
 			return -ENOMEM;
 	}
 	*ret_failed = first;
-	int r = wait ? io_read_all(first->file, to, fetch->bytes, fetch->offset)
-		     : io_read_cached(first->file, to, fetch->bytes, fetch->offset);
+	int r = wait ? io_read_all(file, to, fetch->bytes, fetch->offset)
+		     : io_read_cached(file, to, fetch->bytes, fetch->offset);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < fetch->count; i++) {
@@ -221,26 +222,44 @@ static int run_fetch(struct fetch *fetch, bool wait, struct piece **ret_failed)
 	return 0;
 }
 
+/* Past the kernel's memory, if that is for the pass and this fetch. -EAGAIN: it is not. */
+static int run_direct(struct view_pass *pass, struct fetch *fetch, struct piece **ret_failed)
+{
+	const struct piece *first = fetch->pieces;
+	if (!pass || !is_whole(first))
+		return -EAGAIN;
+	struct io_file *file =
+		view_pass_file(pass, first->segment, fetch->offset, fetch->bytes, first->data);
+	if (!file)
+		return -EAGAIN;
+	int r = run_fetch(fetch, true, file, ret_failed);
+	return r == -EINVAL ? -EAGAIN : r; /* the disk wants another alignment */
+}
+
 /* What the kernel has in memory is taken at once; the rest is asked for before any of it is waited
  * for, so that the disk works on all of it. */
-static int read_payloads(
-	struct history *history, struct piece *pieces, unsigned count, struct piece **ret_failed)
+static int read_payloads(struct history *history, struct view_pass *pass, struct piece *pieces,
+	unsigned count, struct piece **ret_failed)
 {
 	struct fetch fetches[MAX_PIECES];
 	int r = find_payloads(history, pieces, count, ret_failed);
 	if (r < 0)
 		return r;
 	unsigned n = plan_fetches(pieces, count, fetches);
-	for (unsigned i = 0; i < n && n > 1; i++) {
-		r = run_fetch(&fetches[i], false, ret_failed);
-		if (r == -EAGAIN) {
+	for (unsigned i = 0; i < n; i++) {
+		r = run_direct(pass, &fetches[i], ret_failed);
+		if (r == -EAGAIN && n > 1)
+			r = run_fetch(&fetches[i], false, fetches[i].pieces->file, ret_failed);
+		if (r == -EAGAIN && n > 1) {
 			io_prefetch(fetches[i].pieces->file, fetches[i].offset, fetches[i].bytes);
-		} else if (r < 0) {
+		} else if (r < 0 && r != -EAGAIN) {
 			return r;
 		}
 	}
 	for (unsigned i = 0; i < n; i++) {
-		r = fetches[i].done ? 0 : run_fetch(&fetches[i], true, ret_failed);
+		r = fetches[i].done
+			    ? 0
+			    : run_fetch(&fetches[i], true, fetches[i].pieces->file, ret_failed);
 		if (r < 0)
 			return r;
 	}
@@ -319,11 +338,11 @@ static bool record_in_base(
 
 /* Reads the payloads; those that are damaged and in the base as well are left to it. */
 static int read_or_leave(struct history *history, uint16_t disk, const struct ground *ground,
-	struct piece *pieces, unsigned count)
+	struct piece *pieces, unsigned count, struct view_pass *pass)
 {
 	for (;;) {
 		struct piece *failed = NULL;
-		int r = read_payloads(history, pieces, count, &failed);
+		int r = read_payloads(history, pass, pieces, count, &failed);
 		bool damaged = r == -EBADMSG || r == -ENODATA || r == -ENOENT;
 		if (damaged && !failed->in_base)
 			failed->in_base = record_in_base(history, ground, failed);
@@ -357,11 +376,13 @@ static int read_base(struct history *history, uint16_t disk, const struct ground
 }
 
 int pieces_read(struct history *history, uint16_t disk, const struct ground *ground,
-	struct piece *pieces, unsigned count)
+	struct piece *pieces, unsigned count, struct view_pass *pass)
 {
-	int r = read_or_leave(history, disk, ground, pieces, count);
+	int r = read_or_leave(history, disk, ground, pieces, count, pass);
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		struct piece *piece = &pieces[i];
+		if (pass && piece->kind == PIECE_FILE)
+			view_pass_note(pass, piece);
 		if (piece->kind == PIECE_ZERO)
 			memset(piece->data, 0, (size_t)piece->sectors * SECTOR_BYTES);
 		else if (piece->kind == PIECE_BASE)
@@ -408,7 +429,7 @@ static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_
 		pieces_collect(history, disk->map, &ground, lba, sectors, data, pieces, MAX_PIECES);
 	pthread_mutex_unlock(&history->lock);
 
-	r = pieces_read(history, id, &ground, pieces, count);
+	r = pieces_read(history, id, &ground, pieces, count, NULL);
 	pieces_release(history, pieces, count);
 	*ret_base_point = ground.point;
 	*ret_sectors = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);

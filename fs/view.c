@@ -266,8 +266,8 @@ static struct view *lower_view(struct view *view)
 	return view->lower;
 }
 
-static int read_on(struct view *view, const struct view_disk *d, uint64_t lba, uint32_t sectors,
-	uint8_t *data, uint32_t *done)
+static int read_on(struct view *view, struct view_pass *pass, const struct view_disk *d,
+	uint64_t lba, uint32_t sectors, uint8_t *data, uint32_t *done)
 {
 	const struct ground ground = view_ground(view, d, lba, sectors);
 	struct piece pieces[MAX_PIECES];
@@ -276,7 +276,7 @@ static int read_on(struct view *view, const struct view_disk *d, uint64_t lba, u
 		unsigned count = pieces_collect(view->history, d->map, &ground, lba + *done,
 			sectors - *done, data + (size_t)*done * SECTOR_BYTES, pieces, MAX_PIECES);
 		pthread_mutex_unlock(&view->history->lock);
-		int r = pieces_read(view->history, d->id, &ground, pieces, count);
+		int r = pieces_read(view->history, d->id, &ground, pieces, count, pass);
 		pieces_release(view->history, pieces, count);
 		if (r < 0)
 			return r;
@@ -285,7 +285,8 @@ static int read_on(struct view *view, const struct view_disk *d, uint64_t lba, u
 	return 0;
 }
 
-int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+int view_read_in_pass(struct view *view, struct view_pass *pass, uint16_t disk, uint64_t lba,
+	uint32_t sectors, void *data)
 {
 	const struct view_disk *d = view_find_disk(view, disk);
 	uint32_t done = 0;
@@ -294,7 +295,7 @@ int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, 
 	if (sectors == 0 || lba + sectors < lba || lba + sectors > d->bytes / SECTOR_BYTES)
 		return -EINVAL;
 	for (;;) {
-		int r = read_on(view, d, lba, sectors, data, &done);
+		int r = read_on(view, pass, d, lba, sectors, data, &done);
 		if (r != -ENOENT)
 			return r;
 		view = lower_view(view); /* the base has no such point */
@@ -302,6 +303,11 @@ int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, 
 		if (!d)
 			return -EIO;
 	}
+}
+
+int view_read(struct view *view, uint16_t disk, uint64_t lba, uint32_t sectors, void *data)
+{
+	return view_read_in_pass(view, NULL, disk, lba, sectors, data);
 }
 
 int view_next_change(struct view *view, uint16_t disk, uint64_t lba, struct extent *ret_extent)

@@ -39,6 +39,9 @@ struct view {
 };
 
 struct view_disk *view_find_disk(const struct view *view, uint16_t id);
+/* As view_read; `pass` may be NULL. */
+int view_read_in_pass(struct view *view, struct view_pass *pass, uint16_t disk, uint64_t lba,
+	uint32_t sectors, void *data);
 /* What the disk's map lies on, for a read of that range. No lock held. */
 struct ground view_ground(
 	struct view *view, const struct view_disk *disk, uint64_t lba, uint64_t sectors);

@@ -2,8 +2,10 @@
  * Step 2 of a flush, for one disk: its size and footer, its changes, and the hashes of the pages
  * they touch.
  *
- * Every page is hashed as it is read from the view, whole, so that what is proven is what is
- * sent. Pages of zeros are told apart: they are cleared, not sent, and need no hash.
+ * The hash of a page is of what is in the buffer that is sent: the one that the journal's proof
+ * was just made with, or, for a page that was put together from several writes, a new one. So what
+ * is proven is what is sent. Pages of zeros are told apart: they are cleared, not sent, and need no
+ * hash.
  *
  * A disk is grown here and not earlier, since the snapshots of older points must keep their size:
  * its old footer is cleared first, then the blob grows, then the new footer is written. A flush
@@ -182,11 +184,21 @@ static int send_pages(struct flush *flush, struct flush_disk *disk, const struct
 	return r;
 }
 
+/* Reads the piece and tells the hash of each of its pages, or that it is zeros. */
 static int read_piece(struct flush *flush, const struct manifest_disk *disk,
-	const struct flush_piece *piece, void *data)
+	const struct flush_piece *piece, unsigned char *data, struct hashed *ret_h)
 {
-	uint64_t lba = (uint64_t)piece->first * FLUSH_PAGE_SECTORS;
-	int r = view_read(flush->view, disk->id, lba, piece->count * FLUSH_PAGE_SECTORS, data);
+	uint64_t lba = (uint64_t)piece->first * FLUSH_PAGE_SECTORS, zeros = hashes_of_zeros();
+	bool known[FLUSH_PIECE_PAGES];
+	int r = view_pass_read(flush->pass, disk->id, lba, piece->count * FLUSH_PAGE_SECTORS, data,
+		ret_h->hashes, known);
+	for (uint32_t i = 0; r == 0 && i < piece->count; i++) {
+		const unsigned char *page = data + (size_t)i * HASHES_PAGE_BYTES;
+		ret_h->zero[i] = (!known[i] || ret_h->hashes[i] == zeros) &&
+				 is_zero(page, HASHES_PAGE_BYTES);
+		if (!known[i] && !ret_h->zero[i])
+			ret_h->hashes[i] = hashes_of_page(page);
+	}
 	if (r == -EIO)
 		return error_set(flush->error, r,
 			"see the log for the damaged file; write what the disk must hold again, or "
@@ -209,13 +221,7 @@ static int send_piece(struct flush *flush, struct manifest_disk *disk, struct fl
 	int r = sender_buffer_get(flush->sender, n, flush->error, &buffer);
 	if (r < 0)
 		return r;
-	r = read_piece(flush, disk, piece, buffer->data);
-	for (uint32_t i = 0; r == 0 && i < piece->count; i++) {
-		const unsigned char *page = buffer->data + (size_t)i * HASHES_PAGE_BYTES;
-		h.zero[i] = is_zero(page, HASHES_PAGE_BYTES);
-		if (!h.zero[i])
-			h.hashes[i] = hashes_of_page(page);
-	}
+	r = read_piece(flush, disk, piece, buffer->data, &h);
 	if (r == 0)
 		r = add_hashes(flush, disk, piece, &h);
 	if (r == 0)

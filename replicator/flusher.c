@@ -60,6 +60,7 @@ static void flush_free(struct flush *flush)
 {
 	sender_free(flush->sender);
 	hashes_writer_free(flush->writer);
+	view_pass_free(flush->pass);
 	view_close(flush->view);
 	manifest_free(&flush->manifest);
 }
@@ -229,7 +230,9 @@ static int prepare(struct flush *flush, uint64_t number)
 		number, flush->error, &sink);
 	if (r < 0)
 		return r;
-	r = sender_new(&sending, &flush->sender);
+	r = view_pass_new(flush->view, &flush->pass);
+	if (r == 0)
+		r = sender_new(&sending, &flush->sender);
 	if (r == 0)
 		r = hashes_writer_new(&group->id, flush->base, number, &sink, &flush->writer);
 	if (r < 0)

@@ -43,6 +43,7 @@ struct flush {
 	struct point point;
 	uint64_t base; /* the vault point below */
 	struct view *view;
+	struct view_pass *pass;
 	struct sender *sender;
 	struct hashes_writer *writer;
 	struct vault_stage stage;

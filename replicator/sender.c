@@ -10,14 +10,17 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/io.h"
 #include "common/rng.h"
 #include "replicator/backoff.h"
 
 #define DEFAULT_PARALLEL 16u
 #define BUFFERS_MAX_BYTES (36ull << 20)
+#define HUGE_PAGE_BYTES (2ul << 20)
 #define MAX_TRIES 8u
 #define MAX_STALE 3u
 #define MAX_RAISES 8u
@@ -136,11 +139,14 @@ static int new_buffer(struct sender *s, size_t n, struct sender_buffer **ret_buf
 	buffer->capacity = 16384;
 	while (buffer->capacity < n)
 		buffer->capacity *= 2;
-	buffer->data = malloc(buffer->capacity);
+	bool huge = buffer->capacity >= HUGE_PAGE_BYTES;
+	buffer->data = aligned_alloc(huge ? HUGE_PAGE_BYTES : IO_DIRECT_ALIGN, buffer->capacity);
 	if (!buffer->data) {
 		free(buffer);
 		return -ENOMEM;
 	}
+	if (huge)
+		(void)madvise(buffer->data, buffer->capacity, MADV_HUGEPAGE);
 	s->buffer_bytes += buffer->capacity;
 	*ret_buffer = buffer;
 	return 0;

@@ -59,7 +59,7 @@ struct sender_target {
 	struct token_bucket requests, bytes;
 };
 
-/* Memory for puts; counted, since one buffer may serve several. */
+/* Memory for puts, aligned for IO_DIRECT; counted, since one buffer may serve several. */
 struct sender_buffer {
 	unsigned refs;
 	size_t capacity;

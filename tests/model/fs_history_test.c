@@ -15,6 +15,9 @@
 #include <string.h>
 
 #include "common/bytes.h"
+#include "common/checksum.h"
+#include "common/cleanup.h"
+#include "common/io.h"
 #include "common/rng.h"
 #include "fs/history.h"
 
@@ -232,6 +235,34 @@ static void do_add_or_grow(struct world *w)
 	commit(w); /* keeps the model's count of disks simple */
 }
 
+/* The same range, from a whole block on, as a flush reads it: the same bytes, and every hash that
+ * is told is of the bytes that came. */
+static void read_in_pass(struct view *view, const struct image *image, unsigned disk, uint32_t lba,
+	uint32_t n, uint64_t number)
+{
+	uint32_t first = lba - lba % 8, sectors = n + lba % 8, blocks = (sectors + 7) / 8;
+	size_t bytes = (size_t)blocks * 4096;
+	CLEANUP_FREE uint8_t *data = aligned_alloc(IO_DIRECT_ALIGN, bytes);
+	CLEANUP_FREE uint64_t *hashes = calloc(blocks, sizeof(*hashes));
+	CLEANUP_FREE bool *known = malloc(blocks * sizeof(*known));
+	struct view_pass *pass;
+	memset(data, 0xee, bytes);
+	memset(known, 0xff, blocks * sizeof(*known));
+	assert_int_equal(view_pass_new(view, &pass), 0);
+	int r = view_pass_read(pass, (uint16_t)(disk + 1), first, sectors, data, hashes, known);
+	if (r < 0)
+		fail_msg(
+			"point %llu: read in a pass: %s", (unsigned long long)number, strerror(-r));
+	check_sectors(data, &image->tags[disk][first], sectors, "pass", number, disk, first);
+	for (uint32_t i = 0; i < blocks; i++)
+		if (known[i])
+			assert_int_equal(hashes[i], checksum64(data + (size_t)i * 4096, 4096));
+	assert_int_equal(
+		view_pass_read(pass, (uint16_t)(disk + 1), first + 1, 1, data, hashes, known),
+		-EINVAL);
+	view_pass_free(pass);
+}
+
 static void read_range(struct world *w, struct view *view, const struct image *image, unsigned disk,
 	uint32_t lba, uint32_t n, uint64_t number)
 {
@@ -244,6 +275,8 @@ static void read_range(struct world *w, struct view *view, const struct image *i
 			strerror(-r));
 	check_sectors(data, &image->tags[disk][lba], n, view ? "point" : "head", number, disk, lba);
 	free(data);
+	if (view)
+		read_in_pass(view, image, disk, lba, n, number);
 }
 
 static void check_head(struct world *w, bool all)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/bytes.h"
+#include "common/checksum.h"
 #include "common/cleanup.h"
 #include "common/rng.h"
 #include "tests/unit/history_fixture.h"
@@ -116,11 +117,48 @@ static void test_rot_costs_its_block(void **state)
 	assert_int_equal(history_read(f->history, f->disk, lba, SECTORS, got), -EIO);
 }
 
+/* What a flush reads: in long stretches, with the hashes that the proof was made of. */
+static void test_a_pass_reads_and_proves(void **state)
+{
+	enum { BLOCKS = SECTORS / BLOCK_SECTORS };
+	struct history_fixture *f = *state;
+	static _Alignas(IO_DIRECT_ALIGN) uint8_t want[SECTORS * SECTOR_BYTES], got[sizeof(want)];
+	uint64_t hashes[BLOCKS];
+	bool known[BLOCKS];
+	struct view *view;
+	struct view_pass *pass;
+	struct rng rng;
+	rng_seed(&rng, 4);
+	rng_fill(&rng, want, sizeof(want));
+	fixture_write(f, 0, SECTORS, want);
+	/* In the midst of a block, and over the border of two. */
+	rng_fill(&rng, want + 803 * SECTOR_BYTES, 10 * SECTOR_BYTES);
+	fixture_write(f, 803, 10, want + 803 * SECTOR_BYTES);
+	uint64_t number = fixture_seal(f);
+	assert_int_equal(history_view_open(f->history, number, &view), 0);
+	assert_int_equal(view_pass_new(view, &pass), 0);
+	assert_int_equal(view_pass_read(pass, f->disk, 0, SECTORS, got, hashes, known), 0);
+	assert_memory_equal(got, want, sizeof(want));
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		assert_int_equal(known[i], i != 803 / BLOCK_SECTORS && i != 812 / BLOCK_SECTORS);
+		if (known[i])
+			assert_int_equal(hashes[i], checksum64(want + (size_t)i * 4096, 4096));
+	}
+	assert_int_equal(view_pass_read(pass, f->disk, 3, 8, got, hashes, known), -EINVAL);
+	assert_true(damage(f, want + 60 * 4096, 4096));
+	assert_int_equal(view_pass_read(pass, f->disk, 0, SECTORS, got, hashes, known), -EIO);
+	assert_int_equal(view_pass_read(pass, f->disk, 1024, 1024, got, hashes, known), 0);
+	assert_memory_equal(got, want + 1024 * SECTOR_BYTES, 1024 * SECTOR_BYTES);
+	view_pass_free(pass);
+	view_close(view);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_any_read_of_any_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rot_costs_its_block, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_pass_reads_and_proves, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
