@@ -163,6 +163,11 @@ int history_read(
 int history_read_near(
 	struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors, void *data);
 
+/* The first extent of the current content that the journal holds and that ends after lba; what no
+ * extent covers is as in the newest vault point. 0, -ENOENT (also: no such disk). */
+int history_next_extent(
+	struct history *history, uint16_t disk, uint64_t lba, struct extent *ret_extent);
+
 /* ── recovery points ─────────────────────────────────────────────────────────────────────── */
 
 /* Copies up to `max` durable points with number ≥ `from`, rising; returns how many were copied.

@@ -470,3 +470,13 @@ int history_read_near(
 {
 	return read_head(history, disk, lba, sectors, data, true);
 }
+
+int history_next_extent(
+	struct history *history, uint16_t id, uint64_t lba, struct extent *ret_extent)
+{
+	SCOPED_LOCK(&history->lock);
+	const struct disk *disk = disk_find(history, id);
+	if (!disk || disk->info.removed || !disk->map)
+		return -ENOENT;
+	return extent_map_find(disk->map, lba, ret_extent);
+}

@@ -8,7 +8,7 @@
  *	vault_disk.c     a disk's blob                    vault_takeover.c  another's group
  *	vault_points.c   listing, manifests, hashes       vault_repair.c    half-written bases
  *	vault_io.c       objects and reads, tried again   vault_base.c      reading for the history
- *	vault_import.c   points into a new history
+ *	vault_import.c   points into a new history        vault_proofs.c   page hashes, gathered
  */
 #pragma once
 

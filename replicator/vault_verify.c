@@ -1,11 +1,9 @@
 /*
  * Proving every byte of a vault point.
  *
- * What a page must hold is told by the newest hashes, up to the point, that cover it; a page that
- * none covers was never written and must be zero. The disk is taken in windows: for each, the
- * hashes are gathered from the newest point backwards (every hashes object is read once, from
- * start to end, since windows and objects rise alike), then the snapshot's written ranges are
- * read and compared. Memory: 9 bytes for each 4 KiB of a window, and a mark for each point.
+ * What a page must hold is told by the proofs of the points up to it (vault_proofs.h); a page that
+ * none covers was never written and must be zero. Window by window, the snapshot's written ranges
+ * are read and compared.
  */
 #include "replicator/vault_internal.h"
 
@@ -18,24 +16,16 @@
 #include "common/cleanup.h"
 #include "fs/vhd.h"
 #include "replicator/backoff.h"
+#include "replicator/vault_proofs.h"
 
-#define WINDOW_PAGES (1u << 20) /* 4 GiB of disk: 9 MiB of memory */
 #define READ_BYTES (1ull << 20)
 #define READS 8u
-
-enum page_state { PAGE_UNTOLD, PAGE_ZERO, PAGE_HASHED };
-
-struct proof {
-	uint64_t number;
-	struct hashes_mark mark;
-};
 
 struct verify {
 	struct blob_store *store;
 	const struct vault_group *group;
 	struct manifest manifest;
-	struct proof *proofs; /* newest first */
-	unsigned proof_count;
+	struct vault_proofs *proofs;
 	uint64_t zero_hash;
 	/* the window */
 	const struct manifest_disk *disk;
@@ -49,84 +39,11 @@ struct verify {
 static void verify_free(struct verify *v)
 {
 	manifest_free(&v->manifest);
-	free(v->proofs);
+	vault_proofs_free(v->proofs);
 	free(v->hashes);
 	free(v->states);
 	free(v->written);
 	free(v->memory);
-}
-
-static void free_reader(struct hashes_reader **reader)
-{
-	hashes_reader_free(*reader);
-}
-
-/* ── what must be there ──────────────────────────────────────────────────────────────────── */
-
-static void tell(struct verify *v, const struct hashes_run *run)
-{
-	for (uint32_t i = 0; i < run->count; i++) {
-		uint32_t page = run->first_page + i;
-		if (page < v->first_page || page >= v->end_page)
-			continue;
-		uint32_t at = page - v->first_page;
-		if (v->states[at] != PAGE_UNTOLD)
-			continue;
-		v->states[at] = run->hashes ? PAGE_HASHED : PAGE_ZERO;
-		if (run->hashes)
-			v->hashes[at] = run->hashes[i];
-	}
-}
-
-static bool is_past(const struct verify *v, uint16_t disk, uint32_t page)
-{
-	return disk > v->disk->id || (disk == v->disk->id && page >= v->end_page);
-}
-
-static int check_coverage(const struct verify *v, const struct proof *proof,
-	const struct hashes_reader *reader, const char *name, struct error *error)
-{
-	struct uuid group;
-	uint64_t from, number;
-	hashes_reader_coverage(reader, &group, &from, &number);
-	if (number != proof->number || memcmp(&group, &v->group->id, sizeof(group)) != 0)
-		return error_set(error, -EBADMSG, NULL, "%s is of another point", name);
-	uint64_t below = proof + 1 < v->proofs + v->proof_count ? proof[1].number : 0;
-	if (from > below)
-		return error_set(error, -EBADMSG, NULL,
-			"%s covers what changed since point %" PRIu64 ", but the point below is "
-			"%" PRIu64,
-			name, from, below);
-	return 0;
-}
-
-static int gather_one(struct verify *v, struct proof *proof, struct error *error)
-{
-	CLEANUP(free_reader) struct hashes_reader *reader = NULL;
-	struct vault_hashes hashes;
-	struct hashes_source source;
-	struct hashes_run run;
-	if (proof->mark.offset != 0 && is_past(v, proof->mark.next_disk, proof->mark.next_page))
-		return 0;
-	vault_hashes_open(&hashes, v->store, v->group, proof->number, &source);
-	int r = hashes_reader_new(&source, error, &reader);
-	if (r == -ENOENT)
-		return error_set(error, -EBADMSG, NULL, "%s is missing", hashes.name);
-	if (r == 0 && proof->mark.offset == 0)
-		r = check_coverage(v, proof, reader, hashes.name, error);
-	if (r < 0)
-		return r;
-	hashes_reader_seek(reader, &proof->mark);
-	while ((r = hashes_reader_next(reader, error, &run)) == 0) {
-		if (is_past(v, run.disk, run.first_page))
-			break;
-		if (run.disk == v->disk->id)
-			tell(v, &run);
-	}
-	if (r < 0 && r != -ENOENT)
-		return r;
-	hashes_reader_mark(reader, &proof->mark);
-	return 0;
 }
 
 /* ── what is there ───────────────────────────────────────────────────────────────────────── */
@@ -214,11 +131,9 @@ static int verify_window(struct verify *v, struct error *error)
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	uint32_t pages = v->end_page - v->first_page;
-	int r = 0;
-	memset(v->states, PAGE_UNTOLD, pages);
 	memset(v->written, 0, pages);
-	for (unsigned i = 0; r == 0 && i < v->proof_count; i++)
-		r = gather_one(v, &v->proofs[i], error);
+	int r = vault_proofs_window(
+		v->proofs, v->disk->id, v->first_page, v->end_page, error, v->states, v->hashes);
 	if (r < 0)
 		return r;
 	backoff_start(&backoff, NULL, NULL);
@@ -259,9 +174,9 @@ static int verify_disk(struct verify *v, struct error *error)
 {
 	uint64_t pages = v->disk->size_bytes / HASHES_PAGE_BYTES;
 	int r = 0;
-	for (uint64_t first = 0; r == 0 && first < pages; first += WINDOW_PAGES) {
+	for (uint64_t first = 0; r == 0 && first < pages; first += VAULT_PROOFS_WINDOW_PAGES) {
 		v->first_page = (uint32_t)first;
-		v->end_page = (uint32_t)MIN(first + WINDOW_PAGES, pages);
+		v->end_page = (uint32_t)MIN(first + VAULT_PROOFS_WINDOW_PAGES, pages);
 		r = verify_window(v, error);
 		v->progress.done_bytes +=
 			(uint64_t)(v->end_page - v->first_page) * HASHES_PAGE_BYTES;
@@ -272,27 +187,6 @@ static int verify_disk(struct verify *v, struct error *error)
 	return r < 0 ? r : verify_footer(v, error);
 }
 
-static int find_proofs(struct verify *v, uint64_t number, struct error *error)
-{
-	CLEANUP(vault_points_free) struct vault_points points = { 0 };
-	int r = vault_points_list(v->store, v->group, error, &points);
-	if (r < 0)
-		return r;
-	v->proofs = calloc(points.count + 1u, sizeof(*v->proofs));
-	if (!v->proofs)
-		return error_set(error, -ENOMEM, NULL, "not enough memory");
-	for (unsigned i = points.count; i > 0; i--) {
-		const struct vault_point_item *point = &points.items[i - 1];
-		if (point->number <= number && vault_point_is_committed(point))
-			v->proofs[v->proof_count++].number = point->number;
-	}
-	if (v->proof_count == 0 || v->proofs[0].number != number)
-		return error_set(error, -ENOENT, NULL,
-			"point %" PRIu64 " of group %s is not in the vault", number,
-			v->group->name);
-	return 0;
-}
-
 static int allocate(struct verify *v)
 {
 	uint64_t pages = 1;
@@ -300,7 +194,7 @@ static int allocate(struct verify *v)
 		pages = MAX(pages, v->manifest.disks[i].size_bytes / HASHES_PAGE_BYTES);
 		v->progress.total_bytes += v->manifest.disks[i].size_bytes;
 	}
-	pages = MIN(pages, (uint64_t)WINDOW_PAGES);
+	pages = MIN(pages, (uint64_t)VAULT_PROOFS_WINDOW_PAGES);
 	v->hashes = malloc(pages * sizeof(*v->hashes));
 	v->states = malloc(pages);
 	v->written = malloc(pages);
@@ -318,7 +212,7 @@ int vault_point_verify(struct blob_store *store, const struct vault_group *group
 		.zero_hash = hashes_of_zeros(),
 		.progress = { .told = progress, .context = context } };
 	char etag[BLOB_ETAG_BYTES];
-	int r = find_proofs(&v, number, error);
+	int r = vault_proofs_open(store, group, number, error, &v.proofs);
 	if (r == 0)
 		r = vault_manifest_load(store, group, number, error, &v.manifest, NULL, etag);
 	if (r < 0)

@@ -18,9 +18,11 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/checksum.h"
 #include "common/rng.h"
 #include "fs/vhd.h"
 #include "replicator/flusher.h"
+#include "replicator/head_hashes.h"
 #include "replicator/manifest.h"
 #include "replicator/vault.h"
 #include "tests/sim/blob_sim.h"
@@ -525,6 +527,29 @@ static void told_fault(void *context, const char *text)
 	fail(l, "vault_check: %s", text);
 }
 
+/* What a source is told of a disk's current content equals what it is, chunk by chunk. */
+static void check_head_hashes(struct life *l, unsigned d)
+{
+	struct head_hashes *hashes = NULL;
+	PERSIST(l, "head_hashes_new",
+		head_hashes_new(l->history, blob_sim_service(l->service), &l->group,
+			(uint16_t)(d + 1), &error, &hashes));
+	for (uint64_t chunk = 0; chunk < l->now.bytes[d] / MIB; chunk++) {
+		struct hash128 told = { 0 };
+		uint64_t pages[HEAD_CHUNK_PAGES];
+		const uint8_t *data = l->now.data[d] + chunk * MIB;
+		PERSIST(l, "head_hashes_chunks",
+			head_hashes_chunks(hashes, chunk, 1, &error, &told));
+		for (unsigned p = 0; p < HEAD_CHUNK_PAGES; p++)
+			pages[p] = checksum64(data + p * 4096, 4096);
+		struct hash128 right = checksum128(pages, sizeof(pages));
+		if (told.low != right.low || told.high != right.high)
+			fail(l, "the head of disk %u: chunk %" PRIu64 " has another hash", d + 1,
+				chunk);
+	}
+	head_hashes_free(hashes);
+}
+
 static void check_all(struct life *l)
 {
 	struct vault_check_report report;
@@ -536,6 +561,8 @@ static void check_all(struct life *l)
 	blob_sim_set_overload(l->service, 0);
 	collect(l);
 	PERSIST(l, "vault_check", vault_check(l->store, told_fault, l, &error, &report));
+	for (unsigned d = 0; d < l->disk_count; d++)
+		check_head_hashes(l, d);
 	for (unsigned i = 0; i < n; i++) {
 		if (!(points[i].flags & POINT_VAULT))
 			continue;

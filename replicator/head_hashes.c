@@ -1,0 +1,238 @@
+/*
+ * The newest vault point's proofs, a window at a time, with the journal's extents laid over them.
+ *
+ * Which vault point is the newest may change at any moment, and what it holds then leaves the
+ * journal's map: so the overlay counts only if the point was still the newest after it was taken.
+ */
+#include "replicator/head_hashes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "replicator/hashes.h"
+#include "replicator/vault_internal.h"
+#include "replicator/vault_proofs.h"
+
+#define WINDOW_PAGES (1u << 18) /* 1 GiB of disk */
+#define PAGE_SECTORS (HASHES_PAGE_BYTES / 512u)
+#define CHUNK_BYTES ((size_t)HEAD_CHUNK_PAGES * HASHES_PAGE_BYTES)
+#define UNKNOWN 0ull
+
+static_assert(WINDOW_PAGES <= VAULT_PROOFS_WINDOW_PAGES, "a window of ours is one of the proofs'");
+static_assert(WINDOW_PAGES % HEAD_CHUNK_PAGES == 0, "windows hold whole chunks");
+
+struct head_hashes {
+	struct history *history;
+	struct blob_service *service;
+	struct vault_group group; /* name and id only */
+	uint16_t disk;
+	uint64_t zero_hash;
+	struct blob_store *store; /* NULL until the vault is needed */
+	struct vault_proofs *proofs;
+	uint64_t point; /* that the proofs are of; UINT64_MAX: none yet */
+	/* the window */
+	uint64_t window_point; /* UINT64_MAX: none */
+	uint32_t first_page, end_page;
+	uint8_t *states;
+	uint64_t *hashes;
+	uint8_t *memory; /* a chunk's bytes */
+};
+
+int head_hashes_new(struct history *history, struct blob_service *service,
+	const struct vault_group *group, uint16_t disk, struct error *error,
+	struct head_hashes **ret_hashes)
+{
+	struct history_disk info;
+	if (history_disk(history, disk, &info) < 0 || info.removed)
+		return error_set(error, -ENOENT, NULL, "there is no disk %u", disk);
+	struct head_hashes *h = calloc(1, sizeof(*h));
+	if (!h)
+		return error_set(error, -ENOMEM, NULL, "not enough memory");
+	h->history = history;
+	h->service = service;
+	h->disk = disk;
+	h->zero_hash = hashes_of_zeros();
+	h->point = h->window_point = UINT64_MAX;
+	if (group) {
+		memcpy(h->group.name, group->name, sizeof(h->group.name));
+		h->group.id = group->id;
+	}
+	h->states = malloc(WINDOW_PAGES);
+	h->hashes = malloc(WINDOW_PAGES * sizeof(*h->hashes));
+	h->memory = malloc(CHUNK_BYTES);
+	if (!h->states || !h->hashes || !h->memory) {
+		head_hashes_free(h);
+		return error_set(error, -ENOMEM, NULL, "not enough memory");
+	}
+	*ret_hashes = h;
+	return 0;
+}
+
+void head_hashes_free(struct head_hashes *h)
+{
+	if (!h)
+		return;
+	vault_proofs_free(h->proofs);
+	if (h->store)
+		h->store->ops->free(h->store);
+	free(h->states);
+	free(h->hashes);
+	free(h->memory);
+	free(h);
+}
+
+static uint64_t newest_vault_point(struct head_hashes *h)
+{
+	struct history_stats stats;
+	history_stats(h->history, &stats);
+	return stats.newest_vault_point;
+}
+
+/* ── what the vault proves ───────────────────────────────────────────────────────────────── */
+
+static int open_proofs(struct head_hashes *h, uint64_t point, struct error *error)
+{
+	int r = 0;
+	if (h->proofs && h->point == point)
+		return 0;
+	vault_proofs_free(h->proofs);
+	h->proofs = NULL;
+	if (point > 0 && (!h->service || h->group.name[0] == '\0'))
+		return error_set(error, -ENOTCONN, "see 'landfall vault check'",
+			"the vault is needed to compare, and cannot be asked now");
+	if (point > 0 && !h->store)
+		r = h->service->ops->open_store(h->service, error, &h->store);
+	if (r == 0)
+		r = vault_proofs_open(h->store, &h->group, point, error, &h->proofs);
+	if (r == 0)
+		h->point = point;
+	return r;
+}
+
+/* The window that holds [first, end), of the vault point. */
+static int load_window(
+	struct head_hashes *h, uint64_t point, uint32_t first, uint32_t end, struct error *error)
+{
+	if (h->window_point == point && first >= h->first_page && end <= h->end_page)
+		return 0;
+	h->window_point = UINT64_MAX;
+	int r = open_proofs(h, point, error);
+	if (r < 0)
+		return r;
+	h->first_page = first;
+	h->end_page = first + WINDOW_PAGES;
+	r = vault_proofs_window(
+		h->proofs, h->disk, h->first_page, h->end_page, error, h->states, h->hashes);
+	if (r == 0)
+		h->window_point = point;
+	return r;
+}
+
+static void tell_proven(const struct head_hashes *h, uint32_t first, uint64_t *ret_pages)
+{
+	for (uint32_t i = 0; i < HEAD_CHUNK_PAGES; i++) {
+		uint32_t at = first + i - h->first_page;
+		ret_pages[i] = h->states[at] == PAGE_HASHED ? h->hashes[at] : h->zero_hash;
+	}
+}
+
+/* ── what the journal changed ────────────────────────────────────────────────────────────── */
+
+/* The pages that an extent covers only in part are to be read like those with content. */
+static void mark(const struct extent *e, uint64_t lba, uint8_t changed[static HEAD_CHUNK_PAGES])
+{
+	uint64_t begin = MAX(e->lba, lba) - lba;
+	uint64_t end = MIN(e->lba + e->sectors - lba, (uint64_t)HEAD_CHUNK_PAGES * PAGE_SECTORS);
+	for (uint64_t page = begin / PAGE_SECTORS; page * PAGE_SECTORS < end; page++)
+		changed[page] = 1;
+}
+
+static void find_changes(struct head_hashes *h, uint64_t lba, uint8_t *changed)
+{
+	const uint64_t end = lba + HEAD_CHUNK_PAGES * PAGE_SECTORS;
+	struct extent e;
+	memset(changed, 0, HEAD_CHUNK_PAGES);
+	for (uint64_t at = lba; at < end; at = e.lba + e.sectors) {
+		if (history_next_extent(h->history, h->disk, at, &e) < 0 || e.lba >= end)
+			return;
+		mark(&e, lba, changed);
+	}
+}
+
+/* Of changed pages, from the content. */
+static int hash_run(struct head_hashes *h, uint64_t lba, uint32_t first, uint32_t count,
+	struct error *error, uint64_t *ret_pages)
+{
+	int r = history_read(h->history, h->disk, lba + (uint64_t)first * PAGE_SECTORS,
+		count * PAGE_SECTORS, h->memory);
+	if (r < 0 && r != -EIO)
+		return error_set(error, r, NULL, "cannot read disk %u at sector %llu: %s", h->disk,
+			(unsigned long long)(lba + (uint64_t)first * PAGE_SECTORS),
+			strerrordesc_np(-r));
+	for (uint32_t i = 0; i < count; i++)
+		ret_pages[first + i] =
+			r < 0 ? UNKNOWN : hashes_of_page(h->memory + (size_t)i * HASHES_PAGE_BYTES);
+	return 0;
+}
+
+static int hash_changes(struct head_hashes *h, uint64_t lba, const uint8_t *changed, uint32_t pages,
+	struct error *error, uint64_t *ret_pages)
+{
+	int r = 0;
+	for (uint32_t page = 0, n; r == 0 && page < pages; page += n) {
+		for (n = 1; page + n < pages && changed[page + n] == changed[page]; n++)
+			;
+		if (changed[page])
+			r = hash_run(h, lba, page, n, error, ret_pages);
+	}
+	return r;
+}
+
+/* ── both ────────────────────────────────────────────────────────────────────────────────── */
+
+int head_hashes_pages(struct head_hashes *h, uint64_t chunk, struct error *error,
+	uint64_t ret_pages[static HEAD_CHUNK_PAGES])
+{
+	uint8_t changed[HEAD_CHUNK_PAGES];
+	struct history_disk info;
+	if (history_disk(h->history, h->disk, &info) < 0 || info.removed)
+		return error_set(error, -ENOENT, NULL, "disk %u is no longer there", h->disk);
+	if (chunk >= (info.size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES)
+		return error_set(error, -EINVAL, NULL, "chunk %llu lies beyond disk %u",
+			(unsigned long long)chunk, h->disk);
+	const uint32_t first = (uint32_t)chunk * HEAD_CHUNK_PAGES;
+	const uint64_t lba = (uint64_t)first * PAGE_SECTORS;
+	const uint32_t pages = (uint32_t)MIN(
+		info.size_bytes / HASHES_PAGE_BYTES - first, (uint64_t)HEAD_CHUNK_PAGES);
+	uint64_t point;
+	do {
+		point = newest_vault_point(h);
+		int r = load_window(h, point, first, first + HEAD_CHUNK_PAGES, error);
+		if (r < 0 && newest_vault_point(h) != point)
+			continue;
+		if (r < 0)
+			return r;
+		find_changes(h, lba, changed);
+	} while (newest_vault_point(h) != point);
+	tell_proven(h, first, ret_pages);
+	return hash_changes(h, lba, changed, pages, error, ret_pages);
+}
+
+int head_hashes_chunks(struct head_hashes *h, uint64_t first, uint32_t count, struct error *error,
+	struct hash128 *ret_chunks)
+{
+	uint64_t pages[HEAD_CHUNK_PAGES];
+	for (uint32_t i = 0; i < count; i++) {
+		int r = head_hashes_pages(h, first + i, error, pages);
+		if (r < 0)
+			return r;
+		bool unknown = false;
+		for (uint32_t p = 0; p < HEAD_CHUNK_PAGES; p++)
+			unknown |= pages[p] == UNKNOWN;
+		ret_chunks[i] = unknown ? (struct hash128){ 0 } : checksum128(pages, sizeof(pages));
+	}
+	return 0;
+}
