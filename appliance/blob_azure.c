@@ -467,15 +467,17 @@ static struct azure_service *service_of(struct blob_service *service)
 	return CONTAINER_OF(service, struct azure_service, service);
 }
 
-static int azure_open_store(
-	struct blob_service *service, struct error *error, struct blob_store **ret_store)
+static int azure_open_store(struct blob_service *service, const atomic_bool *stop,
+	struct error *error, struct blob_store **ret_store)
 {
+	struct azureblob_options options = service_of(service)->options;
 	struct azure_store *s = calloc(1, sizeof(*s));
 	if (!s)
 		return error_set(error, -ENOMEM, NULL, "not enough memory");
 	s->store.ops = &store_ops;
 	s->store.limits = service_of(service)->limits;
-	int r = azureblob_new(&service_of(service)->options, &s->client, error);
+	options.http.stop[1] = stop;
+	int r = azureblob_new(&options, &s->client, error);
 	if (r < 0) {
 		free(s);
 		return r;
@@ -489,7 +491,7 @@ static int azure_create_container(struct blob_service *service, struct error *er
 	struct azureblob_error e = { 0 };
 	struct blob_error told = { 0 };
 	struct blob_store *store;
-	int r = azure_open_store(service, error, &store);
+	int r = azure_open_store(service, NULL, error, &store);
 	if (r < 0)
 		return r;
 	/* A signature for the container alone may not make one: is it there? */
@@ -595,7 +597,7 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 		return error_set(error, -EINVAL, "set container in [vault]",
 			"the vault's container is not configured");
 	s->options.http = (struct http_options){
-		.ca_file = vault->ca_file, .proxy = vault->proxy, .stop = &s->stop
+		.ca_file = vault->ca_file, .proxy = vault->proxy, .stop = { &s->stop }
 	};
 	int r = read_account(vault, s, error);
 	if (r == 0)

@@ -51,7 +51,7 @@ struct http {
 	struct list queued;
 	struct list running;
 	struct list done;
-	const atomic_bool *stop; /* NULL: never */
+	const atomic_bool *stop[2]; /* NULL: never */
 	atomic_bool woken;
 	pthread_mutex_t wakeup_lock;
 };
@@ -176,7 +176,8 @@ int http_new(const struct http_options *options, struct http **ret_http, struct 
 	int r = settings_init(&http->settings, options, error);
 	if (r < 0)
 		return r;
-	http->stop = options->stop;
+	http->stop[0] = options->stop[0];
+	http->stop[1] = options->stop[1];
 	http->pool = calloc(http->settings.connections, sizeof(*http->pool));
 	http->multi = new_multi(&http->settings);
 	if (!http->multi || !http->pool)
@@ -339,7 +340,8 @@ static void drive(struct http *http)
 
 bool http_is_stopped(const struct http *http)
 {
-	return http->stop && atomic_load(http->stop);
+	return (http->stop[0] && atomic_load(http->stop[0])) ||
+	       (http->stop[1] && atomic_load(http->stop[1]));
 }
 
 /* Ends all that is under way, once that is wished. A name that is being resolved is left to its
@@ -358,7 +360,7 @@ static void heed_stop(struct http *http)
 
 static int poll_ms(const struct http *http)
 {
-	return http->stop ? POLL_STOP_MS : POLL_MS;
+	return http->stop[0] || http->stop[1] ? POLL_STOP_MS : POLL_MS;
 }
 
 static struct http_request *take_done(struct http *http, struct http_request *request)

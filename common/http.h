@@ -49,9 +49,9 @@ struct http_options {
 	const char *proxy_credentials_file; /* user:password on its first line; NULL: none */
 	const char *no_proxy;               /* hosts, comma-separated; NULL: as no_proxy says */
 	const char *user_agent;             /* NULL: landfall/<version> */
-	/* Borrowed. Once it is true all requests, also those to come, end as -ECANCELED within a
-	 * quarter of a second, whatever they wait for; NULL: never. */
-	const atomic_bool *stop;
+	/* Borrowed. Once one of them is true all requests, also those to come, end as -ECANCELED
+	 * within a quarter of a second, whatever they wait for; NULL: never. */
+	const atomic_bool *stop[2];
 };
 
 enum http_outcome { HTTP_ANSWERED, HTTP_NOT_SENT, HTTP_UNKNOWN };
@@ -128,7 +128,7 @@ void http_rest(struct http *http);
 /* Requests that were submitted and not handed back yet. */
 size_t http_pending(const struct http *http);
 
-/* True once the options' `stop` is set. */
+/* True once one of the options' `stop` is set. */
 bool http_is_stopped(const struct http *http);
 
 /* Makes http_wait return -EINTR, now or at its next call. Any thread. */

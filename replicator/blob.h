@@ -24,6 +24,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -179,8 +180,11 @@ struct blob_store {
 };
 
 struct blob_service_ops {
-	int (*open_store)(
-		struct blob_service *service, struct error *error, struct blob_store **ret_store);
+	/* Once `stop` (borrowed for the store's life; NULL: never) is true, all calls of the store,
+	 * also those to come, end as -ECANCELED within a quarter of a second; what they asked for
+	 * may have happened, or may still. */
+	int (*open_store)(struct blob_service *service, const atomic_bool *stop,
+		struct error *error, struct blob_store **ret_store);
 	/* Makes the container if it is not there (vault init). 0 also if it was. */
 	int (*create_container)(struct blob_service *service, struct error *error);
 	/* What to call it in messages: "account/container". */

@@ -172,7 +172,7 @@ static void close_journal(struct group *group)
 static int import_points(struct group *group, const struct vault_group *import, struct error *error)
 {
 	struct blob_store *store;
-	int r = group->service->ops->open_store(group->service, error, &store);
+	int r = group->service->ops->open_store(group->service, NULL, error, &store);
 	if (r < 0)
 		return r;
 	r = vault_import(store, import, group->history, error);
@@ -251,8 +251,8 @@ void group_begin_stop(struct group *group)
 	pthread_mutex_lock(&group->lock);
 	group->stopping = true;
 	atomic_store(&group->refuse_writes, true);
-	if (group->flusher)
-		flusher_cancel(group->flusher);
+	group_stop_flush_locked(group);
+	atomic_store(&group->stop_calls, true);
 	pthread_cond_broadcast(&group->timer_wake);
 	pthread_cond_broadcast(&group->flush_wake);
 	pthread_cond_broadcast(&group->changed);
@@ -272,6 +272,7 @@ static int start_threads(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
 	group->stopping = false;
+	atomic_store(&group->stop_calls, false);
 	group->failed = false;
 	group->sealed_count = 0;
 	group->claimed = group->flushing = group->vault_reachable = false;
@@ -506,8 +507,8 @@ void group_pause(struct group *group, bool paused)
 {
 	SCOPED_LOCK(&group->lock);
 	group->paused = paused;
-	if (paused && group->flusher)
-		flusher_cancel(group->flusher);
+	if (paused)
+		group_stop_flush_locked(group);
 	pthread_cond_signal(&group->timer_wake);
 	pthread_cond_signal(&group->flush_wake);
 }

@@ -28,6 +28,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -157,8 +158,9 @@ int group_point_verdict(struct group *group, uint64_t number, bool verified, str
 /* A copy of the group as the vault knows it; the caller frees it. -ENOTCONN: not claimed yet. */
 int group_vault_copy(struct group *group, struct vault_group *ret_group);
 /* Stops flushing for good and deletes the group from the vault. Only group_free may follow, or
- * this again after a failure. 0 also if it was never there. -ENOTCONN: no vault is configured. */
-int group_delete_vault(struct group *group, struct error *error);
+ * this again after a failure. 0 also if it was never there. -ENOTCONN: no vault is configured;
+ * -ECANCELED: `stop` (NULL: never) became true. */
+int group_delete_vault(struct group *group, const atomic_bool *stop, struct error *error);
 
 /* What keeps points out of the vault now, as an error with its mend, in which `machine` stands for
  * the group. 0: nothing that is known. -ESTALE: taken over; -EBUSY: paused; -ENOENT: the container

@@ -94,6 +94,7 @@ struct group {
 	struct error flush_error;
 	struct vault_group vault_group; /* changed by the flusher's thread only; valid if claimed */
 	struct flusher *flusher;        /* of the flusher's thread; here for progress and cancel */
+	atomic_bool stop_calls;         /* of the flusher's thread to the vault; see blob.h */
 	uint64_t flush_number;          /* the point that is being flushed; 0: none */
 
 	/* When the first change of each sealed, not yet flushed point was made. */
@@ -157,6 +158,8 @@ int64_t group_due_at_locked(const struct group *group, uint8_t *ret_kind);
 
 /* group_vault.c */
 void *group_flush_main(void *argument);
+/* Ends the flush under way, if there is one, whatever it waits for; it is redone. */
+void group_stop_flush_locked(struct group *group);
 int vault_group_copy(const struct vault_group *group, struct vault_group *ret_copy);
 
 /* group_retention.c */

@@ -435,7 +435,7 @@ static int open_flusher(
 		group->flush_asked = false;
 		/* A wish to stop that came just before would otherwise be missed. */
 		if (group->stopping || group->paused || group->deleting)
-			flusher_cancel(flusher);
+			group_stop_flush_locked(group);
 	}
 	pthread_mutex_unlock(&group->lock);
 	if (!found)
@@ -613,7 +613,8 @@ static void do_work(struct worker *w, enum work work)
 	bool asked = true;
 	int r = 0;
 	if (!w->store)
-		r = group->service->ops->open_store(group->service, &error, &w->store);
+		r = group->service->ops->open_store(
+			group->service, &group->stop_calls, &error, &w->store);
 	if (r == 0 && work == WORK_CLAIM)
 		r = claim(w, &error);
 	else if (r == 0 && work == WORK_UPDATE)
@@ -641,6 +642,29 @@ static void rest(struct worker *w)
 		return;
 	w->store->ops->free(w->store);
 	w->store = NULL;
+}
+
+/* The calls were stopped: the flush that this was meant for is over. */
+static void begin_anew(struct worker *w)
+{
+	struct group *group = w->group;
+	pthread_mutex_lock(&group->lock);
+	bool stopped = atomic_load(&group->stop_calls) && !group->stopping && !group->deleting;
+	if (stopped)
+		atomic_store(&group->stop_calls, false);
+	pthread_mutex_unlock(&group->lock);
+	if (!stopped || !w->store)
+		return;
+	w->store->ops->free(w->store);
+	w->store = NULL;
+}
+
+void group_stop_flush_locked(struct group *group)
+{
+	if (!group->flusher)
+		return;
+	flusher_cancel(group->flusher);
+	atomic_store(&group->stop_calls, true);
 }
 
 void *group_flush_main(void *argument)
@@ -673,6 +697,7 @@ void *group_flush_main(void *argument)
 		pthread_mutex_unlock(&group->lock);
 		do_work(&w, work);
 		w.worked_ns = clock_monotonic_ns(group->clock);
+		begin_anew(&w);
 		pthread_mutex_lock(&group->lock);
 	}
 	pthread_mutex_unlock(&group->lock);
@@ -727,21 +752,21 @@ static void stop_flushing(struct group *group)
 {
 	pthread_mutex_lock(&group->lock);
 	group->deleting = true;
-	if (group->flusher)
-		flusher_cancel(group->flusher);
+	group_stop_flush_locked(group);
+	atomic_store(&group->stop_calls, true); /* a claim or a clean-up, too */
 	pthread_cond_broadcast(&group->flush_wake);
 	pthread_mutex_unlock(&group->lock);
 	group_join_flusher(group);
 }
 
-int group_delete_vault(struct group *group, struct error *error)
+int group_delete_vault(struct group *group, const atomic_bool *stop, struct error *error)
 {
 	if (!group->service)
 		return error_set(
 			error, -ENOTCONN, NULL, "group %s: no vault is configured", group->name);
 	stop_flushing(group);
 	struct blob_store *store;
-	int r = group->service->ops->open_store(group->service, error, &store);
+	int r = group->service->ops->open_store(group->service, stop, error, &store);
 	if (r < 0)
 		return r;
 	/* Asked of the vault itself: what this process remembers may be from before a failure. */

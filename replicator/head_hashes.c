@@ -104,7 +104,7 @@ static int open_proofs(struct head_hashes *h, uint64_t point, struct error *erro
 		return error_set(error, -ENOTCONN, "see 'landfall vault check'",
 			"the vault is needed to compare, and cannot be asked now");
 	if (point > 0 && !h->store)
-		r = h->service->ops->open_store(h->service, error, &h->store);
+		r = h->service->ops->open_store(h->service, NULL, error, &h->store);
 	if (r == 0)
 		r = vault_proofs_open(h->store, &h->group, point, error, &h->proofs);
 	if (r == 0)

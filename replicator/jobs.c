@@ -633,6 +633,11 @@ bool job_should_stop(const struct job *job)
 	return atomic_load(&job->stop);
 }
 
+const atomic_bool *job_stop_flag(const struct job *job)
+{
+	return &job->stop;
+}
+
 void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit)
 {
 	struct jobs *jobs = job->jobs;

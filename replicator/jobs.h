@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -76,6 +77,8 @@ uint64_t job_id(const struct job *job);
 /* True once the job was canceled or the appliance stops: return -ECANCELED soon; the step is
  * begun anew if the job resumes. Any thread. */
 bool job_should_stop(const struct job *job);
+/* The same as a flag that may be handed down, for the step's time. */
+const atomic_bool *job_stop_flag(const struct job *job);
 void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit);
 /* What the step waits for, with its mend; NULL: nothing any more. Told to who watches when it
  * changes, and forgotten at the step's end. */

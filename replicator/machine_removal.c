@@ -52,10 +52,12 @@ static int step_stop(struct job *job, void *context, struct error *error)
 	return registry_push_settings(registry, entry, error);
 }
 
-static int step_vault(struct job *job, void *context, struct error *error)
+/* Finds the group that is to go from the vault and holds it; *ret_entry NULL: there is none. */
+static int begin_leaving(struct registry *registry, struct job *job, struct error *error,
+	struct group_entry **ret_entry)
 {
-	struct registry *registry = context;
 	SCOPED_LOCK(&registry->change_lock);
+	*ret_entry = NULL;
 	struct machine_entry *machine = find(registry, job);
 	if (!machine || machine->keep_vault || !is_last(registry, machine) || !registry->service)
 		return 0;
@@ -70,7 +72,32 @@ static int step_vault(struct job *job, void *context, struct error *error)
 			"mend what keeps it from being opened, or remove it with --keep-vault",
 			"group %s is not running, so it cannot be deleted from the vault",
 			entry->name);
-	int r = group_delete_vault(entry->group, error);
+	SCOPED_LOCK(&registry->lock);
+	entry->leaving = true;
+	entry->holders++;
+	*ret_entry = entry;
+	return 0;
+}
+
+static void end_leaving(struct registry *registry, struct group_entry *entry)
+{
+	SCOPED_LOCK(&registry->lock);
+	entry->leaving = false;
+	entry->holders--;
+	pthread_cond_broadcast(&registry->changed);
+}
+
+/* The vault may let us wait: nothing else waits for this. No machine can be added to the group
+ * meanwhile, since one of its machines is being removed. */
+static int step_vault(struct job *job, void *context, struct error *error)
+{
+	struct registry *registry = context;
+	struct group_entry *entry;
+	int r = begin_leaving(registry, job, error, &entry);
+	if (r < 0 || !entry)
+		return r;
+	r = group_delete_vault(entry->group, job_stop_flag(job), error);
+	end_leaving(registry, entry);
 	return r == -ESTALE ? 0 : r;
 }
 

@@ -191,7 +191,7 @@ static int check_against_vault(
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	struct error unheard = { 0 };
 	struct blob_store *store;
-	if (registry->service->ops->open_store(registry->service, &unheard, &store) < 0)
+	if (registry->service->ops->open_store(registry->service, NULL, &unheard, &store) < 0)
 		return 0;
 	int r = vault_group_load(store, name, &unheard, &group);
 	store->ops->free(store);

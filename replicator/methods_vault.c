@@ -114,7 +114,8 @@ static int step_check(struct job *job, void *context, struct error *error)
 	int r = need_vault(registry, error);
 	struct blob_store *store;
 	if (r == 0)
-		r = registry->service->ops->open_store(registry->service, error, &store);
+		r = registry->service->ops->open_store(
+			registry->service, job_stop_flag(job), error, &store);
 	if (r < 0)
 		return r;
 	CLEANUP(json_freep) struct cJSON *result = NULL;

@@ -23,7 +23,9 @@
 static bool needs_reopening(struct registry *registry, struct group_entry *entry)
 {
 	bool broken = !entry->group || group_failed(entry->group);
-	return broken && clock_monotonic_ns(registry->clock) >= entry->retry_mono_ns;
+	SCOPED_LOCK(&registry->lock);
+	return broken && !entry->leaving &&
+	       clock_monotonic_ns(registry->clock) >= entry->retry_mono_ns;
 }
 
 static void reopen_what_failed(struct registry *registry)
@@ -49,7 +51,7 @@ static void ask_vault(struct registry *registry)
 	struct vault_identity identity;
 	struct blob_store *store;
 	struct error error = { 0 };
-	int r = registry->service->ops->open_store(registry->service, &error, &store);
+	int r = registry->service->ops->open_store(registry->service, NULL, &error, &store);
 	if (r == 0) {
 		r = vault_open(store, &error, &identity);
 		store->ops->free(store);

@@ -53,7 +53,8 @@ struct group_entry {
 	struct alert alerts[ALERT_MAX]; /* while it is not open */
 	unsigned alert_count;
 	unsigned holders;
-	bool ending; /* holders are to let go; no new ones */
+	bool ending;  /* holders are to let go; no new ones */
+	bool leaving; /* is being deleted in the vault: not to be opened again meanwhile */
 	int64_t retry_mono_ns, retry_delay_ns;
 };
 

@@ -358,7 +358,8 @@ static int step_take(struct job *job, void *context, struct error *error)
 	if (!registry->service)
 		return error_set(
 			error, -ENOTCONN, "add [vault] to landfall.conf", "no vault is configured");
-	int r = registry->service->ops->open_store(registry->service, error, &store);
+	int r = registry->service->ops->open_store(
+		registry->service, job_stop_flag(job), error, &store);
 	if (r < 0)
 		return r;
 	CLEANUP(json_freep) struct cJSON *result = NULL;

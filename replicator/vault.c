@@ -75,7 +75,7 @@ int vault_init(struct blob_service *service, struct clock_source *clock, struct 
 	int r = service->ops->create_container(service, error);
 	if (r < 0)
 		return r;
-	r = service->ops->open_store(service, error, &store);
+	r = service->ops->open_store(service, NULL, error, &store);
 	if (r < 0)
 		return r;
 	r = uuid_generate(&identity.id);

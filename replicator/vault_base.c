@@ -67,7 +67,7 @@ static int take_store(struct vault_base *b, struct blob_store **ret_store)
 			return 0;
 		}
 	}
-	return b->service->ops->open_store(b->service, NULL, ret_store);
+	return b->service->ops->open_store(b->service, NULL, NULL, ret_store);
 }
 
 static void give_store(struct vault_base *b, struct blob_store *store)

@@ -90,7 +90,7 @@ static int verify_vault(struct verification *v, uint64_t number, struct error *e
 	if (r < 0)
 		return error_set(error, r, "see the alerts of 'landfall status'",
 			"the vault has not answered yet");
-	r = service->ops->open_store(service, error, &store);
+	r = service->ops->open_store(service, job_stop_flag(v->job), error, &store);
 	if (r < 0)
 		return r;
 	r = vault_point_verify(store, &group, number, on_progress, v, error);

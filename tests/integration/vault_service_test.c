@@ -110,7 +110,7 @@ static void open_service(struct appliance *a, const struct config_vault *vault, 
 	a->id.bytes[0] = number;
 	snprintf(a->journal, sizeof(a->journal), "%s/journal%u", directory, number);
 	if (blob_azure_new(vault, clock_system(), &error, &a->service) < 0 ||
-		a->service->ops->open_store(a->service, &error, &a->store) < 0)
+		a->service->ops->open_store(a->service, NULL, &error, &a->store) < 0)
 		die("%s", error.message);
 }
 

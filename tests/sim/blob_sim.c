@@ -21,6 +21,7 @@
 struct sim_store {
 	struct blob_store store;
 	struct blob_sim *service;
+	const atomic_bool *stop;
 	uint64_t epoch;
 	struct blob_request *requests[MAX_UNDER_WAY];
 	unsigned count;
@@ -75,6 +76,8 @@ static int reach(struct sim_store *store, struct blob_error *error)
 		return answer(error, -ECONNRESET, true, "power is off");
 	if (store->epoch != service->epoch)
 		return answer(error, -ECONNRESET, true, "of an earlier life");
+	if (store->stop && atomic_load(store->stop))
+		return answer(error, -ECANCELED, false, "stopped");
 	land_some(service, 10);
 	if (service->away)
 		return answer(error, -ECONNREFUSED, false, "away");
@@ -519,8 +522,8 @@ static const struct blob_store_ops store_ops = {
 
 /* ── the service ─────────────────────────────────────────────────────────────────────────── */
 
-static int sim_open_store(
-	struct blob_service *s, struct error *error, struct blob_store **ret_store)
+static int sim_open_store(struct blob_service *s, const atomic_bool *stop, struct error *error,
+	struct blob_store **ret_store)
 {
 	struct sim_store *store = sim_alloc(sizeof(*store));
 	(void)error;
@@ -530,6 +533,7 @@ static int sim_open_store(
 		(struct blob_limits){ .requests_per_s = 500, .bytes_per_s = 60ull << 20 };
 	store->service = CONTAINER_OF(s, struct blob_sim, service);
 	store->epoch = store->service->epoch;
+	store->stop = stop;
 	*ret_store = &store->store;
 	return 0;
 }

@@ -24,7 +24,7 @@ static void world_begin(struct world *w, uint64_t seed)
 	struct error error;
 	assert_int_equal(blob_sim_new(seed, NULL, &w->service), 0);
 	struct blob_service *service = blob_sim_service(w->service);
-	assert_int_equal(service->ops->open_store(service, &error, &w->store), 0);
+	assert_int_equal(service->ops->open_store(service, NULL, &error, &w->store), 0);
 	assert_int_equal(w->store->ops->create(w->store, BLOB, 64 * KIB, &w->error), 0);
 	assert_int_equal(w->store->ops->lease_acquire(w->store, BLOB, LEASE, &w->error), 0);
 }

@@ -99,7 +99,7 @@ static int vault_begin_life(struct run *run)
 	blob_sim_power_cut(v->service);
 	blob_sim_set_faults(v->service, v->faults);
 	blob_sim_set_overload(v->service, v->overload);
-	int r = service->ops->open_store(service, &error, &v->store);
+	int r = service->ops->open_store(service, NULL, &error, &v->store);
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = own_group(run, v, &error);
 		v->has_group = r == 0;
@@ -378,7 +378,7 @@ void flusher_vault_take_over(struct run *run)
 	run_close(run);
 	blob_sim_set_faults(v->service, v->faults);
 	struct blob_service *service = blob_sim_service(v->service);
-	int r = service->ops->open_store(service, &error, &v->store);
+	int r = service->ops->open_store(service, NULL, &error, &v->store);
 	memset(v->appliance.bytes, 2, sizeof(v->appliance.bytes));
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = vault_group_takeover(v->store, GROUP, &v->appliance, "second",

@@ -223,7 +223,7 @@ static void read_head(struct life *l)
 static bool start(struct life *l)
 {
 	struct blob_service *service = blob_sim_service(l->service);
-	if (service->ops->open_store(service, NULL, &l->store) < 0)
+	if (service->ops->open_store(service, NULL, NULL, &l->store) < 0)
 		abort();
 	if (!PERSIST(l, "vault_group_claim",
 		    vault_group_claim(
@@ -605,7 +605,7 @@ static struct life *take_over(struct life *l)
 	second.base = NULL;
 	second.appliance.bytes[0] = 2;
 	second.directory = "/journal2";
-	if (service->ops->open_store(service, NULL, &second.store) < 0)
+	if (service->ops->open_store(service, NULL, NULL, &second.store) < 0)
 		abort();
 	trace(l, "takeover");
 	PERSIST(&second, "vault_group_takeover",
@@ -680,7 +680,7 @@ static void live(struct life *l)
 	struct life *second;
 	l->store = NULL;
 	struct blob_service *service = blob_sim_service(l->service);
-	if (service->ops->open_store(service, NULL, &l->store) < 0)
+	if (service->ops->open_store(service, NULL, NULL, &l->store) < 0)
 		abort();
 	make_group(l);
 	stop(l);

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""A vault that takes requests and does not answer holds up nobody who does not need it.
+
+Pausing ends the flush at once, removing a machine with --keep-vault does not wait for it, and while
+a removal waits for the vault other machines are paused and added as ever, and it can be canceled.
+Afterwards all goes on where it was.
+"""
+
+import os
+import pathlib
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import (BUILD, MIB, Appliance, Rpc, StrictService, check, run_test, step,  # noqa: E402
+                       wait_until)
+
+LONGEST_S = 4  # far below what a request that hangs is waited for
+POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
+HANG = {"kind": "hang", "hang_s": 300}
+
+
+def write(appliance, machine, seed):
+    with open(appliance.live(machine, "d"), "r+b") as file:
+        file.write(bytes([seed]) * MIB)
+        os.fsync(file.fileno())
+
+
+def add(appliance, machine):
+    appliance.call("machine", "add", machine, "--source", "fuse", "--disk", "d=8M", "--policy",
+                   "asked")
+
+
+def begin(appliance, method, **parameters):
+    with Rpc(appliance.socket) as rpc:
+        return rpc.call(method, **parameters)["job"]
+
+
+def in_time(what, action):
+    before = time.monotonic()
+    result = action()
+    took = time.monotonic() - before
+    check(took <= LONGEST_S, f"{what} took {took:.1f} s")
+    print(f"   {what}: {took:.2f} s", flush=True)
+    return result
+
+
+def hanging(service, operation):
+    service.admin("/rules/clear", {})
+    service.admin("/rules", [{"match": {"operation": operation}, "times": 0, "fault": HANG}])
+
+
+def fired(service):
+    return sum(rule["fired"] for rule in service.admin("/rules"))
+
+
+def flush_that_hangs(service, appliance, seed, operation):
+    hanging(service, operation)
+    write(appliance, "m", seed)
+    point = appliance.create_point("m", "local")["number"]
+    wait_until(30, lambda: fired(service) > 0, f"the flush asks for no {operation}")
+    return point
+
+
+def is_flushing(appliance):
+    return appliance.machine("m")["flush"]["active"]
+
+
+def pausing(service, appliance):
+    for seed, operation in enumerate(("PutPage", "Snapshot", "PutBlockList"), 2):
+        step(f"pausing while {operation} hangs")
+        point = flush_that_hangs(service, appliance, seed, operation)
+        in_time("pause", lambda: appliance.call("machine", "pause", "m"))
+        in_time("the flush's end",
+                lambda: wait_until(60, lambda: not is_flushing(appliance), "it goes on"))
+        codes = [code for code in appliance.alerts("m") if code.startswith("vault")]
+        check(not codes, f"a flush that was stopped is told of as a failure: {codes}")
+        service.admin("/rules/clear", {})
+        appliance.call("machine", "resume", "m")
+        wait_until(60, lambda: appliance.call("point", "show", "m", point)["point"]["vault"],
+                   "the flush does not go on")
+        check(appliance.verify("m", point) == "vault", "it was not read from the vault")
+
+
+def removing_here(service, appliance):
+    step("removing a machine and keeping the vault while a flush hangs")
+    flush_that_hangs(service, appliance, 9, "PutPage")
+    in_time("remove", lambda: appliance.call("machine", "remove", "m", "--keep-vault"))
+    check(fired(service) <= 64, "it went on asking")
+    service.admin("/rules/clear", {})
+
+
+def removing_there(service, appliance):
+    step("removing a machine from a vault that hangs")
+    add(appliance, "n")
+    add(appliance, "other")
+    write(appliance, "n", 1)
+    appliance.create_point("n", "vault")
+    service.admin("/down", {"mode": "hang"})
+    job = begin(appliance, "machine.remove", name="n")
+    wait_until(30, lambda: [s["state"] for s in
+                            appliance.call("job", "show", job)["job"]["steps"]][1] == "running",
+               "the removal does not get to the vault")
+    in_time("pause of another", lambda: appliance.call("machine", "pause", "other"))
+    in_time("resume of another", lambda: appliance.call("machine", "resume", "other"))
+    appliance.call("job", "cancel", job)
+    in_time("the canceled removal's end", lambda: wait_until(
+        60, lambda: appliance.call("job", "show", job)["job"]["state"] == "canceled", "it goes on"))
+    # Whoever watches meanwhile is not held up either; and in the end it is removed.
+    watcher = threading.Thread(target=lambda: appliance.run("machine", "remove", "n"))
+    watcher.start()
+    in_time("pause of another", lambda: appliance.call("machine", "pause", "other"))
+    service.admin("/down", {"mode": None})
+    watcher.join(120)
+    check(not watcher.is_alive(), "the removal does not end")
+    appliance.refused(3, "machine", "show", "n")
+
+
+def verifying(service, appliance):
+    step("canceling a verification that hangs")
+    appliance.call("machine", "resume", "other")
+    write(appliance, "other", 1)
+    appliance.create_point("other", "vault")
+    service.admin("/rules", [{"match": {"operation": "GetBlob"}, "times": 0, "fault": HANG},
+                             {"match": {"operation": "GetPageRanges"}, "times": 0, "fault": HANG}])
+    job = begin(appliance, "verify", machine="other")
+    wait_until(30, lambda: fired(service) > 0, "the verification asks nothing")
+    appliance.call("job", "cancel", job)
+    in_time("the canceled verification's end", lambda: wait_until(
+        60, lambda: appliance.call("job", "show", job)["job"]["state"] == "canceled", "it goes on"))
+    service.admin("/rules/clear", {})
+
+
+def test(work):
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, policies=POLICIES) as appliance:
+        service.admin("/settings", {"fence_prefix": "machines/"})
+        appliance.call("vault", "init")
+        add(appliance, "m")
+        write(appliance, "m", 1)
+        appliance.create_point("m", "vault")
+        pausing(service, appliance)
+        removing_here(service, appliance)
+        service.check_witness()
+        removing_there(service, appliance)
+        verifying(service, appliance)
+
+
+if __name__ == "__main__":
+    run_test(test)
