@@ -206,6 +206,23 @@ int committer_write_late(struct committer *c, uint16_t disk, uint64_t lba, uint6
 	return stage(c, history_write_late, disk, lba, sectors, data, ret_lsn);
 }
 
+int committer_write_hashed(struct committer *c, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, const uint64_t *hashes, uint64_t *ret_lsn)
+{
+	int r = admit(c, (uint64_t)sectors * SECTOR_BYTES);
+	if (r < 0)
+		return r;
+	while ((r = history_write_hashed(c->history, disk, lba, sectors, data, hashes, ret_lsn)) ==
+		-EAGAIN) {
+		r = make_room(c);
+		if (r < 0)
+			return r;
+	}
+	if (r == 0)
+		nudge(c);
+	return r;
+}
+
 int committer_zero(
 	struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn)
 {

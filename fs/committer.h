@@ -42,6 +42,9 @@ struct parts *committer_add_parts(struct committer *committer, uint16_t disk, st
  */
 int committer_write(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn);
+/* As history_write_hashed, at most HISTORY_MAX_WRITE_BYTES; waits as committer_write. */
+int committer_write_hashed(struct committer *committer, uint16_t disk, uint64_t lba,
+	uint32_t sectors, const void *data, const uint64_t *hashes, uint64_t *ret_lsn);
 int committer_zero(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	uint64_t *ret_lsn);
 /* As committer_write, of what was acknowledged before: no gate, and not refused for want of room.

@@ -119,6 +119,10 @@ int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t
 /* As history_write, of data that was acknowledged before: not refused for want of room. */
 int history_write_late(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
 	const void *data, uint64_t *ret_lsn);
+/* The same with the XXH3-64 of each 4 KiB of the data (the last may be shorter) as whoever read it
+ * at its source computed them: these are stored, and every later read is proven against them. */
+int history_write_hashed(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, const uint64_t *hashes, uint64_t *ret_lsn);
 /* As history_write, of zeros, at any length, without a payload. */
 int history_zero(
 	struct history *history, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn);

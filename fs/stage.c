@@ -368,15 +368,9 @@ static int admit(const struct history *history, uint16_t disk_id, uint64_t lba, 
 	return 0;
 }
 
-static int write_data(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
-	const void *data, bool late, uint64_t *ret_lsn)
+static int write_hashed(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, const uint64_t *hashes, bool late, uint64_t *ret_lsn)
 {
-	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
-		return -EINVAL;
-	/* Here and not in the commit, so that the writer's hashing goes on beside the committer's
-	 * writing, and what memory does to the data afterwards is noticed. */
-	uint64_t hashes[WRITE_MAX_BLOCKS];
-	record_hash_blocks(data, (size_t)sectors * SECTOR_BYTES, hashes);
 	SCOPED_LOCK(&history->lock);
 	int r = admit(history, disk, lba, sectors, (uint64_t)sectors * SECTOR_BYTES, late);
 	uint64_t most = (batch_limit(history) - JOURNAL_PAGE_BYTES) / SECTOR_BYTES;
@@ -398,6 +392,18 @@ static int write_data(struct history *history, uint16_t disk, uint64_t lba, uint
 	return r;
 }
 
+static int write_data(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, bool late, uint64_t *ret_lsn)
+{
+	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
+		return -EINVAL;
+	/* Here and not in the commit, so that the writer's hashing goes on beside the committer's
+	 * writing, and what memory does to the data afterwards is noticed. */
+	uint64_t hashes[WRITE_MAX_BLOCKS];
+	record_hash_blocks(data, (size_t)sectors * SECTOR_BYTES, hashes);
+	return write_hashed(history, disk, lba, sectors, data, hashes, late, ret_lsn);
+}
+
 int history_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
 	const void *data, uint64_t *ret_lsn)
 {
@@ -408,6 +414,14 @@ int history_write_late(struct history *history, uint16_t disk, uint64_t lba, uin
 	const void *data, uint64_t *ret_lsn)
 {
 	return write_data(history, disk, lba, sectors, data, true, ret_lsn);
+}
+
+int history_write_hashed(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
+	const void *data, const uint64_t *hashes, uint64_t *ret_lsn)
+{
+	if (sectors > HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES)
+		return -EINVAL;
+	return write_hashed(history, disk, lba, sectors, data, hashes, false, ret_lsn);
 }
 
 int history_zero(

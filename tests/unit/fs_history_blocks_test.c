@@ -153,12 +153,39 @@ static void test_a_pass_reads_and_proves(void **state)
 	view_close(view);
 }
 
+/* The hashes are the source's word: what memory did to the data on the way is noticed later. */
+static void test_hashes_of_the_source_prove(void **state)
+{
+	enum { BLOCKS = 5, SECTORS_HERE = 4 * BLOCK_SECTORS + 3, BAD = 2 };
+	struct history_fixture *f = *state;
+	static uint8_t data[SECTORS_HERE * SECTOR_BYTES], got[sizeof(data)];
+	uint64_t hashes[BLOCKS], lsn, durable;
+	struct rng rng;
+	rng_seed(&rng, 5);
+	rng_fill(&rng, data, sizeof(data));
+	for (unsigned i = 0; i < BLOCKS; i++)
+		hashes[i] = checksum64(data + (size_t)i * 4096, i < 4 ? 4096 : 3 * SECTOR_BYTES);
+	data[BAD * 4096 + 7] ^= 1;
+	assert_int_equal(
+		history_write_hashed(f->history, f->disk, 0, SECTORS_HERE, data, hashes, &lsn), 0);
+	assert_int_equal(history_commit(f->history, &durable), 0);
+	fixture_seal(f);
+	fixture_reopen(f);
+	for (unsigned i = 0; i < SECTORS_HERE; i++) {
+		int r = history_read(f->history, f->disk, i, 1, got);
+		assert_int_equal(r, i / BLOCK_SECTORS == BAD ? -EIO : 0);
+		if (r == 0)
+			assert_memory_equal(got, data + (size_t)i * SECTOR_BYTES, SECTOR_BYTES);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_any_read_of_any_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rot_costs_its_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_pass_reads_and_proves, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hashes_of_the_source_prove, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
