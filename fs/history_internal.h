@@ -456,7 +456,7 @@ int pieces_read(struct history *history, uint16_t disk, const struct ground *gro
 void pieces_release(struct history *history, struct piece *pieces, unsigned count);
 
 /* view_pass.c */
-#define VIEW_PASS_HANDLES 4u
+#define VIEW_PASS_HANDLES 8u
 struct view_pass {
 	struct view *view;
 	struct history *history;

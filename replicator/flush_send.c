@@ -1,16 +1,16 @@
 /*
- * Step 2 of a flush, for one disk: its size and footer, its changes, and the hashes of the pages
- * they touch.
+ * Step 2 of a flush: the changes of all disks, and the hashes of the pages they touch.
+ *
+ * The disks take turns, a piece each, so that none waits for another: a blob that has reached its
+ * limits is passed over until it may be written to again. The requests of all of them share the
+ * sender's. Their hashes go through lanes, because they are wanted disk by disk; a disk whose lane
+ * may not be added to is passed over as well. The first disk that is not done never is: so there is
+ * always one whose turn it can be.
  *
  * The hash of a page is of what is in the buffer that is sent: the one that the journal's proof
  * was just made with, or, for a page that was put together from several writes, a new one. So what
  * is proven is what is sent. Pages of zeros are told apart: they are cleared, not sent, and need no
  * hash.
- *
- * A disk is grown here and not earlier, since the snapshots of older points must keep their size:
- * its old footer is cleared first, then the blob grows, then the new footer is written. A flush
- * redone after a crash finds one of these states and, not having proven the footer itself, writes
- * it again.
  */
 #include "replicator/flusher_internal.h"
 
@@ -21,28 +21,32 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "fs/vhd.h"
-#include "replicator/backoff.h"
 #include "replicator/flush_plan.h"
 
 #define DEFAULT_GAP_BYTES (64u << 10)
 
-/* ── the view as changes ─────────────────────────────────────────────────────────────────── */
-
-struct changes {
-	struct view *view;
-	uint16_t disk;
+/* A disk whose turn comes and comes. */
+struct sending {
+	struct flush *flush;
+	unsigned lane;
+	struct manifest_disk *disk;
+	struct flush_disk *target;
+	struct flush_plan plan;
+	bool done;
 };
+
+/* ── the view as changes ─────────────────────────────────────────────────────────────────── */
 
 static int next_change(void *context, uint64_t lba, struct extent *ret_extent)
 {
-	struct changes *c = context;
-	return view_next_change(c->view, c->disk, lba, ret_extent);
+	struct sending *s = context;
+	return view_next_change(s->flush->view, s->disk->id, lba, ret_extent);
 }
 
 static bool is_local(void *context, uint64_t lba, uint64_t sectors)
 {
-	struct changes *c = context;
-	return view_is_local(c->view, c->disk, lba, sectors);
+	struct sending *s = context;
+	return view_is_local(s->flush->view, s->disk->id, lba, sectors);
 }
 
 uint64_t flush_count_changes(struct flush *flush)
@@ -58,71 +62,37 @@ uint64_t flush_count_changes(struct flush *flush)
 	return bytes;
 }
 
-/* ── size and footer ─────────────────────────────────────────────────────────────────────── */
-
-static int resize(struct flush *flush, struct flush_disk *disk, uint64_t blob_bytes)
-{
-	struct blob_store *store = flush->flusher->options.store;
-	struct blob_error e = { 0 };
-	struct backoff backoff;
-	int r;
-	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
-	do {
-		r = store->ops->resize(store, disk->blob, blob_bytes, disk->target.lease_id, &e);
-	} while (r < 0 && backoff_again(&backoff, r, &e));
-	if (r < 0)
-		return vault_fail(flush->error, r, &e, "cannot resize %s", disk->blob);
-	disk->target.size_bytes = blob_bytes;
-	return 0;
-}
-
-static int put_footer(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
-{
-	const struct vault_disk *known = vault_disk_of(flush->flusher->options.group, disk->id);
-	struct sender_buffer *buffer;
-	int r = sender_buffer_get(flush->sender, VHD_FOOTER_BYTES, flush->error, &buffer);
-	if (r < 0)
-		return r;
-	r = vhd_footer_format(disk_bytes, &known->vhd_id, known->created_ns, buffer->data);
-	if (r < 0)
-		error_set(flush->error, r, "give the disk a whole number of MiB, below 8 TiB",
-			"%s: %" PRIu64 " bytes is no size for a VHD", known->name, disk_bytes);
-	if (r == 0)
-		r = sender_put(flush->sender, &disk->target, disk_bytes, buffer, 0,
-			VHD_FOOTER_BYTES, flush->error);
-	sender_buffer_release(flush->sender, buffer);
-	return r;
-}
-
-static int fit(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
-{
-	uint64_t want = disk_bytes + VHD_FOOTER_BYTES, have = disk->target.size_bytes;
-	int r = 0;
-	if (have < want) {
-		r = sender_clear(flush->sender, &disk->target, have - VHD_FOOTER_BYTES,
-			VHD_FOOTER_BYTES, flush->error);
-		if (r == 0)
-			r = sender_drain(flush->sender, flush->error);
-	}
-	if (r == 0 && have != want)
-		r = resize(flush, disk, want);
-	if (r == 0)
-		r = put_footer(flush, disk, disk_bytes);
-	if (r == 0)
-		r = sender_drain(flush->sender, flush->error);
-	disk->footer_proven = r == 0;
-	return r;
-}
-
 /* ── content ─────────────────────────────────────────────────────────────────────────────── */
+
+/* What the vault answered to a part of the hashes is in the stage. */
+static int hashes_failed(struct flush *flush, int r)
+{
+	if (flush->stage.error.code == 0)
+		return error_set(flush->error, r, NULL, "not enough memory for the hashes");
+	if (flush->error)
+		*flush->error = flush->stage.error;
+	return r;
+}
 
 struct hashed {
 	uint64_t hashes[FLUSH_PIECE_PAGES];
 	bool zero[FLUSH_PIECE_PAGES];
 };
 
-static int add_hashes(struct flush *flush, struct manifest_disk *disk,
-	const struct flush_piece *piece, const struct hashed *h)
+/* `hashes` NULL: zeros. */
+static int add_hashes(struct sending *s, uint32_t first, uint32_t count, const uint64_t *hashes)
+{
+	struct flush *flush = s->flush;
+	int r = hashes_lanes_add(flush->lanes, s->lane, first, count, hashes);
+	s->disk->changed_ranges++;
+	if (hashes)
+		s->disk->data_bytes += (uint64_t)count * HASHES_PAGE_BYTES;
+	else
+		s->disk->zero_bytes += (uint64_t)count * HASHES_PAGE_BYTES;
+	return r < 0 ? hashes_failed(flush, r) : 0;
+}
+
+static int add_dirty(struct sending *s, const struct flush_piece *piece, const struct hashed *h)
 {
 	int r = 0;
 	for (uint32_t i = 0, n; r == 0 && i < piece->count; i += n) {
@@ -132,17 +102,9 @@ static int add_hashes(struct flush *flush, struct manifest_disk *disk,
 		while (i + n < piece->count && flush_piece_is_dirty(piece, i + n) &&
 			h->zero[i + n] == h->zero[i])
 			n++;
-		r = hashes_writer_add(flush->writer, disk->id, piece->first + i, n,
-			h->zero[i] ? NULL : h->hashes + i);
-		disk->changed_ranges++;
-		if (h->zero[i])
-			disk->zero_bytes += (uint64_t)n * HASHES_PAGE_BYTES;
-		else
-			disk->data_bytes += (uint64_t)n * HASHES_PAGE_BYTES;
-		flush->dirty_pages += n;
+		r = add_hashes(s, piece->first + i, n, h->zero[i] ? NULL : h->hashes + i);
+		s->flush->dirty_pages += n;
 	}
-	if (r < 0 && flush->error)
-		*flush->error = flush->stage.error;
 	return r;
 }
 
@@ -212,78 +174,117 @@ static int read_piece(struct flush *flush, const struct manifest_disk *disk,
 	return 0;
 }
 
-static int send_piece(struct flush *flush, struct manifest_disk *disk, struct flush_disk *target,
-	const struct flush_piece *piece)
+static int send_data(struct sending *s, const struct flush_piece *piece)
 {
+	struct flush *flush = s->flush;
 	struct sender_buffer *buffer;
 	struct hashed h;
 	size_t n = (size_t)piece->count * HASHES_PAGE_BYTES;
 	int r = sender_buffer_get(flush->sender, n, flush->error, &buffer);
 	if (r < 0)
 		return r;
-	r = read_piece(flush, disk, piece, buffer->data, &h);
+	r = read_piece(flush, s->disk, piece, buffer->data, &h);
 	if (r == 0)
-		r = add_hashes(flush, disk, piece, &h);
+		r = add_dirty(s, piece, &h);
 	if (r == 0)
-		r = send_pages(flush, target, piece, buffer, &h);
+		r = send_pages(flush, s->target, piece, buffer, &h);
 	sender_buffer_release(flush->sender, buffer);
 	return r;
 }
 
-static int send_zeros(struct flush *flush, struct manifest_disk *disk, struct flush_disk *target,
-	const struct flush_piece *piece)
+static int send_zeros(struct sending *s, const struct flush_piece *piece)
 {
-	uint64_t bytes = (uint64_t)piece->count * HASHES_PAGE_BYTES;
-	int r = hashes_writer_add(flush->writer, disk->id, piece->first, piece->count, NULL);
-	if (r < 0) {
-		if (flush->error)
-			*flush->error = flush->stage.error;
+	int r = add_hashes(s, piece->first, piece->count, NULL);
+	if (r < 0)
 		return r;
-	}
-	disk->changed_ranges++;
-	disk->zero_bytes += bytes;
-	return sender_clear(flush->sender, &target->target,
-		(uint64_t)piece->first * HASHES_PAGE_BYTES, bytes, flush->error);
+	return sender_clear(s->flush->sender, &s->target->target,
+		(uint64_t)piece->first * HASHES_PAGE_BYTES,
+		(uint64_t)piece->count * HASHES_PAGE_BYTES, s->flush->error);
 }
 
-static int send_changes(struct flush *flush, struct manifest_disk *disk, struct flush_disk *target)
+/* ── turns ───────────────────────────────────────────────────────────────────────────────── */
+
+static int end(struct sending *s)
 {
+	s->done = true;
+	int r = hashes_lanes_end(s->flush->lanes, s->lane);
+	return r < 0 ? hashes_failed(s->flush, r) : 0;
+}
+
+/* The disk's number, size and footer; ends it if that is all. */
+static int begin(struct sending *s)
+{
+	struct flush *flush = s->flush;
 	const struct flusher_options *options = &flush->flusher->options;
-	struct changes changes = { flush->view, disk->id };
-	struct flush_changes source = { next_change, is_local, &changes };
-	struct flush_plan plan;
-	struct flush_piece piece;
-	int r;
+	const struct flush_changes changes = { next_change, is_local, s };
+	uint64_t size_bytes = s->disk->size_bytes;
+	struct extent first;
 	flush_plan_init(
-		&plan, &source, options->gap_bytes ? options->gap_bytes : DEFAULT_GAP_BYTES);
-	while ((r = flush_plan_next(&plan, &piece)) == 0) {
-		r = piece.zero ? send_zeros(flush, disk, target, &piece)
-			       : send_piece(flush, disk, target, &piece);
-		if (r < 0)
-			return r;
-	}
-	if (r == -ENOENT)
-		return 0;
-	return error_set(flush->error, r, NULL, "the changes of disk %s cannot be told: %s",
-		disk->name, strerror(-r));
+		&s->plan, &changes, options->gap_bytes ? options->gap_bytes : DEFAULT_GAP_BYTES);
+	int found = view_next_change(flush->view, s->disk->id, 0, &first);
+	if (found < 0 && found != -ENOENT)
+		return error_set(flush->error, found, NULL,
+			"the changes of disk %s cannot be told: %s", s->disk->name,
+			strerror(-found));
+	bool fits = s->target->footer_proven &&
+		    s->target->target.size_bytes == size_bytes + VHD_FOOTER_BYTES;
+	int r = 0;
+	if (found == 0 || !fits)
+		r = sender_raise(flush->sender, &s->target->target,
+			(int64_t)(flush->point.number << 16), flush->error);
+	if (r == 0 && !fits)
+		r = flush_fit_disk(flush, s->target, size_bytes);
+	return r < 0 || found == 0 ? r : end(s);
 }
 
-int flush_send_disk(struct flush *flush, unsigned index)
+static int take_turn(struct sending *s)
 {
-	struct manifest_disk *disk = &flush->manifest.disks[index];
-	struct flush_disk *target = flush->disks[index];
-	struct extent first;
-	int r = view_next_change(flush->view, disk->id, 0, &first);
-	if (r < 0 && r != -ENOENT)
-		return error_set(flush->error, r, NULL, "the changes of disk %s cannot be told: %s",
-			disk->name, strerror(-r));
-	bool fits = target->footer_proven &&
-		    target->target.size_bytes == disk->size_bytes + VHD_FOOTER_BYTES;
-	if (r == -ENOENT && fits)
-		return 0;
-	r = sender_raise(
-		flush->sender, &target->target, (int64_t)(flush->point.number << 16), flush->error);
-	if (r == 0 && !fits)
-		r = fit(flush, target, disk->size_bytes);
-	return r < 0 ? r : send_changes(flush, disk, target);
+	struct flush_piece piece;
+	int r = flush_plan_next(&s->plan, &piece);
+	if (r == -ENOENT)
+		return end(s);
+	if (r < 0)
+		return error_set(s->flush->error, r, NULL,
+			"the changes of disk %s cannot be told: %s", s->disk->name, strerror(-r));
+	return piece.zero ? send_zeros(s, &piece) : send_data(s, &piece);
+}
+
+/* Whose turn it is after `last`: the next disk that may be written to at once, or soonest. NULL:
+ * all are done. */
+static struct sending *next_turn(struct sending *all, unsigned count, unsigned last)
+{
+	struct sending *best = NULL;
+	int64_t best_ns = INT64_MAX;
+	for (unsigned i = 1; i <= count && best_ns > 0; i++) {
+		struct sending *s = &all[(last + i) % count];
+		if (s->done || !hashes_lanes_may_add(s->flush->lanes, s->lane))
+			continue;
+		int64_t wait_ns =
+			sender_wait_ns(s->flush->sender, &s->target->target, BLOB_MAX_PUT_BYTES);
+		if (wait_ns < best_ns) {
+			best = s;
+			best_ns = wait_ns;
+		}
+	}
+	return best;
+}
+
+int flush_send_disks(struct flush *flush)
+{
+	unsigned count = flush->manifest.disk_count, last = 0;
+	CLEANUP_FREE struct sending *all = calloc(count + 1, sizeof(*all));
+	int r = 0;
+	if (!all)
+		return error_set(flush->error, -ENOMEM, NULL, "not enough memory to flush");
+	for (unsigned i = 0; i < count; i++)
+		all[i] = (struct sending){ .flush = flush,
+			.lane = i,
+			.disk = &flush->manifest.disks[i],
+			.target = flush->disks[i] };
+	/* All sizes first: a footer is written when nothing else is under way. */
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		r = begin(&all[i]);
+	for (struct sending *s; r == 0 && (s = next_turn(all, count, last)); last = s->lane)
+		r = take_turn(s);
+	return r < 0 ? r : sender_drain(flush->sender, flush->error);
 }

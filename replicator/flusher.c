@@ -59,6 +59,7 @@ static void acknowledged(void *context, uint64_t bytes)
 static void flush_free(struct flush *flush)
 {
 	sender_free(flush->sender);
+	hashes_lanes_free(flush->lanes);
 	hashes_writer_free(flush->writer);
 	view_pass_free(flush->pass);
 	view_close(flush->view);
@@ -192,6 +193,14 @@ static int list_disks(struct flush *flush)
 	return 0;
 }
 
+static int open_lanes(struct flush *flush)
+{
+	uint16_t disks[HISTORY_MAX_DISKS];
+	for (unsigned i = 0; i < flush->manifest.disk_count; i++)
+		disks[i] = flush->manifest.disks[i].id;
+	return hashes_lanes_new(flush->writer, disks, flush->manifest.disk_count, &flush->lanes);
+}
+
 static int prepare(struct flush *flush, uint64_t number)
 {
 	struct flusher *f = flush->flusher;
@@ -235,6 +244,8 @@ static int prepare(struct flush *flush, uint64_t number)
 		r = sender_new(&sending, &flush->sender);
 	if (r == 0)
 		r = hashes_writer_new(&group->id, flush->base, number, &sink, &flush->writer);
+	if (r == 0)
+		r = open_lanes(flush);
 	if (r < 0)
 		return error_set(flush->error, r, NULL, "not enough memory to flush");
 	atomic_store(&f->total_bytes, flush_count_changes(flush));
@@ -245,11 +256,7 @@ static int prepare(struct flush *flush, uint64_t number)
 static int send_and_commit(struct flush *flush)
 {
 	struct hashes_written written;
-	int r = 0;
-	for (unsigned i = 0; r == 0 && i < flush->manifest.disk_count; i++)
-		r = flush_send_disk(flush, i);
-	if (r == 0)
-		r = sender_drain(flush->sender, flush->error);
+	int r = flush_send_disks(flush);
 	if (r == 0)
 		r = flush_snapshot_disks(flush);
 	if (r < 0)

@@ -3,7 +3,8 @@
  *
  *	flusher.c      life, the five steps in order
  *	flush_plan.c   what has to be sent of a disk
- *	flush_send.c   step 2: a disk's changes, and their hashes
+ *	flush_fit.c    step 2: a disk's size and footer
+ *	flush_send.c   step 2: the disks' changes, and their hashes
  *	flush_commit.c steps 3 and 4: snapshots, manifest; and what an earlier flush left behind
  *	sender.c       fenced requests, many at once
  */
@@ -46,6 +47,7 @@ struct flush {
 	struct view_pass *pass;
 	struct sender *sender;
 	struct hashes_writer *writer;
+	struct hashes_lanes *lanes; /* one for each of manifest.disks */
 	struct vault_stage stage;
 	struct manifest manifest;
 	struct flush_disk *disks[HISTORY_MAX_DISKS]; /* beside manifest.disks */
@@ -53,9 +55,11 @@ struct flush {
 	struct error *error;
 };
 
-/* Brings the disk's base to the point: size, footer, changes. Writes their hashes and counts into
- * manifest.disks[index]. Requests may still be under way. */
-int flush_send_disk(struct flush *flush, unsigned index);
+/* Brings the disk's blob to its size and writes its footer. Nothing is under way afterwards. */
+int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes);
+/* Brings the disks' bases to the point: sizes, footers, changes. Writes their hashes and counts
+ * into manifest.disks. Everything is acknowledged afterwards. */
+int flush_send_disks(struct flush *flush);
 /* Bytes of all changes, for the progress. */
 uint64_t flush_count_changes(struct flush *flush);
 

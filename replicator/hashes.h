@@ -1,7 +1,8 @@
 /*
  * Writing, reading and merging the hashes of recovery points; hashes_format.h tells the format.
  *
- * All three stream: memory stays below a few MiB at any size. Not thread-safe; any thread.
+ * All three stream: memory stays below a few MiB at any size (lanes: below HASHES_LANES_BYTES and a
+ * little). Not thread-safe; any thread.
  */
 #pragma once
 
@@ -42,6 +43,26 @@ void hashes_writer_free(struct hashes_writer *writer);
 int hashes_writer_add(struct hashes_writer *writer, uint16_t disk, uint32_t first_page,
 	uint32_t count, const uint64_t *hashes);
 int hashes_writer_finish(struct hashes_writer *writer, struct hashes_written *ret_written);
+
+/* ── writing several disks at once ───────────────────────────────────────────────────────── */
+
+struct hashes_lanes;
+
+/* What lanes hold back at most, but for one more addition. */
+#define HASHES_LANES_BYTES (16u << 20)
+
+/* A lane for each of the disks, whose numbers rise. The writer is borrowed; nobody else adds to it
+ * until all lanes have ended. */
+int hashes_lanes_new(struct hashes_writer *writer, const uint16_t *disks, unsigned count,
+	struct hashes_lanes **ret_lanes);
+void hashes_lanes_free(struct hashes_lanes *lanes);
+/* False: the others hold as much as they may. The first lane that has not ended always may. */
+bool hashes_lanes_may_add(const struct hashes_lanes *lanes, unsigned lane);
+/* As hashes_writer_add; pages rise within a lane. -ENOMEM. */
+int hashes_lanes_add(struct hashes_lanes *lanes, unsigned lane, uint32_t first_page, uint32_t count,
+	const uint64_t *hashes);
+/* There is no more of that disk. What the sink answers is handed up. */
+int hashes_lanes_end(struct hashes_lanes *lanes, unsigned lane);
 
 /* ── reading ─────────────────────────────────────────────────────────────────────────────── */
 

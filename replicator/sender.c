@@ -190,6 +190,15 @@ static void pace(struct sender *s, struct slot *slot)
 	slot->not_before_ns = MAX(slot->not_before_ns, now_ns(s) + wait);
 }
 
+int64_t sender_wait_ns(const struct sender *s, const struct sender_target *target, uint64_t n)
+{
+	if (!s->options.clock || !target->paced)
+		return 0;
+	int64_t requests_ns = token_bucket_peek(&target->requests, 1);
+	int64_t bytes_ns = token_bucket_peek(&target->bytes, n);
+	return MAX(requests_ns, bytes_ns);
+}
+
 static void requeue(struct sender *s, struct slot *slot)
 {
 	int64_t ceiling = FIRST_WAIT_NS << MIN(slot->tries, 10u);

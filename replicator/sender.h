@@ -76,6 +76,10 @@ void sender_free(struct sender *sender);
 int sender_raise(
 	struct sender *sender, struct sender_target *target, int64_t at_least, struct error *error);
 
+/* How long a put of n bytes to the blob would wait now for the limits of that blob; 0: not at all.
+ */
+int64_t sender_wait_ns(const struct sender *sender, const struct sender_target *target, uint64_t n);
+
 /* A buffer of at least n ≤ BLOB_MAX_PUT_BYTES; waits until there is room. Release it after the
  * puts from it. */
 int sender_buffer_get(

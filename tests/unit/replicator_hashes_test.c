@@ -117,6 +117,90 @@ static void what_is_written_is_read(void **state)
 	}
 }
 
+/* The disks in any order, a page or some at a time: the same bytes as one disk after another. */
+static void lanes_bring_disks_into_order(void **state)
+{
+	static uint64_t model[DISKS][PAGES];
+	static const uint16_t disks[DISKS] = { 1, 2, 3 };
+	struct rng rng;
+	(void)state;
+	rng_seed(&rng, 5);
+	for (int i = 0; i < 100; i++) {
+		CLEANUP(buf_free) struct buf want = { 0 }, got = { 0 };
+		struct hashes_sink sink = { to_buf, &got };
+		struct hashes_writer *w;
+		struct hashes_lanes *lanes;
+		struct hashes_written written;
+		uint32_t at[DISKS] = { 0 }, open = DISKS;
+		bool ended[DISKS] = { false };
+		random_model(&rng, model);
+		struct hashes_written wanted = write_model(model, 3, 9, &want);
+		assert_int_equal(hashes_writer_new(&group, 3, 9, &sink, &w), 0);
+		assert_int_equal(hashes_lanes_new(w, disks, DISKS, &lanes), 0);
+		while (open > 0) {
+			unsigned d = (unsigned)rng_below(&rng, DISKS);
+			uint32_t n = 0, first = at[d];
+			if (ended[d])
+				continue;
+			if (first == PAGES) {
+				assert_int_equal(hashes_lanes_end(lanes, d), 0);
+				assert_int_equal(
+					hashes_lanes_add(lanes, d, first, 1, NULL), -EINVAL);
+				ended[d] = true;
+				open--;
+				continue;
+			}
+			bool zero = model[d][first] == ZEROS;
+			uint32_t most = 1 + (uint32_t)rng_below(&rng, 700);
+			while (first + n < PAGES && n < most && model[d][first + n] != ABSENT &&
+				(model[d][first + n] == ZEROS) == zero)
+				n++;
+			assert_true(hashes_lanes_may_add(lanes, d));
+			if (n > 0)
+				assert_int_equal(hashes_lanes_add(lanes, d, first, n,
+							 zero ? NULL : &model[d][first]),
+					0);
+			at[d] += MAX(n, 1u);
+		}
+		hashes_lanes_free(lanes);
+		assert_int_equal(hashes_writer_finish(w, &written), 0);
+		hashes_writer_free(w);
+		assert_true(written.digest == wanted.digest);
+		assert_int_equal(got.len, want.len);
+		assert_memory_equal(got.data, want.data, want.len);
+	}
+}
+
+/* However much comes, what is held back is bounded, and the first disk always goes on. */
+static void lanes_hold_no_more_than_they_may(void **state)
+{
+	static const uint16_t disks[2] = { 1, 2 };
+	static const uint64_t hashes[1024] = { 1 };
+	CLEANUP(buf_free) struct buf got = { 0 };
+	struct hashes_sink sink = { to_buf, &got };
+	struct hashes_writer *w;
+	struct hashes_lanes *lanes;
+	struct hashes_written written;
+	uint32_t page = 0;
+	(void)state;
+	assert_int_equal(hashes_writer_new(&group, 0, 1, &sink, &w), 0);
+	assert_int_equal(hashes_lanes_new(w, disks, 2, &lanes), 0);
+	for (; hashes_lanes_may_add(lanes, 1); page += 1024)
+		assert_int_equal(hashes_lanes_add(lanes, 1, page, 1024, hashes), 0);
+	assert_in_range(page * 8ull, HASHES_LANES_BYTES - MIB, HASHES_LANES_BYTES);
+	assert_true(hashes_lanes_may_add(lanes, 0));
+	assert_int_equal(hashes_lanes_add(lanes, 0, 0, 1024, hashes), 0);
+	assert_true(got.len < MIB);
+	assert_int_equal(hashes_lanes_end(lanes, 0), 0);
+	assert_true(hashes_lanes_may_add(lanes, 1));
+	assert_int_equal(hashes_lanes_add(lanes, 1, page, 1024, hashes), 0);
+	assert_int_equal(hashes_lanes_end(lanes, 1), 0);
+	hashes_lanes_free(lanes);
+	assert_int_equal(hashes_writer_finish(w, &written), 0);
+	assert_true(written.bytes > (page + 2048) * 8ull);
+	hashes_writer_free(w);
+}
+
 static void every_flipped_bit_is_found(void **state)
 {
 	static uint64_t model[DISKS][PAGES], back[DISKS][PAGES];
@@ -250,6 +334,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_written_is_read),
+		cmocka_unit_test(lanes_bring_disks_into_order),
+		cmocka_unit_test(lanes_hold_no_more_than_they_may),
 		cmocka_unit_test(every_flipped_bit_is_found),
 		cmocka_unit_test(merging_is_newest_wins),
 		cmocka_unit_test(a_mark_leads_back),

@@ -1,0 +1,69 @@
+/*
+ * A disk's size and footer, before its changes are sent.
+ *
+ * A disk is grown here and not earlier, since the snapshots of older points must keep their size:
+ * its old footer is cleared first, then the blob grows, then the new footer is written. A flush
+ * redone after a crash finds one of these states and, not having proven the footer itself, writes
+ * it again.
+ */
+#include "replicator/flusher_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "fs/vhd.h"
+#include "replicator/backoff.h"
+
+static int resize(struct flush *flush, struct flush_disk *disk, uint64_t blob_bytes)
+{
+	struct blob_store *store = flush->flusher->options.store;
+	struct blob_error e = { 0 };
+	struct backoff backoff;
+	int r;
+	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
+	do {
+		r = store->ops->resize(store, disk->blob, blob_bytes, disk->target.lease_id, &e);
+	} while (r < 0 && backoff_again(&backoff, r, &e));
+	if (r < 0)
+		return vault_fail(flush->error, r, &e, "cannot resize %s", disk->blob);
+	disk->target.size_bytes = blob_bytes;
+	return 0;
+}
+
+static int put_footer(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
+{
+	const struct vault_disk *known = vault_disk_of(flush->flusher->options.group, disk->id);
+	struct sender_buffer *buffer;
+	int r = sender_buffer_get(flush->sender, VHD_FOOTER_BYTES, flush->error, &buffer);
+	if (r < 0)
+		return r;
+	r = vhd_footer_format(disk_bytes, &known->vhd_id, known->created_ns, buffer->data);
+	if (r < 0)
+		error_set(flush->error, r, "give the disk a whole number of MiB, below 8 TiB",
+			"%s: %" PRIu64 " bytes is no size for a VHD", known->name, disk_bytes);
+	if (r == 0)
+		r = sender_put(flush->sender, &disk->target, disk_bytes, buffer, 0,
+			VHD_FOOTER_BYTES, flush->error);
+	sender_buffer_release(flush->sender, buffer);
+	return r;
+}
+
+int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
+{
+	uint64_t want = disk_bytes + VHD_FOOTER_BYTES, have = disk->target.size_bytes;
+	int r = 0;
+	if (have < want) {
+		r = sender_clear(flush->sender, &disk->target, have - VHD_FOOTER_BYTES,
+			VHD_FOOTER_BYTES, flush->error);
+		if (r == 0)
+			r = sender_drain(flush->sender, flush->error);
+	}
+	if (r == 0 && have != want)
+		r = resize(flush, disk, want);
+	if (r == 0)
+		r = put_footer(flush, disk, disk_bytes);
+	if (r == 0)
+		r = sender_drain(flush->sender, flush->error);
+	disk->footer_proven = r == 0;
+	return r;
+}
