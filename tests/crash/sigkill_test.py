@@ -3,13 +3,14 @@
 
     sigkill_test.py --bin DIR [--kills 100] [--seed S]
 
-Two disks are written through the mount: `a` by ackwriter, which keeps a ledger of what was
-acknowledged (see ackwriter.c), `b` by fio as plain load. At a random moment the daemon gets
-SIGKILL. After its restart disk a must hold, block for block, what was acknowledged or something
-attempted later; every recovery point taken so far must hold exactly what its ledger says, as long
-as it is listed. A strict page-blob service stands in for the vault, so flushes are killed too; at
-the end the vault is checked, every one of its points verified, and the service must not have seen
-one unfenced change.
+Two disks of one machine are written through the mount by an ackwriter each, which keeps a ledger
+of what was acknowledged (see ackwriter.c); the second half of disk b by fio as well. At a random
+moment the daemon gets SIGKILL, no sooner than fio and both writers have written. After its restart
+each disk must hold, block for block, what was acknowledged or something attempted later, and each
+of fio's blocks must be whole and in its place; every recovery point taken so far must hold exactly
+what its ledgers say, as long as it is listed. A strict page-blob service stands in for the vault,
+so flushes are killed too; at the end the vault is checked, every one of its points verified, and
+the service must not have seen one unfenced change.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,8 +30,10 @@ sys.path.insert(0, str(TOP / "tests" / "lib"))
 
 from appliance import Appliance, Failure, StrictService, wait_until  # noqa: E402
 
-DISK_MIB = 64
-BLOCKS = DISK_MIB * 256
+WRITER_MIB = 64  # of each disk, from its beginning
+FIO_MIB = 32     # behind that, on disk b
+BLOCKS = WRITER_MIB * 256
+DISKS = ("a", "b")
 
 
 class Writer:
@@ -39,17 +43,19 @@ class Writer:
         self.ledger = ledger
         self.process = subprocess.Popen([binary, "write", disk, ledger, str(BLOCKS), str(seed)])
 
-    def freeze(self, seal):
-        """Stops writing, calls seal(), goes on; returns (seal's answer, the ledger then)."""
-        ready = pathlib.Path(f"{self.ledger}.ready")
-        ready.unlink(missing_ok=True)
+    def ask_to_freeze(self):
+        pathlib.Path(f"{self.ledger}.ready").unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
-        wait_until(20, ready.exists, "ackwriter does not freeze")
-        answer = seal()
-        kept = f"{self.ledger}.{answer}"
-        os.rename(ready, kept)
+
+    def wait_frozen(self):
+        wait_until(20, pathlib.Path(f"{self.ledger}.ready").exists, "ackwriter does not freeze")
+
+    def thaw(self, name):
+        """Goes on; returns the ledger as it was, under that name."""
+        kept = f"{self.ledger}.{name}"
+        os.rename(f"{self.ledger}.ready", kept)
         self.process.send_signal(signal.SIGUSR2)
-        return answer, kept
+        return kept
 
     def end(self):
         """After the daemon's death: the writer finds out by itself."""
@@ -63,21 +69,62 @@ class Writer:
             raise Failure(f"ackwriter ended with {status}")
 
 
-def start_fio(disk, seed, log):
-    return subprocess.Popen(
-        ["fio", "--name=load", f"--filename={disk}", f"--size={DISK_MIB}m", "--rw=randwrite",
-         "--bsrange=512-256k", "--blockalign=512", "--ioengine=psync", "--fsync=32",
-         "--time_based", "--runtime=60", "--thread", f"--randseed={seed}", "--overwrite=1",
-         "--allow_file_create=0"],
-        stdout=log, stderr=log)
+class Fio:
+    """Load on the second half of disk b. Each 4 KiB it writes begins with a header and a checksum
+    of their own, so that any of them proves itself."""
 
+    COMMON = ("--name=load", f"--offset={WRITER_MIB}m", f"--size={FIO_MIB}m", "--thread",
+              "--ioengine=psync", "--verify=crc32c", "--verify_interval=4096",
+              "--allow_file_create=0")
 
-def has_open(pid, path):
-    """True once the process holds the file open."""
-    try:
-        return any(os.readlink(link) == path for link in pathlib.Path(f"/proc/{pid}/fd").iterdir())
-    except FileNotFoundError:
-        return False
+    def __init__(self, disk, seed, log):
+        self.log = log
+        self.log_begin = log.tell()
+        self.process = subprocess.Popen(
+            ["fio", f"--filename={disk}", *self.COMMON, "--rw=randwrite", "--bsrange=4k-256k",
+             "--blockalign=4k", "--do_verify=0", "--norandommap", "--fsync=32", "--time_based",
+             "--runtime=120", f"--randseed={seed}", "--overwrite=1"], stdout=log, stderr=log)
+
+    @classmethod
+    def whole_run(cls, disk, log, *options):
+        return subprocess.run(["fio", f"--filename={disk}", *cls.COMMON, "--bs=256k", *options],
+                              stdout=log, stderr=log, check=False, timeout=120).returncode
+
+    @classmethod
+    def fill(cls, disk, log):
+        if cls.whole_run(disk, log, "--rw=write", "--do_verify=0", "--end_fsync=1") != 0:
+            raise Failure("fio cannot fill its half of the disk")
+
+    @classmethod
+    def check(cls, disk, log, what):
+        if cls.whole_run(disk, log, "--rw=read", "--verify_fatal=1") != 0:
+            raise Failure(f"{what}: a block of fio's is not whole or not in its place")
+
+    def written(self):
+        """Bytes it has passed to write calls, a report to its log among them at most."""
+        try:
+            text = pathlib.Path(f"/proc/{self.process.pid}/io").read_text(encoding="ascii")
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return next(int(line.split()[1]) for line in text.splitlines()
+                    if line.startswith("wchar:"))
+
+    def has_written(self):
+        if self.process.poll() is not None:
+            raise Failure(f"fio ended by itself with {self.process.returncode}: no load")
+        return self.written() > 1 << 20
+
+    def end(self):
+        """After the daemon's death: it must find out by itself and say so."""
+        try:
+            status = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            raise Failure("fio hangs on a dead mount") from None
+        self.log.flush()
+        text = pathlib.Path(self.log.name).read_bytes()[self.log_begin:]
+        if status != 1 or b"io_u error" not in text:
+            raise Failure(f"fio ended with {status}, and not of an error of its disk: "
+                          f"{text[-500:].decode(errors='replace')}")
 
 
 def check(binary, disk, ledger, what):
@@ -91,42 +138,65 @@ def check_points(appliance, binary, ledgers):
     """Every point still listed holds what its ledger says. Returns how many were compared."""
     listed = {point["number"]: point for point in appliance.call("point", "list", "m")["points"]}
     compared = 0
-    for number, ledger in ledgers.items():
+    for number, kept in ledgers.items():
         point = listed.get(number)
         if point is None:
             continue
         if point["damaged"]:
             raise Failure(f"point {number} is marked as damaged")
-        check(binary, f"{point['path']}/a.vhd", ledger, f"point {number}")
+        for disk, ledger in kept.items():
+            check(binary, f"{point['path']}/{disk}.vhd", ledger, f"point {number}, disk {disk}")
         compared += 1
     return compared
 
 
-def one_kill(appliance, binary, work, dice, ledgers, log):
-    live = f"{appliance.mount}/m/live"
-    writer = Writer(binary, f"{live}/a.vhd", f"{work}/ledger", dice.getrandbits(32))
-    fio = start_fio(f"{live}/b.vhd", dice.getrandbits(31), log)
+def seal_frozen(appliance, writers, ledgers):
+    """A point at which all writers rest, so that it has to hold exactly what they say."""
+    for writer in writers.values():
+        writer.ask_to_freeze()
+    for writer in writers.values():
+        writer.wait_frozen()
+    number = appliance.call("point", "create", "m")["point"]["number"]
+    ledgers[number] = {disk: writer.thaw(number) for disk, writer in writers.items()}
+
+
+def acknowledged(ledger):
+    """How many acknowledgements are on record: the second number of each block's four."""
+    data = pathlib.Path(ledger).read_bytes()
+    return sum(entry[1] for entry in struct.iter_unpack("<4I", data))
+
+
+def one_kill(appliance, binary, work, dice, ledgers, log, last):
+    live = {disk: f"{appliance.mount}/m/live/{disk}.vhd" for disk in DISKS}
+    ledger = {disk: f"{work}/ledger-{disk}" for disk in DISKS}
+    before = {d: acknowledged(ledger[d]) if os.path.exists(ledger[d]) else 0 for d in DISKS}
+    writers, fio = {}, None
     try:
-        wait_until(20, lambda: fio.poll() is not None or has_open(fio.pid, f"{live}/b.vhd"),
-                   "fio does not open disk b")
-        time.sleep(dice.uniform(0.05, 0.6))  # the load itself, not a wait for something
-        if dice.random() < 0.4:
-            number, ledger = writer.freeze(
-                lambda: appliance.call("point", "create", "m")["point"]["number"])
-            ledgers[number] = ledger
+        for disk in DISKS:
+            writers[disk] = Writer(binary, live[disk], ledger[disk], dice.getrandbits(32))
+        fio = Fio(live["b"], dice.getrandbits(31), log)
+        wait_until(20, fio.has_written, "fio does not write")
+        for disk in DISKS:
+            wait_until(20, lambda d=disk: os.path.exists(ledger[d]) and
+                       acknowledged(ledger[d]) > before[d], f"nothing is written to disk {disk}")
+        time.sleep(dice.uniform(0.02, 0.5))  # the load itself, not a wait for something
+        if dice.random() < 0.4 or last:
+            seal_frozen(appliance, writers, ledgers)
             time.sleep(dice.uniform(0, 0.2))
-        if fio.poll() is not None:
-            raise Failure(f"fio ended by itself with {fio.returncode}: there was no load")
+        fio.has_written()
         appliance.kill()
-        writer.end()
+        for writer in writers.values():
+            writer.end()
+        fio.end()
     finally:
-        if writer.process.poll() is None:
-            writer.process.kill()
-            writer.process.wait()
-        fio.terminate()
-        fio.wait()
+        for process in [w.process for w in writers.values()] + ([fio.process] if fio else []):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
     appliance.start()
-    check(binary, f"{live}/a.vhd", f"{work}/ledger", "after the restart, disk a")
+    for disk in DISKS:
+        check(binary, live[disk], ledger[disk], f"after the restart, disk {disk}")
+    Fio.check(live["b"], log, "after the restart, disk b")
     recent = dict(list(ledgers.items())[-3:])
     check_points(appliance, binary, recent)
 
@@ -143,11 +213,13 @@ def run(arguments, work):
                                   "retention": "all:1h"}})
         with appliance:
             appliance.call("vault", "init")
-            appliance.call("machine", "add", "m", "--source", "fuse", "--disk", f"a={DISK_MIB}M",
-                           "--disk", f"b={DISK_MIB}M", "--policy", "fast")
+            appliance.call("machine", "add", "m", "--source", "fuse", "--disk", f"a={WRITER_MIB}M",
+                           "--disk", f"b={WRITER_MIB + FIO_MIB}M", "--policy", "fast")
+            Fio.fill(f"{appliance.mount}/m/live/b.vhd", log)
             for kill in range(arguments.kills):
                 try:
-                    one_kill(appliance, binary, work, dice, ledgers, log)
+                    one_kill(appliance, binary, work, dice, ledgers, log,
+                             kill + 1 == arguments.kills)
                 except Failure as failure:
                     raise Failure(f"kill {kill + 1} (--seed {arguments.seed}): {failure}") from None
                 if (kill + 1) % 10 == 0:
@@ -163,8 +235,8 @@ def run(arguments, work):
         seen = service.admin("/stats")
         if seen["unfenced"] or seen["unnumbered"] or seen["bad_signatures"]:
             raise Failure(f"the service saw changes without their fence: {seen}")
-    print(f"{arguments.kills} kills, {compared} recovery points compared block by block, "
-          f"seed {arguments.seed}")
+    print(f"{arguments.kills} kills, {compared} recovery points of {len(DISKS)} disks compared "
+          f"block by block, seed {arguments.seed}")
 
 
 def main():
