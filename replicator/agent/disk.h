@@ -42,6 +42,7 @@ struct disk {
 	bool removable;
 	bool dax;       /* mounted with DAX, or a memory device: writes bypass the block layer */
 	bool bio_based; /* the gendisk has no request queue: dm, md, ram disks, NVMe multipath */
+	bool zoned;     /* written in zones (SMR, ZNS): not supported */
 	bool counted;   /* the kernel keeps its statistics (queue/iostats) */
 	/* What it calls itself, or "": serial number, wwid, LVM or md uuid. */
 	char serial[DISK_NAME_BYTES];
@@ -78,7 +79,22 @@ struct disk_range {
  * `*ret_ranges` is the caller's to free(), sorted. 0 or -errno. */
 int disk_swap_ranges(const struct disk *disk, struct disk_range **ret_ranges, size_t *ret_count);
 
-/* The gendisks that `dev` rests on, itself included, down to those that rest on nothing (dm and md
- * members, the disk of a partition, the device under a loop file's filesystem). At most `capacity`;
- * 0 or -errno (-E2BIG if there are more). */
-int disk_foundations(dev_t dev, dev_t *ret_devs, size_t capacity, size_t *ret_count);
+/* The block devices that `dev` rests on, itself included: the disk of a partition, members of dm
+ * and md devices, what is under the filesystem of a loop file. `ret_depth` (may be NULL): how many
+ * loop devices lie one above the other. At most `capacity`; 0 or -errno (-E2BIG: there are more).
+ */
+int disk_foundations(
+	dev_t dev, dev_t *ret_devs, size_t capacity, size_t *ret_count, unsigned *ret_depth);
+
+struct disk_mount {
+	dev_t dev; /* of the block device; 0: it is on none */
+	char *point;
+	char *type;
+	char *options; /* of the superblock and of this mount, comma-separated */
+};
+
+/* Mounted filesystems of this process' namespace, in the order of mounting. For those with
+ * anonymous numbers (btrfs) `dev` is that of the device they were mounted from. 0 or -errno;
+ * free with disk_mounts_free. */
+int disk_mounts(struct disk_mount **ret_mounts, size_t *ret_count);
+void disk_mounts_free(struct disk_mount *mounts, size_t count);

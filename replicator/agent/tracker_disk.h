@@ -1,0 +1,21 @@
+/*
+ * The tracker's own structures, for its parts (tracker.c, tracker_trust.c).
+ */
+#pragma once
+
+#include "replicator/agent/tracker_internal.h"
+
+struct tracker {
+	struct method *method;
+	uint64_t memory_bytes;
+	struct tracker_disk *disks[TRACKER_DISKS_MAX]; /* NULL: free */
+};
+
+struct tracker_disk {
+	struct tracker *tracker;
+	struct disk disk;
+	struct marks marks; /* map is NULL for scan */
+	unsigned slot;
+	int stat_fd; /* the gendisk's statistics; negative: none */
+	bool resumed;
+};

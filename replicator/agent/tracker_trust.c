@@ -1,0 +1,274 @@
+/*
+ * Proof that no write was missed: the bytes that the markers saw complete, against those that the
+ * kernel counted, both since trust began.
+ *
+ * The kernel counts (fields 7 and 14 of /sys/block/DISK/stat, sectors written and discarded, see
+ * Documentation/block/stat.rst) within the function that has the tracepoint, a few instructions
+ * later: so the difference between the two is a constant but for requests caught in between.
+ * Neither can be read at one instant with the other. A *sample* is good when the sum of the
+ * markers is the same before and after the statistics were read; a difference is believed once
+ * several good samples agree on it.
+ *
+ * The second program's sum says what the first missed. Rarely (a task interrupted between the two
+ * programs) both count the same bytes; so the kernel's count must lie between the first sum and
+ * both together. What is above that was lost.
+ */
+#include "replicator/agent/tracker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "common/bytes.h"
+#include "common/clock.h"
+#include "replicator/agent/tracker_disk.h"
+
+#define AGREEING 3
+#define AGREEING_ON_LOSS 5
+#define PAUSE_NS (2 * NS_PER_MS)
+#define NO_BASE UINT64_MAX /* of what was counted: the disk was never still enough to tell */
+
+struct sums {
+	uint64_t seen;
+	uint64_t second;
+	uint64_t opaque;
+	uint64_t overflow;
+	uint64_t counted;
+	uint64_t missed;
+};
+
+static void sum_up(const struct capture_device *device, struct sums *ret_sums)
+{
+	struct sums sums = { 0 };
+	for (unsigned i = 0; i < CAPTURE_STRIPES; i++) {
+		const struct capture_counters *c = &device->stripes[i];
+		sums.seen += __atomic_load_n(&c->seen_bytes, __ATOMIC_ACQUIRE);
+		sums.second += __atomic_load_n(&c->second_bytes, __ATOMIC_ACQUIRE);
+		sums.opaque += __atomic_load_n(&c->opaque, __ATOMIC_ACQUIRE);
+		sums.overflow += __atomic_load_n(&c->overflow, __ATOMIC_ACQUIRE);
+	}
+	*ret_sums = sums;
+}
+
+/* Sectors written and discarded, in bytes. */
+static int read_counted(int stat_fd, uint64_t *ret_bytes)
+{
+	char text[512];
+	unsigned long long v[17] = { 0 };
+
+	if (stat_fd < 0)
+		return -ENODATA;
+	ssize_t n = pread(stat_fd, text, sizeof(text) - 1, 0);
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	int got = sscanf(text,
+		"%llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu", &v[0],
+		&v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9], &v[10], &v[11],
+		&v[12], &v[13]);
+	if (got < 7)
+		return -EIO;
+	*ret_bytes = (v[6] + (got >= 14 ? v[13] : 0)) * SECTOR_BYTES;
+	return 0;
+}
+
+static struct capture_note *note_of(const struct tracker_disk *disk)
+{
+	return &disk->tracker->method->registry->notes[disk->slot];
+}
+
+/* One sample: 0; -EAGAIN if something completed meanwhile; -errno. */
+static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
+{
+	struct method *method = disk->tracker->method;
+	const struct capture_device *device = &method->devices[note_of(disk)->device];
+	struct sums before, after;
+	uint64_t counted = 0, missed = 0;
+
+	if (method->ops->settle) {
+		int r = method->ops->settle(method);
+		if (r < 0)
+			return r;
+	}
+	sum_up(device, &before);
+	int r = read_counted(disk->stat_fd, &counted);
+	if (r == 0 && method->ops->settle)
+		r = method->ops->settle(method);
+	if (r < 0)
+		return r;
+	sum_up(device, &after);
+	r = method->ops->missed(method, &missed);
+	if (r < 0)
+		return r;
+	after.counted = counted;
+	after.missed = missed;
+	*ret_sums = after;
+	return before.seen == after.seen && before.second == after.second ? 0 : -EAGAIN;
+}
+
+/* Counts how many good samples in a row had the same difference. */
+static void agree(const struct sums *now, uint64_t *difference, int *agreeing)
+{
+	uint64_t d = now->counted - now->seen - now->second;
+	*agreeing = d == *difference && *agreeing > 0 ? *agreeing + 1 : 1;
+	*difference = d;
+}
+
+static void pause_for(int64_t ns)
+{
+	clock_sleep_ns(clock_system(), ns);
+}
+
+int tracker_trust_again(struct tracker_disk *disk, struct error *error)
+{
+	struct method *method = disk->tracker->method;
+	struct sums sums = { 0 };
+	uint64_t difference = 0;
+	int agreeing = 0;
+	int64_t deadline = clock_monotonic_ns(clock_system()) + NS_PER_S;
+
+	if (!method->ops)
+		return 0;
+	struct capture_note *note = note_of(disk);
+	while (agreeing < AGREEING && clock_monotonic_ns(clock_system()) < deadline) {
+		int r = sample(disk, &sums);
+		if (r == -ENODATA)
+			break;
+		if (r < 0 && r != -EAGAIN)
+			return error_set(error, r, NULL, "disk %s: writes are not being marked",
+				disk->disk.name);
+		if (r == 0)
+			agree(&sums, &difference, &agreeing);
+		pause_for(50 * NS_PER_US);
+	}
+	note->base_seen = sums.seen;
+	note->base_second = sums.second;
+	note->base_opaque = sums.opaque;
+	note->base_overflow = sums.overflow;
+	note->base_counted = agreeing < AGREEING ? NO_BASE : sums.counted;
+	note->base_missed = sums.missed;
+	__atomic_store_n(&note->distrust, TRACKER_REASON_NONE, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+/* The verdict that one sample supports. */
+static void judge(
+	const struct tracker_disk *disk, const struct sums *now, struct tracker_trust *ret_trust)
+{
+	const struct capture_note *note = note_of(disk);
+	uint64_t first = now->seen - note->base_seen;
+	uint64_t both = first + now->second - note->base_second;
+	struct tracker_trust trust = {
+		.verdict = TRACKER_PROVEN,
+		.seen_bytes = both,
+		.counted_bytes = now->counted - note->base_counted,
+		.missed = now->missed - note->base_missed,
+	};
+	if (now->opaque != note->base_opaque) {
+		trust.verdict = TRACKER_LOST;
+		trust.reason = TRACKER_REASON_PASSTHROUGH;
+	} else if (now->overflow != note->base_overflow) {
+		trust.verdict = TRACKER_LOST;
+		trust.reason = TRACKER_REASON_OVERFLOW;
+	} else if (disk->stat_fd < 0 || !disk->disk.counted) {
+		trust.counted_bytes = 0;
+		trust.verdict = trust.missed ? TRACKER_LOST : TRACKER_UNPROVEN;
+		trust.reason = trust.missed ? TRACKER_REASON_MISSED : TRACKER_REASON_NO_COUNT;
+	} else if (note->base_counted == NO_BASE) {
+		trust.counted_bytes = 0;
+		trust.verdict = TRACKER_UNPROVEN;
+		trust.reason = TRACKER_REASON_BUSY;
+	} else if (trust.counted_bytes > both) {
+		trust.verdict = TRACKER_LOST;
+		trust.reason = TRACKER_REASON_BYTES;
+	} else if (trust.counted_bytes < first) {
+		trust.verdict = TRACKER_UNPROVEN;
+		trust.reason = TRACKER_REASON_NO_COUNT;
+	}
+	*ret_trust = trust;
+}
+
+static int give(struct tracker_disk *disk, const struct tracker_trust *trust,
+	struct tracker_trust *ret_trust)
+{
+	if (trust->verdict == TRACKER_LOST)
+		__atomic_store_n(&note_of(disk)->distrust, trust->reason, __ATOMIC_SEQ_CST);
+	*ret_trust = *trust;
+	return 0;
+}
+
+int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_trust *ret_trust)
+{
+	struct tracker_trust trust = { .verdict = TRACKER_UNPROVEN,
+		.reason = TRACKER_REASON_NO_COUNT };
+	int64_t deadline = clock_monotonic_ns(clock_system()) + wait_ms * NS_PER_MS;
+	uint64_t difference = 0;
+	int agreeing = 0;
+
+	if (!disk->tracker->method->ops) {
+		*ret_trust = trust;
+		return 0;
+	}
+	enum tracker_reason known = note_of(disk)->distrust;
+	if (known != TRACKER_REASON_NONE) {
+		trust.verdict = TRACKER_LOST;
+		trust.reason = known;
+		return give(disk, &trust, ret_trust);
+	}
+	for (;;) {
+		struct sums now;
+		int r = sample(disk, &now);
+		if (r == -ENOTCONN || r == -ENODEV) {
+			trust.verdict = TRACKER_LOST;
+			trust.reason =
+				r == -ENODEV ? TRACKER_REASON_REPLACED : TRACKER_REASON_DETACHED;
+			return give(disk, &trust, ret_trust);
+		}
+		if (r < 0 && r != -EAGAIN && r != -ENODATA)
+			return r;
+		if (r == 0)
+			agree(&now, &difference, &agreeing);
+		judge(disk, &now, &trust);
+		bool compared = trust.verdict == TRACKER_PROVEN ||
+				trust.reason == TRACKER_REASON_BYTES ||
+				(trust.reason == TRACKER_REASON_NO_COUNT && disk->stat_fd >= 0 &&
+					disk->disk.counted);
+		if (!compared ||
+			agreeing >= (trust.verdict == TRACKER_PROVEN ? AGREEING : AGREEING_ON_LOSS))
+			return give(disk, &trust, ret_trust);
+		if (clock_monotonic_ns(clock_system()) >= deadline)
+			break;
+		/* A loss has to show for a while: a request may be between mark and count. */
+		pause_for(trust.verdict == TRACKER_PROVEN ? 50 * NS_PER_US : PAUSE_NS);
+	}
+	trust.verdict = TRACKER_UNPROVEN;
+	trust.reason = TRACKER_REASON_BUSY;
+	return give(disk, &trust, ret_trust);
+}
+
+const char *tracker_reason_text(enum tracker_reason reason)
+{
+	switch (reason) {
+	case TRACKER_REASON_NONE:
+		return "nothing was missed";
+	case TRACKER_REASON_BYTES:
+		return "fewer bytes were seen than the kernel counts as written";
+	case TRACKER_REASON_MISSED:
+		return "the kernel left out events";
+	case TRACKER_REASON_PASSTHROUGH:
+		return "a raw command went to the disk";
+	case TRACKER_REASON_OVERFLOW:
+		return "more writes were under way than can be followed";
+	case TRACKER_REASON_DETACHED:
+		return "the kernel no longer runs the programs that mark";
+	case TRACKER_REASON_REPLACED:
+		return "another disk has taken its place";
+	case TRACKER_REASON_NO_COUNT:
+		return "the kernel keeps no statistics of it to compare with";
+	case TRACKER_REASON_BUSY:
+		return "writes never stood still";
+	}
+	return "unknown";
+}
