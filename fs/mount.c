@@ -6,8 +6,9 @@
  * for it, that thread unmounts what is left and closes the device, which makes the kernel answer
  * whatever is still waiting. mount_free joins it.
  *
- * Writers may wait for room in a journal, each in a worker. So there are many more workers than the
- * kernel hands out asynchronous requests (MAX_BACKGROUND); those that are idle end.
+ * Requests may wait in their workers, so gates keep any group and the vault's readers from having
+ * them all (mount_gates.c), and there are many; those that are idle end. The kernel hands out no
+ * more than MAX_BACKGROUND asynchronous requests, of all groups together: so that is many more.
  *
  * libfuse's loop sleeps in its workers' reads of the device, so mount_free has to wake one: it
  * raises the exit flag and asks the filesystem something; the worker that answers sees the flag.
@@ -32,7 +33,7 @@
 #include "common/log.h"
 #include "fs/mount_internal.h"
 
-#define DEFAULT_THREADS 128
+#define DEFAULT_THREADS 256
 #define MOST_READS 24u
 #define IDLE_THREADS 16
 #define JOIN_SECONDS 5
@@ -172,7 +173,8 @@ static int prepare_path(const char *path, struct error *error)
 static void release(struct mount *mount)
 {
 	pthread_cond_destroy(&mount->changed);
-	pthread_mutex_destroy(&mount->reads.lock);
+	gate_destroy(&mount->reads);
+	write_gates_free(mount);
 	pthread_mutex_destroy(&mount->lock);
 	free(mount->path);
 	free(mount);
@@ -205,9 +207,7 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	pthread_cond_init(&mount->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	mount->max_threads = MAX(options->max_threads ? options->max_threads : DEFAULT_THREADS, 2u);
-	pthread_mutex_init(&mount->reads.lock, NULL);
-	mount->reads.limit = MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS);
-	mount->reads.end = &mount->reads.first;
+	gate_init(&mount->reads, MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS));
 	mount->started_ns = clock_realtime_ns(clock_system());
 	mount->path = strdup(options->path);
 	r = mount->path ? -pthread_key_create(&mount->buffer, free) : -ENOMEM;

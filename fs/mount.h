@@ -29,7 +29,7 @@ struct mount;
 
 struct mount_options {
 	const char *path; /* made if it is not there; a dead daemon's mount is taken down first */
-	unsigned max_threads; /* 0: 128; handlers may wait for the network or for room */
+	unsigned max_threads; /* 0: 256; handlers may wait for the network or for room */
 	bool allow_other;
 };
 

@@ -76,6 +76,7 @@ static int insert_locked(
 	f->node = node;
 	f->machine = machine;
 	f->clone = clone;
+	f->writes = node.kind == NODE_LIVE_FILE ? &machine->gate->gate : NULL;
 	f->opening = true;
 	f->refs = 1;
 	struct open_file **bucket = bucket_of(mount, ino);

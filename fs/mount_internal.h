@@ -5,15 +5,16 @@
  *	mount_tree.c   machines and clones: what is shown, and for how long it may be used
  *	mount_names.c  the tree: names, attributes, directory entries
  *	mount_files.c  open files: one store for each, shared by all who have it open
+ *	mount_gates.c  how many of them are worked on at once, and where the others wait
  *	mount_ops.c    the handlers of FUSE requests
  *
  * Inode numbers say what they mean (struct node), so the kernel's references cost no memory here
  * and need no counting: whatever number comes back is looked up in what is shown now. Numbers of
  * machines and clones are not used twice, so another content is always another inode.
  *
- * Locks: `lock`, and the read gate's, never both; `lock` is not held across calls to a history, a
- *clone or a store. What a handler uses meanwhile is held by a count (`busy`), for which removal
- *waits.
+ * Locks: `lock`, and the gates', taken after it or alone; none is held across calls to a history, a
+ * clone or a store. What a handler uses meanwhile is held by a count (`busy`), for which removal
+ * waits.
  */
 #pragma once
 
@@ -82,6 +83,7 @@ struct machine {
 	struct committer *committer; /* borrowed */
 	struct history *history;     /* the committer's */
 	bool writable;
+	struct write_gate *gate;    /* its group's */
 	unsigned busy;              /* handlers that use it; under the mount's lock */
 	struct clone_entry *clones; /* under the mount's lock */
 	_Atomic uint64_t seen_lsn;  /* when it was last looked at, and */
@@ -96,6 +98,7 @@ struct open_file {
 	struct machine *machine;   /* NULL once that is gone */
 	struct clone_entry *clone; /* of a clone's file */
 	struct store *store;       /* owned; NULL while it is being opened, or once gone */
+	struct gate *writes;       /* that writes have to pass; NULL: none */
 	uint64_t size_bytes;
 	bool writable;
 	bool opening;
@@ -104,12 +107,33 @@ struct open_file {
 	atomic_bool gone; /* answers -EIO from now on */
 };
 
-/* Reads may wait for the vault, so they may not take all the session's threads: beyond `limit`
- * of them at once they queue, and whoever ends a read goes on with the next. */
-struct read_gate {
-	pthread_mutex_t lock; /* taken alone */
+/* A read or write of a file, which stays open as long as it is not answered. */
+struct request {
+	struct request *next; /* in a queue */
+	enum { REQUEST_READ, REQUEST_WRITE, REQUEST_ZERO } kind;
+	fuse_req_t req;
+	struct open_file *file;
+	uint64_t offset;
+	uint64_t size;
+	int mode;         /* REQUEST_ZERO: of fallocate */
+	const char *data; /* REQUEST_WRITE */
+	size_t queued_bytes;
+};
+
+/* Beyond `limit` requests are queued: see mount_gates.c. */
+struct gate {
+	pthread_mutex_t lock;
 	unsigned running, limit;
-	struct queued_read *first, **end;
+	struct request *first, **end;
+	uint64_t queued_bytes;
+};
+
+/* A group's, for the writes of its live disks. */
+struct write_gate {
+	struct write_gate *next;
+	struct committer *committer; /* the group's; under the mount's lock, as is */
+	unsigned machines;           /* how many have it */
+	struct gate gate;
 };
 
 struct mount {
@@ -129,7 +153,8 @@ struct mount {
 	uint16_t last_machine; /* serials given out */
 	uint32_t last_clone;
 	struct open_file *files[MOUNT_FILE_BUCKETS];
-	struct read_gate reads;
+	struct gate reads;
+	struct write_gate *writes; /* freed at the end */
 };
 
 /* The machine with that serial, held until machine_put. -ESTALE. */
@@ -180,6 +205,18 @@ void files_abandon(struct mount *mount, struct machine *machine);
 void files_free_all(struct mount *mount);
 bool files_use_clone_locked(struct mount *mount, const struct clone_entry *clone);
 
+/* ── gates ───────────────────────────────────────────────────────────────────────────────── */
+
+void gate_init(struct gate *gate, unsigned limit);
+void gate_destroy(struct gate *gate);
+/* Has the request answered: now, or later by another thread; `request` is copied for that. */
+void gate_pass(struct gate *gate, const struct request *request);
+/* The group's gate, for one machine more; NULL: no memory. */
+struct write_gate *write_gate_take_locked(struct mount *mount, struct committer *committer);
+void write_gates_free(struct mount *mount);
+
 /* ── handlers ────────────────────────────────────────────────────────────────────────────── */
 
 const struct fuse_lowlevel_ops *mount_ops(void);
+/* Does what it asks for and answers. */
+void request_answer(const struct request *request);

@@ -13,9 +13,9 @@
  * only opens without O_TRUNC (dd's conv=notrunc). Nothing can be made, removed or renamed through
  * the mount.
  *
- * Reads pass a gate that leaves threads for everything else (struct read_gate). A read costs one
- * copy, from the history into the thread's own buffer, which the reply is written from; a write is
- * taken from the session's buffer as it came.
+ * Reads and writes pass gates that leave threads for everything else (mount_gates.c). A read costs
+ * one copy, from the history into the thread's own buffer, which the reply is written from; a write
+ * is taken from the session's buffer as it came.
  */
 #include "fs/mount_internal.h"
 
@@ -35,7 +35,7 @@
 #define ENTRY_TIMEOUT_S 1.0
 #define ATTR_TIMEOUT_S 1.0
 #define IMMUTABLE_TIMEOUT_S 60.0
-#define MAX_BACKGROUND 64
+#define MAX_BACKGROUND 1024
 
 static struct mount *mount_of(fuse_req_t req)
 {
@@ -287,15 +287,7 @@ static int read_error(int r)
 	return r == -ENOMEM ? ENOMEM : EIO;
 }
 
-struct queued_read {
-	struct queued_read *next;
-	fuse_req_t req;
-	struct open_file *file; /* open as long as the request is not answered */
-	uint64_t offset;
-	size_t size;
-};
-
-static void answer_read(const struct queued_read *q)
+static void answer_read(const struct request *q)
 {
 	struct open_file *file = q->file;
 	void *buffer = thread_buffer(file->mount);
@@ -316,64 +308,21 @@ static void answer_read(const struct queued_read *q)
 		fuse_reply_buf(q->req, buffer, n);
 }
 
-/* True if the read may run now; else it was queued, or answered for want of memory. */
-static bool enter_gate(struct read_gate *gate, const struct queued_read *q)
-{
-	SCOPED_LOCK(&gate->lock);
-	if (gate->running < gate->limit) {
-		gate->running++;
-		return true;
-	}
-	struct queued_read *queued = malloc(sizeof(*queued));
-	if (!queued) {
-		fuse_reply_err(q->req, ENOMEM);
-		return false;
-	}
-	*queued = *q;
-	queued->next = NULL;
-	*gate->end = queued;
-	gate->end = &queued->next;
-	return false;
-}
-
-/* The next queued read for the thread that has ended one; NULL: none, and it leaves the gate. */
-static struct queued_read *next_or_leave(struct read_gate *gate)
-{
-	SCOPED_LOCK(&gate->lock);
-	struct queued_read *q = gate->first;
-	if (!q) {
-		gate->running--;
-		return NULL;
-	}
-	gate->first = q->next;
-	if (!gate->first)
-		gate->end = &gate->first;
-	return q;
-}
-
 static void op_read(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *info)
 {
 	(void)ino;
-	struct read_gate *gate = &mount_of(req)->reads;
-	struct queued_read now = {
+	const struct request request = {
+		.kind = REQUEST_READ,
 		.req = req,
 		.file = file_of(info),
 		.offset = (uint64_t)off,
 		.size = MIN(size, (size_t)FUSE_MAX_IO_BYTES),
 	};
-	if (off < 0) {
+	if (off < 0)
 		fuse_reply_err(req, EINVAL);
-		return;
-	}
-	if (!enter_gate(gate, &now))
-		return;
-	answer_read(&now);
-	struct queued_read *next;
-	while ((next = next_or_leave(gate))) {
-		answer_read(next);
-		free(next);
-	}
+	else
+		gate_pass(&mount_of(req)->reads, &request);
 }
 
 static void note_write(struct open_file *file)
@@ -382,21 +331,46 @@ static void note_write(struct open_file *file)
 		atomic_store(&file->clone->modified_ns, clock_realtime_ns(clock_system()));
 }
 
-static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
-	struct fuse_file_info *info)
+static void answer_write(const struct request *q)
 {
-	(void)ino;
-	struct open_file *file = file_of(info);
-	int r = off < 0 ? -EINVAL : file_enter(file);
+	struct open_file *file = q->file;
+	int r = file_enter(file);
 	if (r == 0) {
-		r = store_write(file->store, (uint64_t)off, data, size);
+		r = store_write(file->store, q->offset, q->data, q->size);
 		note_write(file);
 		file_leave(file);
 	}
 	if (r < 0)
-		fuse_reply_err(req, -r);
+		fuse_reply_err(q->req, -r);
 	else
-		fuse_reply_write(req, size);
+		fuse_reply_write(q->req, q->size);
+}
+
+/* A request that may have to wait for room in its group's journal. */
+static void pass_writes(const struct request *request)
+{
+	if (request->file->writes)
+		gate_pass(request->file->writes, request);
+	else
+		request_answer(request);
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+	struct fuse_file_info *info)
+{
+	(void)ino;
+	const struct request request = {
+		.kind = REQUEST_WRITE,
+		.req = req,
+		.file = file_of(info),
+		.offset = (uint64_t)off,
+		.size = size,
+		.data = data,
+	};
+	if (off < 0)
+		fuse_reply_err(req, EINVAL);
+	else
+		pass_writes(&request);
 }
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *info)
@@ -433,18 +407,49 @@ static int zero_range(struct open_file *file, int mode, uint64_t off, uint64_t n
 	return store_zero(file->store, off, n);
 }
 
+static void answer_zero(const struct request *q)
+{
+	struct open_file *file = q->file;
+	int r = file_enter(file);
+	if (r == 0) {
+		r = zero_range(file, q->mode, q->offset, q->size);
+		note_write(file);
+		file_leave(file);
+	}
+	fuse_reply_err(q->req, -r);
+}
+
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
 	struct fuse_file_info *info)
 {
 	(void)ino;
-	struct open_file *file = file_of(info);
-	int r = off < 0 || length < 0 ? -EINVAL : file_enter(file);
-	if (r == 0) {
-		r = zero_range(file, mode, (uint64_t)off, (uint64_t)length);
-		note_write(file);
-		file_leave(file);
+	const struct request request = {
+		.kind = REQUEST_ZERO,
+		.req = req,
+		.file = file_of(info),
+		.offset = (uint64_t)off,
+		.size = (uint64_t)length,
+		.mode = mode,
+	};
+	if (off < 0 || length < 0)
+		fuse_reply_err(req, EINVAL);
+	else
+		pass_writes(&request);
+}
+
+void request_answer(const struct request *request)
+{
+	switch (request->kind) {
+	case REQUEST_READ:
+		answer_read(request);
+		break;
+	case REQUEST_WRITE:
+		answer_write(request);
+		break;
+	case REQUEST_ZERO:
+		answer_zero(request);
+		break;
 	}
-	fuse_reply_err(req, -r);
 }
 
 /* ── what the mount does not do ──────────────────────────────────────────────────────────── */

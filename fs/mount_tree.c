@@ -122,6 +122,9 @@ int mount_add_machine(
 	struct machine **link = &mount->machines;
 	while (*link && (*link)->serial < m->serial)
 		link = &(*link)->next;
+	m->gate = write_gate_take_locked(mount, committer);
+	if (!m->gate)
+		return -ENOMEM;
 	m->next = *link;
 	*link = TAKE(m);
 	return 0;
@@ -149,6 +152,7 @@ static int detach_machine(struct mount *mount, const char *name, struct machine 
 	*link = m->next;
 	while (m->busy > 0)
 		pthread_cond_wait(&mount->changed, &mount->lock);
+	m->gate->machines--;
 	*ret_machine = m;
 	return 0;
 }

@@ -39,7 +39,7 @@ static void null_init(void *context, struct fuse_conn_info *connection)
 	(void)context;
 	connection->max_write = 1 << 20;
 	connection->max_read = 1 << 20;
-	connection->max_background = 64;
+	connection->max_background = 1024;
 }
 
 static void null_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)

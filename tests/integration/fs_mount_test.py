@@ -524,7 +524,7 @@ def test_journal_without_room():
 
         try:
             for _ in range(500):
-                if d("waiting") >= len(writers):
+                if d("waiting") > 0 and waiting_requests(d) >= len(writers):
                     break
                 time.sleep(0.01)
             done = threading.Event()
@@ -537,6 +537,75 @@ def test_journal_without_room():
         assert not wrong, wrong
         for i in range(60):
             assert read_at(d.live(), 2 * MIB + i * 4096, 4096) == bytes([i]) * 4096
+
+
+def waiting_requests(d):
+    """How many requests the kernel has not been answered."""
+    control = os.path.join(d.dir, "control")
+    if not os.path.isdir(control):
+        os.mkdir(control)
+        run("mount", "-t", "fusectl", "none", control)
+        d.stack.callback(unmount, control)
+    minor = os.minor(os.lstat(d.mnt).st_dev)
+    with open(os.path.join(control, str(minor), "waiting"), encoding="ascii") as f:
+        return int(f.read())
+
+
+def test_full_group_beside_another():
+    """One group's journal has no room, and a loop device over its disk has all its asynchronous
+    writes wait: another group's go on, in whatever way, and so do all others of the first."""
+    with daemon(size_mib=256) as d:
+        d("group 1")
+        d("disk db/data 64")
+        d("machine db writable")
+        d("group 0")
+        write_at(d.live(), 0, b"there before")
+        full = attach(d, d.live(), 256)
+        other = attach(d, d.live("data", "db"), 64)
+        d("full")
+        stuck = []
+
+        def load():
+            for i in range(1, 121):  # the device takes so many at once, and then lets one wait
+                stuck.append(AsyncWrite(full, i * MIB, bytes([i]) * MIB, 0))
+
+        loader = threading.Thread(target=load, daemon=True)
+        loader.start()
+        wrong = []
+        done = threading.Event()
+
+        def go_on():
+            try:
+                for i in range(20):
+                    data = pattern(i, 2 * MIB)
+                    for path in (d.live("data", "db"), other):
+                        got = AsyncWrite(path, 2 * i * MIB, data, 0).wait()
+                        assert got == len(data), got
+                        assert read_at(path, 2 * i * MIB, len(data)) == data
+                assert read_at(d.live(), 0, 12) == b"there before"
+                d("seal")
+                done.set()
+            except (OSError, AssertionError) as e:
+                wrong.append(e)
+
+        try:
+            for _ in range(1000):
+                if waiting_requests(d) >= 60:
+                    break
+                time.sleep(0.01)
+            assert waiting_requests(d) >= 60, "the load does not get to the mount"
+            assert d("waiting") <= 16, f"{d('waiting')} threads wait for one group's room"
+            threading.Thread(target=go_on, daemon=True).start()
+            assert done.wait(20), f"nothing goes on beside the full group {wrong}"
+        finally:
+            d("room")
+        assert not wrong, wrong
+        loader.join(60)
+        assert len(stuck) == 120
+        for write in stuck:
+            assert write.wait() == MIB
+        for i in range(1, 121):
+            assert read_at(d.live(), i * MIB, MIB) == bytes([i]) * MIB
 
 
 def test_grown_disk():

@@ -1,11 +1,13 @@
 /*
- * A small server for the mount's tests: one history in a directory, its machines mounted.
+ * A small server for the mount's tests: two groups' histories in a directory, their machines
+ *mounted.
  *
  *	mounttool DIRECTORY MOUNT-POINT
  *
  * Commands come a line each on stdin, answers a line each on stdout: "ok [value]" or
  * "error ERRNO". The end of stdin is an orderly end.
  *
+ *	group 0|1                        whose disks, machines, points and gate are meant; first 0
  *	machine NAME writable|readonly   shows it
  *	remove NAME                      hides it
  *	disk NAME MIB                    adds the disk "<machine>/<disk>"; value: its id
@@ -58,10 +60,12 @@ struct full_gate {
 
 struct tool {
 	struct zero_base base;
-	struct full_gate gate;
 	const char *directory;
-	struct history *history;
-	struct committer *committer;
+	struct group {
+		struct full_gate gate;
+		struct history *history;
+		struct committer *committer;
+	} groups[2], *group;
 	struct mount *mount;
 	struct named_clone {
 		char name[32];
@@ -99,12 +103,12 @@ static int full_gate_admit(void *context, uint64_t bytes)
 static int flush_to(struct tool *t, uint64_t number)
 {
 	uint64_t lsn;
-	int r = history_flush_begin(t->history, number, &lsn);
+	int r = history_flush_begin(t->group->history, number, &lsn);
 	if (r == 0)
-		r = committer_wait(t->committer, lsn);
+		r = committer_wait(t->group->committer, lsn);
 	if (r == 0)
-		r = history_flush_commit(t->history, number, &lsn);
-	return r < 0 ? r : committer_wait(t->committer, lsn);
+		r = history_flush_commit(t->group->history, number, &lsn);
+	return r < 0 ? r : committer_wait(t->group->committer, lsn);
 }
 
 static int answer(int r, uint64_t value)
@@ -123,10 +127,10 @@ static int seal_times(struct tool *t, unsigned count, uint64_t *ret_number)
 		struct seal seal = { .time_ns = clock_realtime_ns(clock_system()),
 			.kind = POINT_CRASH };
 		uint64_t lsn;
-		int r = i + 1 == count ? committer_seal(t->committer, &seal, ret_number)
-				       : history_seal(t->history, &seal, ret_number, &lsn);
+		int r = i + 1 == count ? committer_seal(t->group->committer, &seal, ret_number)
+				       : history_seal(t->group->history, &seal, ret_number, &lsn);
 		if (r == -EAGAIN)
-			r = committer_sync(t->committer), i--;
+			r = committer_sync(t->group->committer), i--;
 		if (r < 0)
 			return r;
 	}
@@ -142,7 +146,8 @@ static int make_clone(
 		if (c->clone)
 			continue;
 		snprintf(path, sizeof(path), "%s/clone-%u", t->directory, i);
-		int r = clone_new(io_posix(), path, t->history, point, quota_mib * MIB, &c->clone);
+		int r = clone_new(
+			io_posix(), path, t->group->history, point, quota_mib * MIB, &c->clone);
 		if (r < 0)
 			return r;
 		r = mount_add_clone(t->mount, machine, name, c->clone);
@@ -176,20 +181,24 @@ static int run_command(struct tool *t, char *line)
 	uint16_t disk = 0;
 	int r;
 	if (sscanf(line, "machine %63s %63s", a, b) == 2) {
-		r = mount_add_machine(t->mount, a, t->committer, strcmp(b, "writable") == 0);
+		r = mount_add_machine(t->mount, a, t->group->committer, strcmp(b, "writable") == 0);
 		return answer(r, 0);
 	}
 	if (sscanf(line, "remove %63s", a) == 1)
 		return answer(mount_remove_machine(t->mount, a), 0);
 	if (sscanf(line, "disk %63s %" SCNu64, a, &n) == 2) {
-		r = history_add_disk(t->history, a, n * MIB, &disk, &lsn);
+		r = history_add_disk(t->group->history, a, n * MIB, &disk, &lsn);
 		if (r == 0)
-			r = committer_wait(t->committer, lsn);
+			r = committer_wait(t->group->committer, lsn);
 		return answer(r, disk);
 	}
 	if (sscanf(line, "grow %" SCNu64 " %" SCNu64, &n, &m) == 2) {
-		r = history_grow_disk(t->history, (uint16_t)n, m * MIB, &lsn);
-		return answer(r < 0 ? r : committer_wait(t->committer, lsn), 0);
+		r = history_grow_disk(t->group->history, (uint16_t)n, m * MIB, &lsn);
+		return answer(r < 0 ? r : committer_wait(t->group->committer, lsn), 0);
+	}
+	if (strcmp(line, "group 0") == 0 || strcmp(line, "group 1") == 0) {
+		t->group = &t->groups[line[6] - '0'];
+		return answer(0, 0);
 	}
 	if (strncmp(line, "seal", 4) == 0) {
 		if (sscanf(line, "seal %" SCNu64, &n) != 1)
@@ -198,8 +207,8 @@ static int run_command(struct tool *t, char *line)
 		return answer(r, m);
 	}
 	if (sscanf(line, "drop %" SCNu64, &n) == 1) {
-		r = history_point_drop(t->history, n, POINT_LOCAL, &lsn);
-		return answer(r < 0 ? r : committer_wait(t->committer, lsn), 0);
+		r = history_point_drop(t->group->history, n, POINT_LOCAL, &lsn);
+		return answer(r < 0 ? r : committer_wait(t->group->committer, lsn), 0);
 	}
 	if (sscanf(line, "clone %63s %63s %" SCNu64 " %" SCNu64, a, b, &n, &m) == 4)
 		return answer(make_clone(t, a, b, n, m), 0);
@@ -220,27 +229,56 @@ static int run_command(struct tool *t, char *line)
 	if (strcmp(line, "held") == 0)
 		return answer(0, atomic_load(&t->base.held));
 	if (strcmp(line, "full") == 0 || strcmp(line, "room") == 0) {
-		atomic_store(&t->gate.full, line[0] == 'f');
+		atomic_store(&t->group->gate.full, line[0] == 'f');
 		return answer(0, 0);
 	}
 	if (strcmp(line, "waiting") == 0)
-		return answer(0, atomic_load(&t->gate.waiting));
+		return answer(0, atomic_load(&t->group->gate.waiting));
 	if (strcmp(line, "staged") == 0)
-		return answer(0, history_staged_lsn(t->history));
+		return answer(0, history_staged_lsn(t->group->history));
 	if (strcmp(line, "durable") == 0)
-		return answer(0, history_durable_lsn(t->history));
+		return answer(0, history_durable_lsn(t->group->history));
 	return answer(-EINVAL, 0);
 }
 
 static void finish(struct tool *t)
 {
 	atomic_store(&t->base.hold, false);
-	atomic_store(&t->gate.full, false);
+	for (unsigned i = 0; i < ARRAY_SIZE(t->groups); i++)
+		atomic_store(&t->groups[i].gate.full, false);
 	mount_free(t->mount);
 	for (unsigned i = 0; i < MAX_CLONES; i++)
 		clone_free(t->clones[i].clone);
-	committer_free(t->committer);
-	history_close(t->history);
+	for (unsigned i = 0; i < ARRAY_SIZE(t->groups); i++) {
+		committer_free(t->groups[i].committer);
+		history_close(t->groups[i].history);
+	}
+}
+
+static int open_group(struct tool *t, unsigned number, uint64_t *ret_replayed)
+{
+	struct group *group = &t->groups[number];
+	char journal[4096];
+	snprintf(journal, sizeof(journal), "%s/%s", t->directory, number ? "journal1" : "journal");
+	struct history_options options = {
+		.io = io_posix(),
+		.clock = clock_system(),
+		.base = &t->base.base,
+		.directory = journal,
+		.group = { { (uint8_t)(42 + number) } },
+		.limit_bytes = 4 * GIB,
+	};
+	struct committer_gate gate = { full_gate_admit, &group->gate };
+	struct history_report report;
+	struct error error = { 0 };
+	int r = history_open(&options, &report, &error, &group->history);
+	if (r == 0)
+		r = committer_new(group->history, &gate, &group->committer);
+	if (r < 0)
+		fprintf(stderr, "mounttool: %s\n", error.message);
+	else
+		*ret_replayed = report.records_replayed;
+	return r;
 }
 
 int main(int argc, char **argv)
@@ -251,31 +289,18 @@ int main(int argc, char **argv)
 	}
 	static const struct base_ops base_ops = { .read = zero_base_read };
 	struct tool t = { .directory = argv[1], .base.base.ops = &base_ops };
-	char journal[4096];
-	snprintf(journal, sizeof(journal), "%s/journal", argv[1]);
-	struct history_options options = {
-		.io = io_posix(),
-		.clock = clock_system(),
-		.base = &t.base.base,
-		.directory = journal,
-		.group = { { 42 } },
-		.limit_bytes = 4 * GIB,
-	};
-	struct committer_gate gate = { full_gate_admit, &t.gate };
-	struct history_report report;
 	struct error error = { 0 };
-	if (history_open(&options, &report, &error, &t.history) < 0 ||
-		committer_new(t.history, &gate, &t.committer) < 0) {
-		fprintf(stderr, "mounttool: %s\n", error.message);
+	uint64_t replayed, none;
+	t.group = &t.groups[0];
+	if (open_group(&t, 1, &none) < 0 || open_group(&t, 0, &replayed) < 0)
 		return 1;
-	}
 	struct mount_options mount = { .path = argv[2] };
 	if (mount_new(&mount, &error, &t.mount) < 0) {
 		fprintf(stderr, "mounttool: %s\n", error.message);
 		finish(&t);
 		return 1;
 	}
-	answer(0, report.records_replayed);
+	answer(0, replayed);
 	char line[256];
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = '\0';
