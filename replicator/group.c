@@ -1,6 +1,6 @@
 /*
- * A group's life: opening the journal, starting and ending the threads, opening it again after
- * its disk failed; and the small calls that change settings and disks.
+ * A group's life: starting and ending the threads, opening the journal again after its disk
+ * failed; and the small calls that change settings.
  *
  * Order at the start: state file, base, journal, committer, timer, flusher; at the end backwards.
  * group->history and group->committer change only in group_new, group_reopen and group_free, and
@@ -15,11 +15,9 @@
 
 #include "common/bytes.h"
 #include "common/log.h"
-#include "fs/vhd.h"
 #include "replicator/group_internal.h"
 
 #define THREAD_STACK_BYTES (1 * MIB)
-#define LEAST_SEGMENT_BYTES ((uint32_t)(1 * MIB))
 
 int group_error(struct error *error, int r, const struct group *group, const char *what)
 {
@@ -32,208 +30,11 @@ int group_sync(struct group *group, uint64_t lsn)
 	return committer_wait(group->committer, lsn);
 }
 
-static int not_running(const struct group *group, struct error *error)
-{
-	return error_set(error, -EIO, "see the alerts of 'landfall status'",
-		"group %s: its journal failed and is not open", group->name);
-}
-
 void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int64_t mono_ns)
 {
 	struct timespec until = { .tv_sec = mono_ns / NS_PER_S,
 		.tv_nsec = (long)(mono_ns % NS_PER_S) };
 	pthread_cond_timedwait(condition, &group->lock, &until);
-}
-
-/* ── the journal ─────────────────────────────────────────────────────────────────────────── */
-
-/* Small journals get small segments, so that room comes free in small steps. */
-static uint32_t segment_bytes(uint64_t journal_bytes)
-{
-	uint32_t bytes = LEAST_SEGMENT_BYTES;
-	while (bytes < HISTORY_SEGMENT_BYTES && (uint64_t)bytes * 2 * 32 <= journal_bytes)
-		bytes *= 2;
-	return bytes;
-}
-
-struct emptiness {
-	bool found;
-};
-
-static int note_name(void *context, const char *name)
-{
-	(void)name;
-	((struct emptiness *)context)->found = true;
-	return 1;
-}
-
-static bool journal_is_missing(struct group *group)
-{
-	struct emptiness e = { 0 };
-	int r = io_list(group->io, group->directory, note_name, &e);
-	return r == -ENOENT || (r == 0 && !e.found);
-}
-
-static int check_presence(
-	struct group *group, const struct group_options *options, struct error *error)
-{
-	bool missing = journal_is_missing(group);
-	if (options->import && !missing)
-		return error_set(error, -EEXIST, "move the directory away and try again",
-			"%s: there is a journal already", group->directory);
-	if (!options->import && missing && group->state.opened)
-		return error_set(error, -ENODATA,
-			"bring the directory back; if it is lost, 'landfall vault takeover' brings "
-			"the points of the vault back",
-			"%s: the journal of group %s is gone", group->directory, group->name);
-	return 0;
-}
-
-/* The group's disks as the vault's functions want them. The blobs' footers are the mount's. */
-static int disks_of_history(struct group *group, struct vault_group *ret_group)
-{
-	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
-	if (!disks)
-		return -ENOMEM;
-	unsigned count = history_disks(group->history, disks, HISTORY_MAX_DISKS);
-	struct vault_disk *list = calloc(count + 1, sizeof(*list));
-	if (!list)
-		return -ENOMEM;
-	struct vault_group g = { .id = group->id, .owner = group->appliance };
-	snprintf(g.name, sizeof(g.name), "%s", group->name);
-	snprintf(g.owner_name, sizeof(g.owner_name), "%s", group->appliance_name);
-	for (unsigned i = 0; i < count; i++) {
-		list[i] = (struct vault_disk){ .id = disks[i].id,
-			.size_bytes = disks[i].size_bytes,
-			.added_point = disks[i].added_point,
-			.removed = disks[i].removed };
-		memcpy(list[i].name, disks[i].name, sizeof(list[i].name));
-		vhd_disk_id(disks[i].name, &list[i].vhd_id);
-	}
-	g.disks = list;
-	g.disk_count = count;
-	*ret_group = g;
-	return 0;
-}
-
-int group_disks_for_vault(struct group *group, struct vault_group *ret_group)
-{
-	return disks_of_history(group, ret_group);
-}
-
-int group_update_base(struct group *group)
-{
-	if (!group->vault_base)
-		return 0;
-	struct vault_group next;
-	int r = disks_of_history(group, &next);
-	if (r < 0)
-		return r;
-	r = vault_base_update(group->vault_base, &next);
-	if (r < 0) {
-		vault_group_free(&next);
-		return r;
-	}
-	vault_group_free(&group->base_group);
-	group->base_group = next;
-	return 0;
-}
-
-static int open_base(struct group *group, struct error *error)
-{
-	if (!group->service)
-		return 0;
-	group->base_group = (struct vault_group){ .id = group->id };
-	snprintf(group->base_group.name, sizeof(group->base_group.name), "%s", group->name);
-	int r = vault_base_new(group->service, &group->base_group, &group->vault_base);
-	if (r == 0 && group->cache)
-		r = cache_base_new(
-			group->cache, &group->id, group->vault_base, &group->cached_base);
-	return r < 0 ? group_error(error, r, group, "reading from the vault") : 0;
-}
-
-static void close_journal(struct group *group)
-{
-	committer_free(group->committer);
-	group->committer = NULL;
-	history_close(group->history);
-	group->history = NULL;
-	if (group->cached_base)
-		cache_base_free(group->cached_base);
-	group->cached_base = NULL;
-	if (group->vault_base)
-		vault_base_free(group->vault_base);
-	group->vault_base = NULL;
-	vault_group_free(&group->base_group);
-	group->base_group = (struct vault_group){ 0 };
-}
-
-/* Brings disks and points of the vault into the new journal. */
-static int import_points(struct group *group, const struct vault_group *import, struct error *error)
-{
-	struct blob_store *store;
-	int r = group->service->ops->open_store(group->service, NULL, error, &store);
-	if (r < 0)
-		return r;
-	r = vault_import(store, import, group->history, error);
-	store->ops->free(store);
-	uint64_t durable;
-	if (r == 0) {
-		r = history_commit(group->history, &durable);
-		if (r < 0)
-			group_error(error, r, group, "writing the journal");
-	}
-	return r;
-}
-
-static void tell_report(const struct group *group)
-{
-	const struct history_report *report = &group->report;
-	if (report->damaged_after)
-		log_error("group %s: acknowledged data after lsn %llu was lost on this appliance's "
-			  "disk: %s",
-			group->name, (unsigned long long)report->damaged_after,
-			report->first_fault);
-	else if (report->faults)
-		log_warning("group %s: %u parts of the journal failed their checksums, first: %s",
-			group->name, report->faults, report->first_fault);
-	log_info("group %s: journal open, %llu records replayed, %llu torn bytes cut off",
-		group->name, (unsigned long long)report->records_replayed,
-		(unsigned long long)report->torn_bytes);
-}
-
-static int open_journal(struct group *group, const struct vault_group *import, struct error *error)
-{
-	int r = open_base(group, error);
-	if (r < 0)
-		return r;
-	struct history_options options = { .io = group->io,
-		.clock = group->clock,
-		.base = group->cached_base ? group->cached_base : group->vault_base,
-		.directory = group->directory,
-		.group = group->id,
-		.limit_bytes = group->limit_bytes,
-		.segment_bytes = segment_bytes(group->limit_bytes) };
-	memset(&group->report, 0, sizeof(group->report));
-	r = history_open(&options, &group->report, error, &group->history);
-	if (r == 0 && import)
-		r = import_points(group, import, error);
-	struct committer_gate gate = { .admit = group_admit, .context = group };
-	if (r == 0) {
-		r = committer_new(group->history, &gate, &group->committer);
-		if (r < 0)
-			group_error(error, r, group, "starting the committer");
-	}
-	if (r == 0) {
-		r = group_update_base(group);
-		if (r < 0)
-			group_error(error, r, group, "reading from the vault");
-	}
-	if (r < 0)
-		close_journal(group);
-	else
-		tell_report(group);
-	return r;
 }
 
 /* ── threads ─────────────────────────────────────────────────────────────────────────────── */
@@ -379,11 +180,11 @@ static int open_first_time(
 {
 	int r = group_state_load(group, error);
 	if (r == 0)
-		r = check_presence(group, options, error);
+		r = group_check_journal(group, options, error);
 	if (r < 0)
 		return r;
 	group->taken_over = group->state.taken_over && !options->import;
-	r = open_journal(group, options->import, error);
+	r = group_open_journal(group, options->import, error);
 	if (r < 0)
 		return r;
 	if (!group->state.opened || options->import) {
@@ -404,7 +205,7 @@ static int open_first_time(
 			group_error(error, r, group, "starting its threads");
 	}
 	if (r < 0)
-		close_journal(group);
+		group_close_journal(group);
 	return r;
 }
 
@@ -427,7 +228,7 @@ void group_free(struct group *group)
 	if (!group)
 		return;
 	stop_threads(group);
-	close_journal(group);
+	group_close_journal(group);
 	release(group);
 }
 
@@ -447,15 +248,15 @@ void group_close_gate(struct group *group)
 int group_reopen(struct group *group, struct error *error)
 {
 	stop_threads(group);
-	close_journal(group);
+	group_close_journal(group);
 	struct error reason = { 0 };
-	int r = open_journal(group, NULL, &reason);
+	int r = group_open_journal(group, NULL, &reason);
 	if (r == 0) {
 		group_resume_deletes(group);
 		r = start_threads(group);
 		if (r < 0) {
 			group_error(&reason, r, group, "starting its threads");
-			close_journal(group);
+			group_close_journal(group);
 		}
 	}
 	if (r < 0)
@@ -518,70 +319,6 @@ void group_retry_vault(struct group *group)
 	SCOPED_LOCK(&group->lock);
 	group->retry_asked = true;
 	pthread_cond_signal(&group->flush_wake);
-}
-
-static bool find_disk(struct group *group, const char *name, struct history_disk *ret_disk)
-{
-	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
-	unsigned count = disks ? history_disks(group->history, disks, HISTORY_MAX_DISKS) : 0;
-	for (unsigned i = 0; i < count; i++) {
-		if (disks[i].removed || strcmp(disks[i].name, name) != 0)
-			continue;
-		*ret_disk = disks[i];
-		return true;
-	}
-	return false;
-}
-
-static int disks_changed(struct group *group, uint64_t lsn, struct error *error)
-{
-	int r = group_sync(group, lsn);
-	if (r == 0)
-		r = group_update_base(group);
-	if (r < 0)
-		return group_error(error, r, group, "recording its disks");
-	SCOPED_LOCK(&group->lock);
-	group->update_due = true;
-	pthread_cond_signal(&group->flush_wake);
-	return 0;
-}
-
-int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error)
-{
-	struct history_disk disk;
-	if (!group->history)
-		return not_running(group, error);
-	if (find_disk(group, name, &disk)) {
-		if (disk.size_bytes == size_bytes)
-			return 0;
-		return error_set(error, -EEXIST, NULL, "disk %s is there with another size", name);
-	}
-	uint16_t id;
-	uint64_t lsn;
-	int r = history_add_disk(group->history, name, size_bytes, &id, &lsn);
-	if (r == -E2BIG)
-		return error_set(error, r, "put further machines into another group",
-			"group %s has %d disks, which is the most it can have", group->name,
-			HISTORY_MAX_DISKS);
-	if (r < 0)
-		return error_set(
-			error, r, NULL, "disk %s cannot be added: %s", name, strerrordesc_np(-r));
-	return disks_changed(group, lsn, error);
-}
-
-int group_remove_disk(struct group *group, const char *name, struct error *error)
-{
-	struct history_disk disk;
-	uint64_t lsn;
-	if (!group->history)
-		return not_running(group, error);
-	if (!find_disk(group, name, &disk))
-		return 0;
-	int r = history_remove_disk(group->history, disk.id, &lsn);
-	if (r < 0)
-		return error_set(
-			error, r, NULL, "disk %s cannot be removed: %s", name, strerrordesc_np(-r));
-	return disks_changed(group, lsn, error);
 }
 
 int group_set_settings(struct group *group, const char *settings, struct error *error)

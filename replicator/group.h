@@ -21,10 +21,11 @@
  * seals by itself is never sealed by the timer or for pressure; it tells its source when a point is
  * due, and under pressure the flusher drains what is not sealed yet (flusher.h).
  *
- * group.c holds the life, group_gate.c the writers' side of back-pressure, group_timer.c the
- * timer's thread, group_due.c the points that a source makes, group_vault.c the flusher's,
- *group_retention.c what is deleted and when, group_state.c the small file that remembers what the
- *journal cannot.
+ * group.c holds the life, group_journal.c what is opened and its disks, group_gate.c the writers'
+ * side of back-pressure, group_timer.c the timer's thread, group_due.c the points that a source
+ * makes, group_vault.c the flusher's thread with group_claim.c and group_flush.c, group_retention.c
+ * what is kept, deleted and when, group_state.c the small file that remembers what the journal
+ * cannot.
  */
 #pragma once
 

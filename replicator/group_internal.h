@@ -129,6 +129,13 @@ void group_join_flusher(struct group *group);
 /* Waits on a condition with group->lock held, until a monotonic time. */
 void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int64_t mono_ns);
 
+/* group_journal.c */
+/* That the journal is there if it has been, and is not if points are to be imported. */
+int group_check_journal(
+	struct group *group, const struct group_options *options, struct error *error);
+/* Base, history and committer. `import`: see group_options. On failure none is left open. */
+int group_open_journal(struct group *group, const struct vault_group *import, struct error *error);
+void group_close_journal(struct group *group);
 /* The group as the vault's functions want it: names, ids and disks as the journal has them. The
  * caller frees it. */
 int group_disks_for_vault(struct group *group, struct vault_group *ret_group);
@@ -158,8 +165,12 @@ int64_t group_due_at_locked(const struct group *group, uint8_t *ret_kind);
 
 /* group_vault.c */
 void *group_flush_main(void *argument);
+
+/* group_flush.c */
 /* Ends the flush under way, if there is one, whatever it waits for; it is redone. */
 void group_stop_flush_locked(struct group *group);
+
+/* group_claim.c */
 int vault_group_copy(const struct vault_group *group, struct vault_group *ret_copy);
 
 /* group_retention.c */
