@@ -1,5 +1,6 @@
 /*
- * The list of jobs and the threads that run them.
+ * The list of jobs: made, found again at a start, shown, canceled. The threads that run them are
+ * jobs_run.c's.
  *
  * A job is recorded before it is answered, and each step's end before the next begins; so what is
  * found at a start is true, and the step that was under way is run again. Threads are made a job;
@@ -23,20 +24,6 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "replicator/jobs_internal.h"
-
-#define TELL_INTERVAL_NS (200 * NS_PER_MS) /* of progress */
-
-static void run_waiting(struct jobs *jobs);
-
-static bool has_ended(const struct job *job)
-{
-	return job->state != JOB_QUEUED && job->state != JOB_RUNNING;
-}
-
-static int64_t now(const struct jobs *jobs)
-{
-	return clock_realtime_ns(jobs->clock);
-}
 
 /* Under the lock. */
 static struct job *find_job(const struct jobs *jobs, uint64_t id)
@@ -163,223 +150,6 @@ int jobs_register(struct jobs *jobs, const struct job_kind *kind, void *context)
 	return 0;
 }
 
-/* Under the lock: the oldest ended jobs beyond `keep` leave the list; the caller removes their
- * files and frees them. */
-static struct job *take_surplus(struct jobs *jobs)
-{
-	unsigned ended = 0;
-	for (const struct job *job = jobs->jobs; job; job = job->next)
-		ended += has_ended(job);
-	struct job *surplus = NULL;
-	while (ended > jobs->keep) {
-		struct job **oldest = NULL;
-		for (struct job **slot = &jobs->jobs; *slot; slot = &(*slot)->next) {
-			if (has_ended(*slot) && !(*slot)->busy && (*slot)->cancelers == 0 &&
-				(!oldest || (*slot)->finished_ns < (*oldest)->finished_ns))
-				oldest = slot;
-		}
-		if (!oldest)
-			break;
-		struct job *job = *oldest;
-		*oldest = job->next;
-		job->next = surplus;
-		surplus = job;
-		ended--;
-	}
-	return surplus;
-}
-
-static void remove_surplus(struct jobs *jobs, struct job *surplus)
-{
-	while (surplus) {
-		struct job *job = surplus;
-		surplus = job->next;
-		CLEANUP(buf_free) struct buf path = { 0 };
-		if (job_path(jobs, job->id, &path) == 0)
-			(void)io_unlink(jobs->io, path.data); /* else it comes back at a start */
-		job_free(job);
-	}
-}
-
-/* A record that cannot be written ends the job: the next step must not begin before. */
-static int record(struct job *job)
-{
-	int r = job_save(job);
-	if (r == 0) {
-		job_tell(job);
-		return 0;
-	}
-	SCOPED_LOCK(&job->jobs->lock);
-	if (!job->has_error)
-		error_set(&job->error, r, "see that the state directory's disk has room and works",
-			"job %" PRIu64 " cannot be recorded: %s", job->id, strerrordesc_np(-r));
-	job->has_error = true;
-	return r;
-}
-
-static void set_step(struct job *job, unsigned i, enum job_state state)
-{
-	SCOPED_LOCK(&job->jobs->lock);
-	struct job_step_record *step = &job->steps[i];
-	step->state = state;
-	if (state == JOB_RUNNING) {
-		step->started_ns = now(job->jobs);
-		step->finished_ns = 0;
-		job->has_progress = false;
-	} else {
-		step->finished_ns = now(job->jobs);
-	}
-	job->obstacle = (struct error){ 0 };
-}
-
-static int run_step(struct job *job, unsigned i)
-{
-	struct error error = { 0 };
-	set_step(job, i, JOB_RUNNING);
-	int r = record(job);
-	if (r < 0)
-		return r;
-	r = job->kind->steps[i].run(job, job->kind_context, &error);
-	if (r < 0) {
-		SCOPED_LOCK(&job->jobs->lock);
-		if (error.code == 0)
-			error_set(
-				&error, r, NULL, "%s: %s", job->steps[i].name, strerrordesc_np(-r));
-		job->error = error;
-		job->has_error = true;
-		return r;
-	}
-	set_step(job, i, JOB_DONE);
-	return record(job);
-}
-
-/* Decides what the end was: done, failed, canceled, or only interrupted by the appliance's end. */
-static void settle(struct job *job, int r)
-{
-	SCOPED_LOCK(&job->jobs->lock);
-	bool interrupted = r < 0 && job->jobs->stopping && !job->cancel && job->kind->resumable;
-	for (unsigned i = 0; r < 0 && !interrupted && i < job->step_count; i++) {
-		if (job->steps[i].state == JOB_RUNNING) {
-			job->steps[i].state = job->cancel ? JOB_CANCELED : JOB_FAILED;
-			job->steps[i].finished_ns = now(job->jobs);
-		}
-	}
-	if (interrupted) {
-		job->has_error = false;
-		return;
-	}
-	job->state = r == 0 ? JOB_DONE : job->cancel ? JOB_CANCELED : JOB_FAILED;
-	if (job->state != JOB_FAILED)
-		job->has_error = false;
-	job->finished_ns = now(job->jobs);
-}
-
-static int run_steps(struct job *job)
-{
-	int r = 0;
-	for (unsigned i = 0; r == 0 && i < job->step_count; i++) {
-		if (job->steps[i].state == JOB_DONE)
-			continue;
-		r = job_should_stop(job) ? -ECANCELED : run_step(job, i);
-	}
-	return r;
-}
-
-static void log_end(const struct job *job)
-{
-	if (job->state == JOB_FAILED)
-		log_error("job %" PRIu64 " (%s %s) failed: %s", job->id, job->kind_name,
-			job->subject, job->error.message);
-	else
-		log_info("job %" PRIu64 " (%s %s): %s", job->id, job->kind_name, job->subject,
-			has_ended(job) ? job_state_name(job->state) : "goes on at the next start");
-}
-
-/* The last thing a job's thread does; `job` may be freed by it. */
-static void end_thread(struct jobs *jobs, struct job *job)
-{
-	struct job *surplus;
-	{
-		SCOPED_LOCK(&jobs->lock);
-		job->busy = false;
-		jobs->running--;
-		surplus = take_surplus(jobs);
-	}
-	remove_surplus(jobs, surplus);
-	run_waiting(jobs);
-
-	pthread_t previous = pthread_self();
-	bool join;
-	{
-		SCOPED_LOCK(&jobs->lock);
-		join = jobs->has_ended;
-		if (join)
-			previous = jobs->ended;
-		jobs->ended = pthread_self();
-		jobs->has_ended = true;
-		jobs->threads--;
-		pthread_cond_broadcast(&jobs->changed);
-	}
-	if (join)
-		pthread_join(previous, NULL);
-}
-
-static void *job_run(void *context)
-{
-	struct job *job = context;
-	struct jobs *jobs = job->jobs;
-	settle(job, run_steps(job));
-	log_end(job);
-	if (record(job) < 0)
-		log_error("job %" PRIu64 ": %s", job->id, job->error.message);
-	end_thread(jobs, job);
-	return NULL;
-}
-
-/* Under the lock: the oldest that waits, now marked as running. */
-static struct job *next_waiting(struct jobs *jobs)
-{
-	struct job *oldest = NULL;
-	if (jobs->stopping || jobs->running >= JOBS_RUNNING_MAX)
-		return NULL;
-	for (struct job *job = jobs->jobs; job; job = job->next) {
-		if (job->state == JOB_QUEUED && !job->busy)
-			oldest = job;
-	}
-	if (oldest) {
-		oldest->state = JOB_RUNNING;
-		oldest->busy = true;
-		jobs->running++;
-		jobs->threads++;
-	}
-	return oldest;
-}
-
-static void run_waiting(struct jobs *jobs)
-{
-	for (;;) {
-		struct job *job;
-		{
-			SCOPED_LOCK(&jobs->lock);
-			job = next_waiting(jobs);
-		}
-		if (!job)
-			return;
-		pthread_t thread;
-		int r = pthread_create(&thread, NULL, job_run, job);
-		if (r == 0)
-			continue;
-		log_error("job %" PRIu64 ": no thread for it: %s", job->id, strerrordesc_np(r));
-		SCOPED_LOCK(&jobs->lock);
-		job->state = JOB_QUEUED; /* tried again when another ends */
-		job->busy = false;
-		jobs->running--;
-		jobs->threads--;
-		pthread_cond_broadcast(&jobs->changed);
-		return;
-	}
-}
-
 /* Sets up the steps of a kind; those of an earlier run that are done stay done, by name. */
 static int set_kind(struct job *job, const struct job_registration *registration)
 {
@@ -417,7 +187,7 @@ static int set_kind(struct job *job, const struct job_registration *registration
 static void end_unfinished(struct job *job, const char *why)
 {
 	job->state = job->cancel ? JOB_CANCELED : JOB_FAILED;
-	job->finished_ns = now(job->jobs);
+	job->finished_ns = clock_realtime_ns(job->jobs->clock);
 	for (unsigned i = 0; i < job->step_count; i++) {
 		if (job->steps[i].state == JOB_RUNNING)
 			job->steps[i].state = job->state;
@@ -449,14 +219,14 @@ static int revive(struct jobs *jobs, struct job *job)
 int jobs_resume(struct jobs *jobs)
 {
 	for (struct job *job = jobs->jobs; job; job = job->next) {
-		if (has_ended(job))
+		if (job_has_ended(job))
 			continue;
 		int r = revive(jobs, job);
 		if (r < 0)
 			return r;
 	}
-	remove_surplus(jobs, take_surplus(jobs));
-	run_waiting(jobs);
+	jobs_remove_surplus(jobs, jobs_take_surplus(jobs));
+	jobs_run_waiting(jobs);
 	return 0;
 }
 
@@ -467,7 +237,7 @@ static int admit(struct jobs *jobs, const char *subject, struct error *error)
 		return error_set(
 			error, -ESHUTDOWN, "try again in a moment", "the appliance is stopping");
 	for (const struct job *job = jobs->jobs; job; job = job->next) {
-		if (!has_ended(job) && *subject && strcmp(job->subject, subject) == 0)
+		if (!job_has_ended(job) && *subject && strcmp(job->subject, subject) == 0)
 			return error_set(error, -EBUSY,
 				"wait for it (landfall job watch) or cancel it",
 				"job %" PRIu64 " (%s) is at work on %s", job->id, job->kind_name,
@@ -484,7 +254,7 @@ static int make_job(struct jobs *jobs, const struct job_registration *registrati
 		return -ENOMEM;
 	job->kind_name = strdup(registration->kind->name);
 	job->subject = strdup(subject);
-	job->created_ns = now(jobs);
+	job->created_ns = clock_realtime_ns(jobs->clock);
 	job->busy = true; /* until it is recorded nobody runs it */
 	if (!job->kind_name || !job->subject || set_kind(job, registration) < 0) {
 		job_free(job);
@@ -541,7 +311,7 @@ int jobs_start(struct jobs *jobs, const char *kind, const char *subject, cJSON *
 		SCOPED_LOCK(&jobs->lock);
 		job->busy = false;
 	}
-	run_waiting(jobs);
+	jobs_run_waiting(jobs);
 	return 0;
 }
 
@@ -551,7 +321,7 @@ static int mark_canceled(struct job *job, uint64_t id, struct error *error)
 	if (!job)
 		return error_set(
 			error, -ENOENT, "see landfall job list", "there is no job %" PRIu64, id);
-	if (has_ended(job))
+	if (job_has_ended(job))
 		return error_set(error, -EBUSY, NULL, "job %" PRIu64 " is %s already", id,
 			job_state_name(job->state));
 	if (job->state == JOB_QUEUED && job->busy)
@@ -560,7 +330,7 @@ static int mark_canceled(struct job *job, uint64_t id, struct error *error)
 	job->cancel = true;
 	if (job->state == JOB_QUEUED) {
 		job->state = JOB_CANCELED;
-		job->finished_ns = now(job->jobs);
+		job->finished_ns = clock_realtime_ns(job->jobs->clock);
 	}
 	return 0;
 }
@@ -616,67 +386,4 @@ int jobs_list(struct jobs *jobs, cJSON **ret_json)
 	}
 	*ret_json = list;
 	return 0;
-}
-
-const cJSON *job_parameters(const struct job *job)
-{
-	return job->parameters;
-}
-
-uint64_t job_id(const struct job *job)
-{
-	return job->id;
-}
-
-bool job_should_stop(const struct job *job)
-{
-	return atomic_load(&job->stop);
-}
-
-const atomic_bool *job_stop_flag(const struct job *job)
-{
-	return &job->stop;
-}
-
-void job_progress(struct job *job, uint64_t done, uint64_t total, const char *unit)
-{
-	struct jobs *jobs = job->jobs;
-	int64_t monotonic = clock_monotonic_ns(jobs->clock);
-	{
-		SCOPED_LOCK(&jobs->lock);
-		bool first = !job->has_progress;
-		job->has_progress = true;
-		job->progress_done = done;
-		job->progress_total = total;
-		snprintf(job->progress_unit, sizeof(job->progress_unit), "%s", unit);
-		if (!first && done < total && monotonic - job->progress_told_ns < TELL_INTERVAL_NS)
-			return;
-		job->progress_told_ns = monotonic;
-	}
-	job_tell(job);
-}
-
-void job_obstacle(struct job *job, const struct error *obstacle)
-{
-	{
-		SCOPED_LOCK(&job->jobs->lock);
-		struct error next = obstacle ? *obstacle : (struct error){ 0 };
-		if (next.code == job->obstacle.code &&
-			(next.code == 0 || strcmp(next.message, job->obstacle.message) == 0))
-			return;
-		job->obstacle = next;
-	}
-	job_tell(job);
-}
-
-int job_set_result(struct job *job, cJSON *result)
-{
-	cJSON *old;
-	{
-		SCOPED_LOCK(&job->jobs->lock);
-		old = job->result;
-		job->result = result;
-	}
-	cJSON_Delete(old);
-	return job_save(job);
 }

@@ -1,7 +1,8 @@
 /*
  * The parts of jobs among themselves:
  *
- *	jobs.c         the list, the threads, start, cancel, end
+ *	jobs.c         the list: start, resume, cancel, end
+ *	jobs_run.c     the threads that run steps, and what steps may call
  *	jobs_record.c  a job as JSON and as a file
  *	jobs_watch.c   whoever wants to know of changes
  *
@@ -88,6 +89,18 @@ struct jobs {
 	pthread_t ended; /* a thread that is over but for being joined */
 	struct job_watch *watches;
 };
+
+static inline bool job_has_ended(const struct job *job)
+{
+	return job->state != JOB_QUEUED && job->state != JOB_RUNNING;
+}
+
+/* Gives threads to jobs that wait, as far as there may be more. No lock held. */
+void jobs_run_waiting(struct jobs *jobs);
+/* Under the lock: the oldest ended jobs beyond `keep` leave the list; the next removes their files
+ * and frees them, no lock held. */
+struct job *jobs_take_surplus(struct jobs *jobs);
+void jobs_remove_surplus(struct jobs *jobs, struct job *surplus);
 
 /* A job's JSON, for show and (`whole`: with parameters and cancel) for the record. Under
  * jobs.lock. NULL: no memory. */
