@@ -111,7 +111,7 @@ static int get_flags(const struct json *root, uint32_t *ret_flags, struct error 
 	return 0;
 }
 
-static int get_disk(const struct json *at, struct manifest_disk *ret_disk, struct error *error)
+static int get_disk(const struct json *at, void *ret_disk, struct error *error)
 {
 	struct manifest_disk disk = { 0 };
 	uint64_t id;
@@ -135,31 +135,21 @@ static int get_disk(const struct json *at, struct manifest_disk *ret_disk, struc
 	if (disk.blob[0] == '\0' || disk.snapshot[0] == '\0')
 		return json_error(at, -EBADMSG, error, "blob or snapshot is empty");
 	disk.id = (uint16_t)id;
-	*ret_disk = disk;
+	*(struct manifest_disk *)ret_disk = disk;
 	return 0;
 }
 
 static int get_disks(const struct json *root, struct manifest *m, struct error *error)
 {
-	struct json array;
-	int r = json_get_array(root, "disks", &array, error);
+	void *disks;
+	int r = json_get_list(root, "disks", HISTORY_MAX_DISKS, sizeof(*m->disks), get_disk, error,
+		&disks, &m->disk_count);
 	if (r < 0)
 		return r;
-	int count = cJSON_GetArraySize(array.node);
-	if (count > HISTORY_MAX_DISKS)
-		return json_error(&array, -EBADMSG, error, "more than %d disks", HISTORY_MAX_DISKS);
-	m->disks = calloc((size_t)count + 1, sizeof(*m->disks));
-	if (!m->disks)
-		return -ENOMEM;
-	for (struct json item = { 0 }; json_each(&array, &item);) {
-		struct manifest_disk *disk = &m->disks[m->disk_count];
-		r = get_disk(&item, disk, error);
-		if (r < 0)
-			return r;
-		if (m->disk_count > 0 && disk->id <= disk[-1].id)
-			return json_error(&item, -EBADMSG, error, "ids do not rise");
-		m->disk_count++;
-	}
+	m->disks = disks;
+	for (unsigned i = 1; i < m->disk_count; i++)
+		if (m->disks[i].id <= m->disks[i - 1].id)
+			return json_error(root, -EBADMSG, error, "disks: ids do not rise");
 	return 0;
 }
 

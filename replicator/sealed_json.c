@@ -91,6 +91,30 @@ int json_add_hash(struct cJSON *parent, const char *name, struct hash128 hash)
 	return json_add_text(parent, name, text);
 }
 
+int json_get_list(const struct json *at, const char *name, unsigned most, size_t item_bytes,
+	int (*get)(const struct json *at, void *ret_item, struct error *error), struct error *error,
+	void **ret_items, unsigned *ret_count)
+{
+	struct json array;
+	int r = json_get_array(at, name, &array, error);
+	if (r < 0)
+		return r;
+	unsigned count = 0, expected = (unsigned)cJSON_GetArraySize(array.node);
+	if (expected > most)
+		return json_error(&array, -EBADMSG, error, "more than %u values", most);
+	CLEANUP_FREE char *items = calloc((size_t)expected + 1, item_bytes);
+	if (!items)
+		return -ENOMEM;
+	for (struct json item = { 0 }; json_each(&array, &item); count++) {
+		r = get(&item, items + count * item_bytes, error);
+		if (r < 0)
+			return r;
+	}
+	*ret_items = TAKE(items);
+	*ret_count = count;
+	return 0;
+}
+
 int text_to_u64(const char *text, uint64_t *ret_value)
 {
 	uint64_t value = 0;

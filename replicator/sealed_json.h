@@ -40,5 +40,11 @@ int json_get_hash(
 int json_copy_text(
 	const struct json *at, const char *name, size_t size, char *ret_text, struct error *error);
 
+/* Reads the array `name`, of at most `most` values, into a list of items of `item_bytes` each, in
+ * their order; `get` reads one, into zeros. The list is the caller's to free. */
+int json_get_list(const struct json *at, const char *name, unsigned most, size_t item_bytes,
+	int (*get)(const struct json *at, void *ret_item, struct error *error), struct error *error,
+	void **ret_items, unsigned *ret_count);
+
 /* Decimal digits only. 0 or -EINVAL. */
 int text_to_u64(const char *text, uint64_t *ret_value);

@@ -86,8 +86,9 @@ int vault_owner_format(const struct vault_group *group, struct buf *text)
 	return sealed_json_format(object, text);
 }
 
-static int get_disk(const struct json *at, struct vault_disk *disk, struct error *error)
+static int get_disk(const struct json *at, void *ret_disk, struct error *error)
 {
+	struct vault_disk *disk = ret_disk;
 	uint64_t id;
 	int r;
 	if ((r = json_get_u64(at, "id", &id, error)) < 0 ||
@@ -105,47 +106,26 @@ static int get_disk(const struct json *at, struct vault_disk *disk, struct error
 	return 0;
 }
 
-static int get_disks(const struct json *root, struct vault_group *group, struct error *error)
+static int get_cut(const struct json *at, void *ret_cut, struct error *error)
 {
-	struct json array;
-	int r = json_get_array(root, "disks", &array, error);
-	if (r < 0)
-		return r;
-	int count = cJSON_GetArraySize(array.node);
-	if (count > HISTORY_MAX_DISKS)
-		return json_error(&array, -EBADMSG, error, "more than %d disks", HISTORY_MAX_DISKS);
-	group->disks = calloc((size_t)count + 1, sizeof(*group->disks));
-	if (!group->disks)
-		return -ENOMEM;
-	for (struct json item = { 0 }; json_each(&array, &item);) {
-		r = get_disk(&item, &group->disks[group->disk_count], error);
-		if (r < 0)
-			return r;
-		group->disk_count++;
-	}
-	return 0;
+	struct vault_cut *cut = ret_cut;
+	int r = json_get_u64(at, "generation", &cut->generation, error);
+	return r < 0 ? r : json_get_u64(at, "above", &cut->above, error);
 }
 
-static int get_cuts(const struct json *root, struct vault_group *group, struct error *error)
+static int get_lists(const struct json *root, struct vault_group *group, struct error *error)
 {
-	struct json array;
-	int r = json_get_array(root, "cuts", &array, error);
+	void *list;
+	int r = json_get_list(root, "cuts", MAX_CUTS, sizeof(*group->cuts), get_cut, error, &list,
+		&group->cut_count);
 	if (r < 0)
 		return r;
-	int count = cJSON_GetArraySize(array.node);
-	if (count > MAX_CUTS)
-		return json_error(&array, -EBADMSG, error, "more than %d cuts", MAX_CUTS);
-	group->cuts = calloc((size_t)count + 1, sizeof(*group->cuts));
-	if (!group->cuts)
-		return -ENOMEM;
-	for (struct json item = { 0 }; json_each(&array, &item);) {
-		struct vault_cut *cut = &group->cuts[group->cut_count];
-		if ((r = json_get_u64(&item, "generation", &cut->generation, error)) < 0 ||
-			(r = json_get_u64(&item, "above", &cut->above, error)) < 0)
-			return r;
-		group->cut_count++;
-	}
-	return 0;
+	group->cuts = list;
+	r = json_get_list(root, "disks", HISTORY_MAX_DISKS, sizeof(*group->disks), get_disk, error,
+		&list, &group->disk_count);
+	if (r == 0)
+		group->disks = list;
+	return r;
 }
 
 static int get_all(const struct json *root, struct vault_group *g, struct error *error)
@@ -171,7 +151,7 @@ static int get_all(const struct json *root, struct vault_group *g, struct error 
 		(r = json_copy_text(root, "previous_lease_id", sizeof(g->previous_lease_id),
 			 g->previous_lease_id, error)) < 0 ||
 		(r = json_get_text(root, "settings", &settings, error)) < 0 ||
-		(r = get_cuts(root, g, error)) < 0 || (r = get_disks(root, g, error)) < 0)
+		(r = get_lists(root, g, error)) < 0)
 		return r;
 	g->settings = strdup(settings);
 	return g->settings ? 0 : -ENOMEM;
