@@ -20,6 +20,7 @@ struct azure_service {
 	struct azureblob_credential *credential;
 	struct azureblob_options options;
 	struct blob_limits limits;
+	char *proxy_credentials_file; /* the path; NULL: none */
 	char *name;
 	atomic_bool stop;
 };
@@ -144,16 +145,29 @@ static int read_credential(const struct config_vault *vault, struct clock_source
 	return azureblob_credential_new_account(&s->account, &s->credential, error);
 }
 
+static int read_proxy(
+	const struct config_vault *vault, struct azure_service *s, struct error *error)
+{
+	int r = 0;
+	if (vault->proxy_credentials_file)
+		r = config_secret_path(
+			vault->proxy_credentials_file, error, &s->proxy_credentials_file);
+	s->options.http.proxy = vault->proxy;
+	s->options.http.proxy_credentials_file = s->proxy_credentials_file;
+	s->options.http.no_proxy = vault->no_proxy;
+	return r;
+}
+
 static int wire(const struct config_vault *vault, struct clock_source *clock,
 	struct azure_service *s, struct error *error)
 {
 	if (!vault->container)
 		return error_set(error, -EINVAL, "set container in [vault]",
 			"the vault's container is not configured");
-	s->options.http = (struct http_options){
-		.ca_file = vault->ca_file, .proxy = vault->proxy, .stop = { &s->stop }
-	};
-	int r = read_account(vault, s, error);
+	s->options.http = (struct http_options){ .ca_file = vault->ca_file, .stop = { &s->stop } };
+	int r = read_proxy(vault, s, error);
+	if (r == 0)
+		r = read_account(vault, s, error);
 	if (r == 0)
 		r = read_credential(vault, clock, s, error);
 	if (r < 0)
@@ -207,6 +221,7 @@ void blob_azure_free(struct blob_service *service)
 	struct azure_service *s = service_of(service);
 	azureblob_credential_free(s->credential);
 	azureblob_account_free(&s->account);
+	free(s->proxy_credentials_file);
 	free(s->name);
 	free(s);
 }

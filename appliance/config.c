@@ -206,6 +206,11 @@ static int check_vault(struct config_vault *vault, struct error *error)
 		return error_set(error, -EINVAL,
 			"use 3 to 63 lower-case letters, digits and single hyphens",
 			"[vault] container: \"%s\" is no name for a container", vault->container);
+	if (vault->proxy_credentials_file) {
+		r = check_secret(vault->proxy_credentials_file, error);
+		if (r < 0)
+			return r;
+	}
 	if (override && *override) {
 		vault->connection_string = strdup(override);
 		if (!vault->connection_string)
