@@ -119,19 +119,35 @@ def slow_readers(appliance):
     check(grown < 256 * MIB, f"the daemon grew by {grown >> 20} MiB")
 
 
+def allow_files(wanted):
+    """Raises the limits of open files, for this process and the daemon that it starts. False if
+    they are lower and may not be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (OSError, ValueError):
+            return False
+    elif soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return True
+
+
 def many_connections(appliance):
     step(f"{CONNECTIONS} connections")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < CONNECTIONS + 200:
-        print(f"left out: only {hard} files may be open")
-        return
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     before, peers = appliance.memory_bytes(), []
+    fds = f"/proc/{appliance.process.pid}/fd"
     try:
         for _ in range(CONNECTIONS):
             peer = socket.socket(socket.AF_UNIX)
-            peer.connect(appliance.socket)
+            peer.connect(appliance.socket)  # waits while the backlog is full
+            peer.settimeout(60)
             peers.append(peer)
+        for peer in peers[:: CONNECTIONS // 50] + peers[-1:]:
+            peer.sendall(b'{"jsonrpc":"2.0","id":1,"method":"policy.list"}\n')
+            answer = json.loads(peer.makefile("rb").readline())
+            check("result" in answer, f"one of {CONNECTIONS} peers is answered {answer}")
+        check(len(os.listdir(fds)) > CONNECTIONS, "the daemon does not hold all connections")
         appliance.call("status")
         appliance.create_point("m")
         grown = appliance.memory_bytes() - before
@@ -139,8 +155,7 @@ def many_connections(appliance):
     finally:
         for peer in peers:
             peer.close()
-    wait_until(20, lambda: len(os.listdir(f"/proc/{appliance.process.pid}/fd")) < 1000,
-               "connections that were closed stay open")
+    wait_until(20, lambda: len(os.listdir(fds)) < 1000, "connections that were closed stay open")
     appliance.call("status")
 
 
@@ -167,6 +182,7 @@ def strangers(appliance, work):
 
 
 def test(work):
+    enough = allow_files(CONNECTIONS + 1000)
     with Appliance(BUILD, work, policies={"asked": {"point-interval": "0", "retention": "all:1h"}}
                    ) as appliance:
         appliance.call("machine", "add", "m", "--source", "fuse", "--disk", "d=8M", "--policy",
@@ -176,8 +192,12 @@ def test(work):
         one_gibibyte(appliance)
         at_once(appliance)
         slow_readers(appliance)
-        many_connections(appliance)
+        if enough:
+            many_connections(appliance)
         check(appliance.alive(), "the daemon has ended")
+    if not enough:
+        raise Skip(f"all but {CONNECTIONS} connections passed: no more than "
+                   f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]} files may be open")
 
 
 if __name__ == "__main__":
