@@ -100,6 +100,9 @@ void group_retry_vault(struct group *group);
 /* Adds a disk ("<machine>/<disk>") to history and vault. Durable when it returns; the vault
  * follows. Adding what is there with the same size is done already. */
 int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error);
+/* What is new reads as zeros. -EINVAL: it is larger already. Growing to the same size is done. */
+int group_grow_disk(
+	struct group *group, const char *name, uint64_t size_bytes, struct error *error);
 /* Removing what is not there is done already. */
 int group_remove_disk(struct group *group, const char *name, struct error *error);
 int group_set_settings(struct group *group, const char *settings, struct error *error);

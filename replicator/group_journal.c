@@ -259,6 +259,27 @@ int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, s
 	return disks_changed(group, lsn, error);
 }
 
+int group_grow_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error)
+{
+	struct history_disk disk;
+	uint64_t lsn;
+	if (!group->history)
+		return not_running(group, error);
+	if (!find_disk(group, name, &disk))
+		return error_set(error, -ENOENT, NULL, "there is no disk %s", name);
+	if (disk.size_bytes == size_bytes)
+		return 0;
+	if (disk.size_bytes > size_bytes)
+		return error_set(error, -EINVAL,
+			"a disk cannot shrink: remove it and add it anew, under another name",
+			"disk %s is larger already", name);
+	int r = history_grow_disk(group->history, disk.id, size_bytes, &lsn);
+	if (r < 0)
+		return error_set(
+			error, r, NULL, "disk %s cannot be grown: %s", name, strerrordesc_np(-r));
+	return disks_changed(group, lsn, error);
+}
+
 int group_remove_disk(struct group *group, const char *name, struct error *error)
 {
 	struct history_disk disk;

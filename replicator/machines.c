@@ -60,11 +60,12 @@ int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct e
 
 static int check_source(const char *source, struct error *error)
 {
-	if (strcmp(source, "fuse") == 0)
+	if (strcmp(source, "fuse") == 0 || strcmp(source, "agent") == 0)
 		return 0;
-	if (strcmp(source, "agent") == 0 || strcmp(source, "ebs") == 0)
+	if (strcmp(source, "ebs") == 0)
 		return error_set(error, -EOPNOTSUPP,
-			"use --source fuse and write to the live files (dd, qemu-img convert, …)",
+			"use --source agent, or --source fuse and write to the live files (dd, "
+			"qemu-img convert, …)",
 			"this build does not have the source '%s'", source);
 	return error_set(error, -EINVAL, "the sources are agent, ebs and fuse",
 		"there is no source '%.40s'", source);
@@ -72,7 +73,8 @@ static int check_source(const char *source, struct error *error)
 
 static int check_disks(const struct machine_request *request, struct error *error)
 {
-	if (request->disk_count == 0)
+	/* An agent brings its own. */
+	if (request->disk_count == 0 && strcmp(request->source, "fuse") == 0)
 		return error_set(error, -EINVAL, "give each disk as --disk ID=SIZE",
 			"machine %s: no disk is named", request->name);
 	for (unsigned i = 0; i < request->disk_count; i++) {
@@ -167,10 +169,17 @@ static int check_against_lists(
 	if (!entry->group)
 		return error_set(error, -EIO, "see the alerts of 'landfall status'",
 			"group %s is not running", group);
-	for (struct machine_entry *m = registry->machines; m; m = m->next)
+	for (struct machine_entry *m = registry->machines; m; m = m->next) {
 		if (m->group == entry && m->removing)
 			return error_set(error, -EBUSY, "wait until machine.remove has ended",
 				"group %s: machine %s is being removed", group, m->name);
+		/* Who says when the group's points are made? One kind of source. */
+		if (m->group == entry && strcmp(m->source, request->source) != 0)
+			return error_set(error, -EEXIST, "put it into another group",
+				"group %s has machines of the source %s, and all machines of a "
+				"group have one kind of source",
+				group, m->source);
+	}
 	return 0;
 }
 
@@ -287,6 +296,72 @@ int machine_add(
 		r = bring_up(registry, machine, error);
 	if (r < 0)
 		take_back(registry, machine, entry);
+	return r;
+}
+
+/* ── disks that the source reports ───────────────────────────────────────────────────────── */
+
+static struct machine_disk *find_machine_disk(struct machine_entry *machine, const char *id)
+{
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		if (strcmp(machine->disks[i].id, id) == 0)
+			return &machine->disks[i];
+	return NULL;
+}
+
+/* Under change_lock. */
+static int list_disk(struct registry *registry, struct machine_entry *machine, const char *id,
+	uint64_t size_bytes)
+{
+	SCOPED_LOCK(&registry->lock);
+	struct machine_disk *disk = find_machine_disk(machine, id);
+	if (disk) {
+		disk->size_bytes = size_bytes;
+		return 0;
+	}
+	struct machine_disk *disks =
+		realloc(machine->disks, (machine->disk_count + 1) * sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	machine->disks = disks;
+	disk = &disks[machine->disk_count++];
+	snprintf(disk->id, sizeof(disk->id), "%s", id);
+	disk->size_bytes = size_bytes;
+	return 0;
+}
+
+int machine_set_disk(struct registry *registry, const char *name, const char *id,
+	uint64_t size_bytes, struct error *error)
+{
+	char full[2 * REGISTRY_NAME_BYTES];
+	int r = name_check("disk", id, error);
+	if (r == 0 && strlen(name) + 1 + strlen(id) > NAME_MAX_CHARACTERS)
+		r = error_set(error, -EINVAL, "choose shorter names",
+			"%s/%s: machine and disk together are longer than %d characters", name, id,
+			NAME_MAX_CHARACTERS - 1);
+	if (r == 0)
+		r = machine_check_size(id, size_bytes, error);
+	if (r < 0)
+		return r;
+	SCOPED_LOCK(&registry->change_lock);
+	struct machine_entry *machine = registry_find_machine(registry, name);
+	if (!machine || machine->removing)
+		return error_set(error, -ENOENT, NULL, "there is no machine %.80s", name);
+	const struct machine_disk *disk = find_machine_disk(machine, id);
+	if (disk && disk->size_bytes == size_bytes)
+		return 0;
+	struct group *group = machine->group->group;
+	if (!group)
+		return error_set(error, -EIO, "see the alerts of 'landfall status'",
+			"machine %s is not running", name);
+	/* The group first: a name in the list without a disk would be made anew at every start. */
+	snprintf(full, sizeof(full), "%s/%s", name, id);
+	r = disk ? group_grow_disk(group, full, size_bytes, error)
+		 : group_add_disk(group, full, size_bytes, error);
+	if (r == 0 && list_disk(registry, machine, id, size_bytes) < 0)
+		r = error_set(error, -ENOMEM, NULL, "out of memory");
+	if (r == 0)
+		r = registry_save(registry, error);
 	return r;
 }
 

@@ -198,6 +198,10 @@ int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct e
 int machine_check_size(const char *disk, uint64_t size_bytes, struct error *error);
 int machine_add(
 	struct registry *registry, const struct machine_request *request, struct error *error);
+/* A disk that the machine's source reports: added, or grown, if need be; durable when it returns.
+ * -EINVAL: a size or name that cannot be; -E2BIG: the group is full; -ENOENT: no such machine. */
+int machine_set_disk(struct registry *registry, const char *name, const char *id,
+	uint64_t size_bytes, struct error *error);
 /* Inserts into the list, under change_lock; no more. */
 int machine_insert(struct registry *registry, const struct machine_request *request,
 	struct group_entry *group, struct error *error);
