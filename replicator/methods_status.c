@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 
+#include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
 const char *machine_state(const struct machine_entry *machine, const struct group_status *status)
@@ -166,6 +167,16 @@ static int add_names(struct registry *registry, const struct machine_entry *mach
 	return r;
 }
 
+static int add_agent(
+	struct registry *registry, const struct machine_entry *machine, struct cJSON *object)
+{
+	struct cJSON *agent;
+	if (!registry->ingest || strcmp(machine->source, "agent") != 0)
+		return json_add_null(object, "agent");
+	int r = ingest_machine_json(registry->ingest, machine->name, &agent);
+	return r == 0 ? json_add_item(object, "agent", agent) : r;
+}
+
 /* What is known of the group, open or not. Under lock. */
 static void status_of(const struct group_entry *entry, struct group_status *ret_status)
 {
@@ -192,6 +203,8 @@ int machine_to_json(
 		r = add_names(registry, machine, &status, object);
 	if (r == 0)
 		r = add_disks(registry, machine, history, object);
+	if (r == 0)
+		r = add_agent(registry, machine, object);
 	if (r == 0)
 		r = add_newest(registry, machine->name, history, 0, "newest_point", object);
 	if (r == 0)

@@ -83,6 +83,7 @@ struct policy_entry {
 };
 
 struct clone_record;
+struct ingest;
 struct inspection;
 
 struct registry {
@@ -115,6 +116,7 @@ struct registry {
 	struct machine_entry *machines;
 	struct group_entry *groups;
 	struct policy_entry *policies;
+	struct ingest *ingest; /* what agents send; NULL: none is taken in */
 	struct clone_record *clones;
 	struct inspection *inspections;
 	uint64_t last_clone, last_inspection;

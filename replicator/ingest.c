@@ -1,0 +1,219 @@
+/*
+ * The ingest's life, its list of machines, and what `status` tells of their agents.
+ *
+ * Machines stay listed once an agent has come, so that status can tell since when it is away.
+ */
+#include <errno.h>
+
+#include "common/log.h"
+#include "replicator/ingest_internal.h"
+
+static const struct agent_sessions_ops ops = { .serve = ingest_serve };
+
+void ingest_init_wait(pthread_cond_t *cond)
+{
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+}
+
+int ingest_new(struct registry *registry, struct error *error, struct ingest **ret_ingest)
+{
+	CLEANUP(buf_free) struct buf path = { 0 };
+	struct ingest *ingest = calloc(1, sizeof(*ingest));
+	if (!ingest || buf_printf(&path, "%s/agents", registry->state_dir) < 0) {
+		free(ingest);
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	}
+	int r = io_make_dir(registry->io, path.data);
+	if (r < 0 && r != -EEXIST) {
+		free(ingest);
+		return error_set(error, r, "see that the state directory can be written to",
+			"%s cannot be made: %s", path.data, strerrordesc_np(-r));
+	}
+	ingest->sessions.ops = &ops;
+	ingest->registry = registry;
+	pthread_mutex_init(&ingest->lock, NULL);
+	ingest_init_wait(&ingest->changed);
+	{
+		SCOPED_LOCK(&registry->lock);
+		registry->ingest = ingest;
+	}
+	*ret_ingest = ingest;
+	return 0;
+}
+
+static void free_machine(struct ingest_machine *machine)
+{
+	json_freep(&machine->figures);
+	free(machine->disks);
+	free(machine);
+}
+
+void ingest_free(struct ingest *ingest)
+{
+	if (!ingest)
+		return;
+	{
+		SCOPED_LOCK(&ingest->registry->lock);
+		ingest->registry->ingest = NULL;
+	}
+	while (ingest->machines) {
+		struct ingest_machine *machine = ingest->machines;
+		ingest->machines = machine->next;
+		free_machine(machine);
+	}
+	pthread_cond_destroy(&ingest->changed);
+	pthread_mutex_destroy(&ingest->lock);
+	free(ingest);
+}
+
+struct agent_sessions *ingest_sessions(struct ingest *ingest)
+{
+	return &ingest->sessions;
+}
+
+void ingest_wait(struct ingest *ingest, int64_t ns)
+{
+	int64_t until = clock_monotonic_ns(clock_system()) + ns;
+	struct timespec at = { .tv_sec = until / NS_PER_S, .tv_nsec = (long)(until % NS_PER_S) };
+	pthread_cond_timedwait(&ingest->changed, &ingest->lock, &at);
+}
+
+static struct ingest_machine *look_up(struct ingest *ingest, const char *name)
+{
+	struct ingest_machine *machine = ingest->machines;
+	while (machine && strcmp(machine->name, name) != 0)
+		machine = machine->next;
+	return machine;
+}
+
+struct ingest_machine *ingest_find_machine(struct ingest *ingest, const char *name)
+{
+	struct ingest_machine *machine = look_up(ingest, name);
+	if (machine)
+		return machine;
+	machine = calloc(1, sizeof(*machine));
+	if (!machine)
+		return NULL;
+	snprintf(machine->name, sizeof(machine->name), "%s", name);
+	machine->frozen_ms = -1;
+	machine->next = ingest->machines;
+	ingest->machines = machine;
+	return machine;
+}
+
+struct ingest_disk *ingest_find_disk(struct ingest_machine *machine, const char *id)
+{
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		if (strcmp(machine->disks[i].id, id) == 0)
+			return &machine->disks[i];
+	return NULL;
+}
+
+struct ingest_disk *ingest_find_number(struct ingest_machine *machine, uint16_t number)
+{
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		if (machine->disks[i].present && machine->disks[i].number == number)
+			return &machine->disks[i];
+	return NULL;
+}
+
+void ingest_forget(struct ingest *ingest, const char *name)
+{
+	{
+		SCOPED_LOCK(&ingest->lock);
+		struct ingest_machine *machine = look_up(ingest, name);
+		while (machine && machine->session) {
+			ingest_end_session(machine->session);
+			ingest_wait(ingest, NS_PER_S);
+		}
+		if (machine) {
+			machine->disk_count = 0;
+			machine->loaded = false;
+			machine->left_ns = 0;
+			json_freep(&machine->figures);
+		}
+	}
+	ingest_state_remove(ingest, name);
+}
+
+/* ── status ──────────────────────────────────────────────────────────────────────────────── */
+
+static int add_disk(struct cJSON *list, const struct ingest_disk *disk)
+{
+	struct cJSON *item;
+	uint64_t done =
+		disk->whole ? disk->bytes : MIN(disk->cursor * WIRE_CHUNK_BYTES, disk->bytes);
+	int r = json_add_object(list, NULL, &item);
+	if (r == 0)
+		r = json_add_text(item, "id", disk->id);
+	if (r == 0)
+		r = json_add_text(item, "state", disk->whole ? "whole" : "comparing");
+	if (r == 0)
+		r = json_add_text(item, "capture", disk->capture);
+	if (r == 0)
+		r = json_add_u64(item, "compared_bytes", done);
+	return r == 0 ? json_add_u64(item, "size_bytes", disk->bytes) : r;
+}
+
+static int add_disks(const struct ingest_machine *machine, struct cJSON *object)
+{
+	struct cJSON *list;
+	int r = json_add_array(object, "disks", &list);
+	for (unsigned i = 0; r == 0 && i < machine->disk_count; i++)
+		if (machine->disks[i].present)
+			r = add_disk(list, &machine->disks[i]);
+	return r;
+}
+
+static int add_machine(const struct ingest_machine *machine, struct cJSON *object)
+{
+	int r = json_add_bool(object, "connected", machine->session != NULL);
+	if (r == 0)
+		r = result_add_time(
+			object, "connected_since", machine->session ? machine->connected_ns : 0);
+	if (r == 0)
+		r = result_add_time(object, "away_since", machine->session ? 0 : machine->left_ns);
+	if (r == 0)
+		r = json_add_text(object, "host", machine->host);
+	if (r == 0)
+		r = json_add_text(object, "address", machine->address);
+	if (r == 0)
+		r = json_add_text(object, "version", machine->version);
+	if (r == 0)
+		r = json_add_u64(
+			object, "connections", machine->session ? machine->session->link_count : 0);
+	if (r == 0)
+		r = json_add_u64(object, "received_bytes", machine->received_bytes);
+	if (r == 0)
+		r = machine->frozen_ms < 0
+			    ? json_add_null(object, "frozen_ms")
+			    : json_add_double(object, "frozen_ms", machine->frozen_ms);
+	if (r == 0)
+		r = machine->cut_error.code
+			    ? json_add_text(object, "cut_error", machine->cut_error.message)
+			    : json_add_null(object, "cut_error");
+	if (r == 0)
+		r = add_disks(machine, object);
+	if (r < 0 || !machine->figures)
+		return r < 0 ? r : json_add_null(object, "figures");
+	struct cJSON *copy = cJSON_Duplicate(machine->figures, true);
+	return copy ? json_add_item(object, "figures", copy) : -ENOMEM;
+}
+
+int ingest_machine_json(struct ingest *ingest, const char *name, struct cJSON **ret_json)
+{
+	static const struct ingest_machine unknown = { .frozen_ms = -1 };
+	CLEANUP(json_freep) struct cJSON *object = NULL;
+	SCOPED_LOCK(&ingest->lock);
+	const struct ingest_machine *machine = look_up(ingest, name);
+	int r = json_new_object(&object);
+	if (r == 0)
+		r = add_machine(machine ? machine : &unknown, object);
+	if (r == 0)
+		*ret_json = TAKE(object);
+	return r;
+}

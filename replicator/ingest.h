@@ -1,0 +1,40 @@
+/*
+ * Taking in what agents send: sessions, disks, comparisons, and the cuts that become points.
+ *
+ *	connection ─► receive ─► journal (staged) ─► committer ─► ACK
+ *	                 │
+ *	                 ├─ disks, compared      what is whole (state/agents/<machine>.json)
+ *	                 ├─ hashes, pages        answered by a thread of the session's
+ *	                 └─ cut.*, mark          a thread of the group's conducts the cut and seals
+ *
+ * replicator/wire/PROTOCOL.md is what both ends agreed on. A session belongs to one machine and
+ * writes that machine's disks and no others, whatever it says. Nothing is acknowledged before the
+ * journal's disk has it; nothing is sealed before everything that a mark names has arrived.
+ *
+ * Lives as long as the registry it serves: made after it, freed before it and after the door for
+ * agents is shut. Any thread.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/error.h"
+#include "replicator/agent_sessions.h"
+
+struct cJSON;
+struct ingest;
+struct registry;
+
+int ingest_new(struct registry *registry, struct error *error, struct ingest **ret_ingest);
+/* No connection is being served any more. NULL is fine. */
+void ingest_free(struct ingest *ingest);
+struct agent_sessions *ingest_sessions(struct ingest *ingest);
+
+/* What is known of a machine's agent, for `status`: SOCKET.md tells the keys. */
+int ingest_machine_json(struct ingest *ingest, const char *machine, struct cJSON **ret_json);
+/* Has the disks compared with their source all over (`disk` NULL: all); at once if the agent is
+ * connected, else when it comes. -ENOENT: the machine has no such disk. */
+int ingest_resync(
+	struct ingest *ingest, const char *machine, const char *disk, struct error *error);
+/* The machine is removed: forgets what was remembered of it. Its connections are ended already. */
+void ingest_forget(struct ingest *ingest, const char *machine);

@@ -1,0 +1,312 @@
+/*
+ * Which disks an agent protects, and whether each goes on from where it was or is compared.
+ *
+ * A disk goes on if the appliance remembers that this very incarnation of the agent's capture made
+ * it whole, on the same device, and nothing acknowledged was lost here since. Otherwise it is
+ * compared; what is remembered says so before the agent hears of it.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "common/log.h"
+#include "replicator/ingest_internal.h"
+
+struct claim {
+	const char *id, *identity, *capture;
+	uint64_t incarnation, bytes;
+};
+
+static int read_claim(const struct json *at, struct claim *claim, struct error *error)
+{
+	int r = json_get_text(at, "id", &claim->id, error);
+	if (r == 0)
+		r = json_get_text(at, "identity", &claim->identity, error);
+	if (r == 0)
+		r = json_get_text(at, "capture", &claim->capture, error);
+	if (r == 0)
+		r = json_get_u64(at, "incarnation", &claim->incarnation, error);
+	if (r == 0)
+		r = json_get_u64(at, "size_bytes", &claim->bytes, error);
+	if (r == 0 && (claim->incarnation == 0 || strlen(claim->identity) >= INGEST_IDENTITY_BYTES))
+		r = json_error(at, -EBADMSG, error, "has an impossible incarnation or identity");
+	return r;
+}
+
+static int find_number(
+	struct history *history, const char *machine, const char *id, struct history_disk *ret_disk)
+{
+	char name[2 * REGISTRY_NAME_BYTES];
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	snprintf(name, sizeof(name), "%s/%s", machine, id);
+	unsigned count = history_disks(history, disks, HISTORY_MAX_DISKS);
+	for (unsigned i = 0; i < count; i++) {
+		if (disks[i].removed || strcmp(disks[i].name, name) != 0)
+			continue;
+		*ret_disk = disks[i];
+		return 0;
+	}
+	return -ENOENT;
+}
+
+/* Under lock. */
+static struct ingest_disk *make_disk(struct ingest_machine *machine, const char *id)
+{
+	struct ingest_disk *disk = ingest_find_disk(machine, id);
+	if (disk)
+		return disk;
+	struct ingest_disk *disks =
+		realloc(machine->disks, (machine->disk_count + 1) * sizeof(*disks));
+	if (!disks)
+		return NULL;
+	machine->disks = disks;
+	disk = &disks[machine->disk_count++];
+	*disk = (struct ingest_disk){ 0 };
+	snprintf(disk->id, sizeof(disk->id), "%s", id);
+	return disk;
+}
+
+/* Takes the claim over into what is remembered. Under lock. */
+static void remember(
+	struct ingest_disk *disk, const struct claim *claim, const struct history_disk *there)
+{
+	bool same = disk->incarnation == claim->incarnation &&
+		    strcmp(disk->identity, claim->identity) == 0;
+	if (!same || there->resync_needed) {
+		if (disk->whole && disk->incarnation != 0)
+			log_info("disk %s is compared with its source: %s", there->name,
+				same ? "acknowledged data was lost here"
+				     : "its capture of changes began anew");
+		disk->whole = false;
+		disk->cursor = 0;
+	}
+	/* What grew is zeros here and unknown there: the comparison of the old part stays good. */
+	if (same && disk->whole && there->size_bytes > disk->bytes) {
+		disk->whole = false;
+		disk->cursor = disk->bytes / WIRE_CHUNK_BYTES;
+	}
+	disk->incarnation = claim->incarnation;
+	snprintf(disk->identity, sizeof(disk->identity), "%s", claim->identity);
+	snprintf(disk->capture, sizeof(disk->capture), "%.*s", (int)sizeof(disk->capture) - 1,
+		claim->capture);
+	disk->present = true;
+	disk->number = there->id;
+	disk->bytes = there->size_bytes;
+	disk->source_bytes = claim->bytes;
+}
+
+static int take_disk(struct ingest_link *link, const struct claim *claim, struct error *error)
+{
+	struct ingest_machine *machine = link->session->machine;
+	struct history_disk there;
+	int r = machine_set_disk(link->ingest->registry, machine->name, claim->id,
+		round_up(claim->bytes, MIB), error);
+	if (r < 0)
+		return r;
+	r = find_number(group_history(link->hold.group), machine->name, claim->id, &there);
+	if (r < 0)
+		return error_set(error, r, NULL, "disk %s is not in the journal: %s", claim->id,
+			strerrordesc_np(-r));
+	SCOPED_LOCK(&link->ingest->lock);
+	struct ingest_disk *disk = make_disk(machine, claim->id);
+	if (!disk)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	remember(disk, claim, &there);
+	return 0;
+}
+
+static int answer_disk(
+	struct ingest_link *link, struct cJSON *list, const char *id, const struct error *refusal)
+{
+	struct cJSON *item, *error;
+	SCOPED_LOCK(&link->ingest->lock);
+	const struct ingest_disk *disk = ingest_find_disk(link->session->machine, id);
+	int r = json_add_object(list, NULL, &item);
+	if (r == 0)
+		r = json_add_text(item, "id", id);
+	if (r == 0 && (refusal->code != 0 || !disk)) {
+		r = json_add_object(item, "error", &error);
+		if (r == 0)
+			r = json_add_text(error, "message", refusal->message);
+		return r == 0 ? json_add_text(error, "mend", refusal->mend) : r;
+	}
+	if (r == 0)
+		r = json_add_u64(item, "disk", disk->number);
+	if (r == 0)
+		r = json_add_text(item, "state", disk->whole ? "continue" : "compare");
+	return r == 0 ? json_add_u64(item, "cursor", disk->cursor) : r;
+}
+
+/* Those that are not named any more are no part of the session; their points and data stay. */
+static void forget_unnamed(struct ingest_link *link)
+{
+	SCOPED_LOCK(&link->ingest->lock);
+	struct ingest_machine *machine = link->session->machine;
+	link->session->disks_known = false;
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		machine->disks[i].present = false;
+}
+
+int ingest_take_disks(struct ingest_link *link, const struct json *message, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *answer = NULL;
+	struct cJSON *answers;
+	struct json list;
+	unsigned count = 0;
+	int r = json_get_array(message, "disks", &list, error);
+	if (r == 0)
+		r = json_new_object(&answer);
+	if (r == 0)
+		r = json_add_text(answer, "type", "disks");
+	if (r == 0)
+		r = json_add_array(answer, "disks", &answers);
+	if (r < 0)
+		return r;
+	forget_unnamed(link);
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);) {
+		struct claim claim;
+		struct error refusal = { 0 };
+		if (++count > WIRE_MAX_DISKS)
+			return json_error(&list, -EBADMSG, error, "has too many disks");
+		r = read_claim(&item, &claim, error);
+		if (r < 0)
+			return r;
+		if (take_disk(link, &claim, &refusal) < 0)
+			log_warning("machine %s: its agent's disk %s is refused: %s",
+				link->session->machine->name, claim.id, refusal.message);
+		r = answer_disk(link, answers, claim.id, &refusal);
+	}
+	if (r == 0)
+		r = ingest_state_save(link->ingest, link->session->machine, error);
+	if (r == 0)
+		r = connection_send_control(link->connection, answer, NULL, error);
+	SCOPED_LOCK(&link->ingest->lock);
+	link->session->disks_known = r == 0;
+	pthread_cond_broadcast(&link->ingest->changed);
+	return r;
+}
+
+int ingest_take_compared(struct ingest_link *link, const struct json *message, struct error *error)
+{
+	struct ingest_machine *machine = link->session->machine;
+	uint64_t number, cursor;
+	bool done = false;
+	int r = json_get_u64(message, "disk", &number, error);
+	if (r == 0)
+		r = json_get_u64(message, "cursor", &cursor, error);
+	if (r == 0)
+		r = json_find_bool(message, "done", &done, error);
+	if (r < 0)
+		return r;
+	struct history_disk there;
+	if (number > UINT16_MAX ||
+		history_disk(group_history(link->hold.group), (uint16_t)number, &there) < 0)
+		return error_set(error, -EPERM, NULL, "there is no disk %" PRIu64, number);
+	{
+		SCOPED_LOCK(&link->ingest->lock);
+		struct ingest_disk *disk = ingest_find_number(machine, (uint16_t)number);
+		if (!disk)
+			return error_set(error, -EPERM, NULL,
+				"disk %" PRIu64 " is none of this machine's", number);
+		disk->cursor = MIN(cursor, disk->bytes / WIRE_CHUNK_BYTES);
+		disk->whole = done;
+		disk->resynced = done && there.resync_needed;
+		pthread_cond_broadcast(&link->ingest->changed);
+	}
+	return ingest_state_save(link->ingest, machine, error);
+}
+
+/* ── comparing again ─────────────────────────────────────────────────────────────────────── */
+
+static int tell_resync(struct ingest_session *session, uint16_t number)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	struct ingest_link *link;
+	int r = json_new_object(&json);
+	if (r == 0)
+		r = json_add_text(json, "type", "resync");
+	if (r == 0)
+		r = json_add_u64(json, "disk", number);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&session->ingest->lock);
+	link = session->links[0];
+	pthread_mutex_unlock(&session->ingest->lock);
+	/* The session is pinned by the caller, so that the first connection outlives the call. */
+	return link ? connection_send_control(link->connection, json, NULL, NULL) : -ECONNRESET;
+}
+
+int ingest_check_damage(struct ingest_session *session, struct history *history)
+{
+	struct ingest *ingest = session->ingest;
+	struct ingest_machine *machine = session->machine;
+	int r = 0;
+	for (unsigned i = 0;; i++) {
+		struct history_disk there;
+		uint16_t number;
+		{
+			SCOPED_LOCK(&ingest->lock);
+			if (i >= machine->disk_count)
+				return r;
+			struct ingest_disk *disk = &machine->disks[i];
+			if (!disk->present || !disk->whole || disk->resynced)
+				continue;
+			number = disk->number;
+			if (history_disk(history, number, &there) < 0 || !there.resync_needed)
+				continue;
+			disk->whole = false;
+			disk->cursor = 0;
+		}
+		log_warning("disk %s is compared with its source: acknowledged data was lost here",
+			there.name);
+		if (ingest_state_save(ingest, machine, NULL) == 0)
+			r = tell_resync(session, number);
+	}
+}
+
+int ingest_resync(struct ingest *ingest, const char *name, const char *id, struct error *error)
+{
+	struct ingest_session *session = NULL;
+	struct ingest_machine *machine;
+	uint16_t numbers[HISTORY_MAX_DISKS];
+	unsigned count = 0, found = 0;
+	{
+		SCOPED_LOCK(&ingest->lock);
+		machine = ingest_find_machine(ingest, name);
+		if (!machine)
+			return error_set(error, -ENOMEM, NULL, "out of memory");
+		session = machine->session;
+		if (session && !session->ending)
+			session->pins++;
+		else
+			session = NULL;
+	}
+	if (!machine->loaded && ingest_state_load(ingest, machine) < 0)
+		return error_set(
+			error, -EIO, NULL, "machine %s: its agent's state is unreadable", name);
+	{
+		SCOPED_LOCK(&ingest->lock);
+		for (unsigned i = 0; i < machine->disk_count; i++) {
+			struct ingest_disk *disk = &machine->disks[i];
+			if (id && strcmp(id, disk->id) != 0)
+				continue;
+			found++;
+			disk->whole = false;
+			disk->cursor = 0;
+			if (disk->present && count < HISTORY_MAX_DISKS)
+				numbers[count++] = disk->number;
+		}
+	}
+	int r = found > 0 || !id ? ingest_state_save(ingest, machine, error)
+				 : error_set(error, -ENOENT, "'landfall machine show' tells them",
+					   "machine %s has no disk %.63s", name, id);
+	for (unsigned i = 0; r == 0 && session && i < count; i++)
+		r = tell_resync(session, numbers[i]);
+	if (session) {
+		SCOPED_LOCK(&ingest->lock);
+		session->pins--;
+		pthread_cond_broadcast(&ingest->changed);
+	}
+	return r;
+}

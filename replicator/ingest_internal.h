@@ -1,0 +1,201 @@
+/*
+ * The inside of the ingest, shared by the files that make it up and nobody else:
+ *
+ *	ingest.c          life, machines, status
+ *	ingest_session.c  connections, sessions, receiving, acknowledging
+ *	ingest_disks.c    which disks, continue or compare
+ *	ingest_compare.c  answering hashes and pages
+ *	ingest_cut.c      cuts: one thread for each group that has a session
+ *	ingest_state.c    state/agents/<machine>.json
+ *
+ * One lock, for memory only: never held across input or output; it comes after the registry's. A
+ *link is used by others than its own thread only while it is listed in its session, and a session
+ *only while it is its machine's: both are taken off the list first and freed when nobody pins the
+ * session any more.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/clock.h"
+#include "replicator/head_hashes.h"
+#include "replicator/ingest.h"
+#include "replicator/registry_internal.h"
+#include "replicator/wire/pack.h"
+
+#define INGEST_LINKS_MAX 8u
+#define INGEST_WINDOW_BYTES (16u << 20) /* under way on one connection */
+#define INGEST_ASKED_MAX 64u            /* comparisons asked for and not answered */
+#define INGEST_IDENTITY_BYTES 192u
+#define INGEST_WORD_BYTES 64u
+
+struct ingest_disk {
+	char id[REGISTRY_NAME_BYTES];
+	/* remembered */
+	char identity[INGEST_IDENTITY_BYTES];
+	uint64_t incarnation; /* that made it, or is making it, whole; 0: none */
+	uint64_t cursor;      /* chunks below are equal, while it is not whole */
+	bool whole;
+	uint64_t bytes; /* as the journal has it */
+	/* of the session */
+	bool present;
+	bool resynced; /* compared since acknowledged data was lost; the next seal says so */
+	uint16_t number;
+	uint64_t source_bytes;
+	char capture[INGEST_WORD_BYTES];
+};
+
+/* How far a session is with the cut that its group's thread conducts. */
+enum cut_stage {
+	CUT_NONE,
+	CUT_ASKED,
+	CUT_READY,
+	CUT_UNCHANGED,
+	CUT_FROZEN,
+	CUT_MARKED,
+	CUT_FAILED
+};
+
+struct ingest_cut {
+	uint64_t number;
+	enum cut_stage stage;
+	int64_t time_ns; /* at which all stood still */
+	double frozen_ms;
+	uint64_t sent[INGEST_LINKS_MAX]; /* the last frame of each connection that belongs to it */
+	struct error error;
+};
+
+struct ingest_session;
+
+/* A connection of a session, owned by the thread that serves it. */
+struct ingest_link {
+	struct ingest *ingest;
+	struct ingest_session *session;
+	struct connection *connection;
+	unsigned index;
+	struct hold hold;
+	uint8_t *room, *unpacked; /* a body; a payload */
+	struct unpacker *unpacker;
+	/* under lock */
+	uint64_t staged_sequence, staged_lsn; /* frames taken in so far, and where they are */
+	uint64_t acked_sequence;
+	bool ending;
+	pthread_cond_t staged; /* for the acker */
+	pthread_t acker;
+};
+
+struct ingest_asked {
+	uint16_t disk;
+	uint32_t count; /* 0: the pages of chunk `first` */
+	uint64_t first;
+};
+
+struct ingest_machine;
+
+struct ingest_session {
+	struct ingest *ingest;
+	struct ingest_machine *machine;
+	struct ingest_group *group;
+	uint64_t id;
+	unsigned granted;
+	/* under lock */
+	struct ingest_link *links[INGEST_LINKS_MAX];
+	unsigned link_count;
+	unsigned pins; /* users beside the links' threads */
+	bool ending;
+	bool disks_known;
+	struct ingest_cut cut;
+	struct ingest_asked asked[INGEST_ASKED_MAX];
+	unsigned asked_count;
+	pthread_t comparer;
+};
+
+/* A group with at least one session. */
+struct ingest_group {
+	struct ingest_group *next;
+	struct ingest *ingest;
+	char name[REGISTRY_NAME_BYTES];
+	struct hold hold;
+	unsigned sessions; /* under lock */
+	bool stopping;
+	pthread_t thread;
+};
+
+struct ingest_machine {
+	struct ingest_machine *next;
+	char name[REGISTRY_NAME_BYTES];
+	bool loaded;
+	struct ingest_disk *disks;
+	unsigned disk_count;
+	struct ingest_session *session; /* NULL: none */
+	int64_t connected_ns, left_ns;  /* 0: never since the start */
+	char host[INGEST_WORD_BYTES], version[INGEST_WORD_BYTES];
+	char address[CONNECTION_ADDRESS_BYTES];
+	struct cJSON *figures;  /* the agent's own, or NULL */
+	struct error cut_error; /* why the last cut made no point; code 0: it did */
+	double frozen_ms;       /* of the last cut; −1: none yet */
+	uint64_t received_bytes;
+};
+
+struct ingest {
+	struct agent_sessions sessions;
+	struct registry *registry;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;          /* of anything below or in what it holds */
+	struct ingest_machine *machines; /* once listed they stay */
+	struct ingest_group *groups;
+	uint64_t last_cut;
+};
+
+/* ── ingest.c ────────────────────────────────────────────────────────────────────────────── */
+
+void ingest_init_wait(pthread_cond_t *cond); /* by the monotonic clock */
+/* Waits on `changed` for at most that long. Under lock. */
+void ingest_wait(struct ingest *ingest, int64_t ns);
+/* Under lock. Makes it if it is not there; NULL: no memory. */
+struct ingest_machine *ingest_find_machine(struct ingest *ingest, const char *name);
+/* Under lock. NULL. */
+struct ingest_disk *ingest_find_disk(struct ingest_machine *machine, const char *id);
+struct ingest_disk *ingest_find_number(struct ingest_machine *machine, uint16_t number);
+
+/* ── ingest_session.c ────────────────────────────────────────────────────────────────────── */
+
+void ingest_serve(struct agent_sessions *sessions, struct connection *connection, const char *type,
+	const struct json *message);
+/* Ends the session soon: stops its connections. Under lock. */
+void ingest_end_session(struct ingest_session *session);
+
+/* ── ingest_disks.c ──────────────────────────────────────────────────────────────────────── */
+
+/* The agent's `disks`: takes them over and answers. */
+int ingest_take_disks(struct ingest_link *link, const struct json *message, struct error *error);
+/* The agent's `compared`. */
+int ingest_take_compared(struct ingest_link *link, const struct json *message, struct error *error);
+/* Disks that have lost data since they were whole are to be compared again; tells the agent. */
+int ingest_check_damage(struct ingest_session *session, struct history *history);
+
+/* ── ingest_compare.c ────────────────────────────────────────────────────────────────────── */
+
+int ingest_ask(
+	struct ingest_link *link, bool pages, const struct json *message, struct error *error);
+void *ingest_comparer_main(void *session);
+
+/* ── ingest_cut.c ────────────────────────────────────────────────────────────────────────── */
+
+/* The group's thread runs while it has sessions. */
+int ingest_join_group(struct ingest_link *link, struct error *error);
+void ingest_leave_group(struct ingest_session *session);
+/* What the agent says of a cut. */
+int ingest_take_cut(struct ingest_link *link, const char *type, const struct json *message,
+	struct error *error);
+
+/* ── ingest_state.c ──────────────────────────────────────────────────────────────────────── */
+
+/* An absent file is an empty memory; a damaged one too, with a log line: everything is compared
+ * then, which is always right. Outside the lock; one caller at a time for a machine. */
+int ingest_state_load(struct ingest *ingest, struct ingest_machine *machine);
+int ingest_state_save(struct ingest *ingest, struct ingest_machine *machine, struct error *error);
+void ingest_state_remove(struct ingest *ingest, const char *machine);
