@@ -1,0 +1,80 @@
+/*
+ * The inside of the pipeline: pipeline.c (life, queues, what has arrived), pipeline_read.c
+ * (readers), pipeline_send.c (senders).
+ *
+ * One lock for all queues and counts, never held while anything is read, hashed or sent.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "replicator/agent/pipeline.h"
+#include "replicator/wire/pack.h"
+
+#define QUEUE_TASKS 256u /* put and not read, of one connection */
+#define QUEUE_LOADS 32u  /* read and not sent, of one connection */
+#define MAX_PIECES 64u   /* runs of data and zeros in one chunk; 16 pages or a gap part data */
+
+/* What was read for a task: a buffer and what of it is to be sent. */
+struct load {
+	struct task task;
+	uint8_t *buffer; /* NULL if there is nothing to send */
+	unsigned piece_count;
+	struct piece {
+		uint32_t page, pages; /* within the buffer */
+		bool zero;
+	} pieces[MAX_PIECES];
+	uint64_t hashes[WIRE_CHUNK_PAGES];
+};
+
+/* A frame that was sent and not acknowledged. */
+struct flight {
+	struct flight *next;
+	uint64_t sequence;
+	uint64_t bytes; /* of the window */
+	bool last;      /* of its task */
+	struct task task;
+};
+
+struct lane {
+	struct pipeline *pipeline;
+	unsigned index;
+	struct connection *connection;
+	pthread_t reader, sender;
+	bool reader_runs, sender_runs;
+	struct task tasks[QUEUE_TASKS];
+	unsigned task_first, task_count;
+	bool reading; /* a task is at the reader */
+	struct load *loads[QUEUE_LOADS];
+	unsigned load_first, load_count;
+	bool sending;
+	struct flight *flights, **flights_end;
+	uint64_t in_flight, window;
+	uint64_t last_sent, acked;
+	struct packer *packer;
+};
+
+struct pipeline {
+	struct pipeline_events events;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool stopping;
+	struct error error;
+	unsigned lane_count;
+	struct lane lanes[PIPELINE_CONNECTIONS_MAX];
+	uint8_t *memory;
+	uint8_t *spare[PIPELINE_BUFFERS];
+	unsigned spare_count;
+	struct token_bucket read_bucket, send_bucket;
+	struct pipeline_counts counts;
+	bool zstd;
+};
+
+/* Ends it for good; the first reason counts. Without the lock. */
+void pipeline_fail(struct pipeline *pipeline, const struct error *error);
+/* Waits as long as the bucket says. Without the lock. */
+void pipeline_pace(struct pipeline *pipeline, struct token_bucket *bucket, uint64_t bytes);
+/* The task is through. Without the lock. */
+void pipeline_finish_task(struct pipeline *pipeline, const struct task *task, bool arrived);
+void *pipeline_reader_main(void *lane);
+void *pipeline_sender_main(void *lane);

@@ -1,0 +1,85 @@
+/*
+ * The disks that the agent protects: found, opened, tracked.
+ *
+ * Each has an *incarnation*, a random number that names one unbroken run of change capture. It is
+ * kept in <state>/disks.json and holds as long as the tracker's marks have survived in the kernel
+ * (same boot, same device, nothing missed); a new one is stored before anybody hears of it. The
+ * appliance compares the disk with what it has whenever the incarnation is not the one it knows.
+ *
+ * Threads: source_* belong to the thread that conducts the session. Of a disk, readers use `file`
+ * and what is said to be for any thread; marks are handled under `lock`.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/io.h"
+#include "replicator/agent/disk.h"
+#include "replicator/agent/tracker.h"
+
+#define SOURCE_DISKS_MAX TRACKER_DISKS_MAX
+#define SOURCE_ID_BYTES 64
+
+struct source_disk {
+	char id[SOURCE_ID_BYTES];
+	char *path;
+	struct disk disk;
+	int file; /* O_DIRECT */
+	uint64_t incarnation;
+	pthread_mutex_t lock; /* the tracker's calls for this disk, and what follows */
+	struct tracker_disk *tracked;
+	struct error error; /* why it could not be read of late; code 0: it could */
+
+	/* what the appliance said */
+	bool accepted;
+	uint16_t number;
+	struct error refusal; /* code 0: it has not refused it */
+};
+
+struct source_options {
+	struct io *io;
+	const char *state_dir; /* exists */
+	const char *pin_dir;   /* for the tracker; NULL: marks end with the process */
+	enum tracker_method method;
+};
+
+struct source {
+	struct io *io;
+	char *state_dir;
+	struct tracker *tracker;
+	struct source_disk *disks[SOURCE_DISKS_MAX];
+	unsigned count;
+};
+
+/* -EBUSY: another agent is at work here. */
+int source_new(
+	const struct source_options *options, struct error *error, struct source **ret_source);
+/* Marking goes on without us if it was pinned; `forget` ends it for good. NULL is fine. */
+void source_free(struct source *source, bool forget);
+
+/* Protects the block device at `path` under that name from now on. -EEXIST: the name or the device
+ * is taken; else as disk_find and tracker_add. */
+int source_add(struct source *source, const char *id, const char *path, struct error *error);
+/* Looks whether disks have grown; returns true if one has. */
+bool source_look_for_growth(struct source *source);
+
+/* Stores the incarnations; to be called after source_add and source_distrust, before the appliance
+ * hears of them. */
+int source_store(struct source *source, struct error *error);
+
+/* Nothing is known of what changed: another incarnation. Marks begin anew before it returns. */
+int source_distrust(struct source_disk *disk, struct error *error);
+
+/* ── any thread ──────────────────────────────────────────────────────────────────────────── */
+
+/* Reads at an offset and length that are multiples of 4 KiB; what is behind the disk's end reads as
+ * zeros. `data` is aligned to 4 KiB. 0 or -errno (and the disk's `error` is set). */
+int source_read(struct source_disk *disk, uint64_t offset, void *data, size_t n);
+void source_settle(struct source_disk *disk, uint64_t pass, uint64_t offset, uint64_t length);
+void source_put_back(struct source_disk *disk, uint64_t offset, uint64_t length);
+uint64_t source_dirty_bytes(struct source_disk *disk);
+/* In whole MiB, as the appliance has it. */
+uint64_t source_disk_bytes(const struct source_disk *disk);
