@@ -186,6 +186,8 @@ struct group_status {
 	unsigned resync_disks;
 	uint64_t flush_done_bytes, flush_total_bytes;
 	uint64_t flushes, failed_flushes, points_deleted, refused_writes; /* since the start */
+	uint64_t
+		rounds; /* of the timer: each has done and told all that was due; since the start */
 	struct history_stats history;
 	struct flusher_result totals; /* summed since the start */
 	struct alert alerts[ALERT_MAX];

@@ -453,6 +453,8 @@ static void tick(struct group *group)
 	evaluate_alerts(group, &stats, &plan);
 	tell_source(group);
 	rest(group);
+	SCOPED_LOCK(&group->lock);
+	group->status.rounds++;
 }
 
 static int64_t next_tick_locked(struct group *group)

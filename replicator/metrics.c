@@ -77,6 +77,7 @@ METRIC_VALUE(value_retries, s->totals.retries)
 METRIC_VALUE(value_fences, s->totals.fences)
 METRIC_VALUE(value_deleted, s->points_deleted)
 METRIC_VALUE(value_refused, s->refused_writes)
+METRIC_VALUE(value_rounds, s->rounds)
 METRIC_VALUE(value_reachable, s->vault_reachable)
 METRIC_VALUE(value_taken_over, s->taken_over)
 METRIC_VALUE(value_paused, s->paused)
@@ -120,6 +121,8 @@ static const struct group_metric {
 	{ "landfall_points_deleted_total", "counter", "Recovery points deleted", value_deleted },
 	{ "landfall_refused_writes_total", "counter", "Writes refused because the journal was full",
 		value_refused },
+	{ "landfall_timer_rounds_total", "counter",
+		"Times the group looked what is due; one that stands still hangs", value_rounds },
 	{ "landfall_vault_reachable", "gauge", "1 if the vault answered last", value_reachable },
 	{ "landfall_taken_over", "gauge", "1 if another appliance owns the group",
 		value_taken_over },

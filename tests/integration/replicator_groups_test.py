@@ -149,6 +149,17 @@ class Appliance:
     def alerts(self, name="web"):
         return {a["code"]: a for a in self.machine(name)["alerts"]}
 
+    def metric(self, name, group="web"):
+        line = f'{name}{{group="{group}"}} '
+        return next(float(x[len(line):]) for x in self("metrics")["text"].splitlines()
+                    if x.startswith(line))
+
+    def wait_rounds(self, count):
+        """Until the group has looked so often what is due."""
+        end = self.metric("landfall_timer_rounds_total") + count
+        wait_for(f"{count} rounds of the timer",
+                 lambda: self.metric("landfall_timer_rounds_total") >= end)
+
     def live(self, disk="root", name="web"):
         return f"{self.mnt}/{name}/live/{disk}.vhd"
 
@@ -238,7 +249,7 @@ def test_points_by_the_clock_only_of_changes(stack):
       settings={"point-interval": "1s", "vault-interval": "1s"})
     write(a.live(), 0, b"x" * 4096)
     wait_for("a point", a.points)
-    time.sleep(3)
+    a.wait_rounds(2)  # more than a second apart where nothing is written
     assert len(a.points()) == 1, a.points()
     assert a.machine()["rpo_local_s"] == 0
     a("machine.pause", name="web")
@@ -250,7 +261,7 @@ def test_points_by_the_clock_only_of_changes(stack):
     # A restart by itself makes no point.
     a.stop()
     a.start()
-    time.sleep(2)
+    a.wait_rounds(2)
     assert len(a.points()) == 2
     names = sorted(os.listdir(a.mnt + "/web/points"))
     assert names == sorted([p["name"] for p in a.points()] + ["latest"])
@@ -298,6 +309,8 @@ def test_takeover_and_back(stack):
         images[a.point(wait="vault")["number"]] = digest(a.live(), 8 * MIB)
     a.kill()
     a.start()
+    # The first request after a start may come before the vault has been asked at all.
+    wait_for("the vault", lambda: a.metric("landfall_vault_reachable") == 1)
     for number, image in images.items():
         job = a.job(a("verify", machine="web", point=number)["job"])
         assert job["state"] == "done" and job["result"]["where"] == "vault", job
