@@ -16,6 +16,10 @@
  * again, so an old request that lands late is refused (412). Lease and number together: the lease
  * fences other appliances, the number one's own past.
  *
+ * The disks of a flush are sent at once, taking turns. Whatever their size, a flush takes 36 MiB of
+ * buffers, 16 MiB for hashes that wait for their disk's turn (hashes.h), one part of the hashes
+ * (4 MiB), and what the view takes for its map.
+ *
  * A flusher is one thread's; it starts none. It drives many requests at once through the store
  * and honours the limits of a page blob (requests and bytes a second) ahead of the service's 503.
  */

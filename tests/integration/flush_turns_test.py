@@ -17,7 +17,17 @@ SIZE = 16 * MIB
 RATE = 2 * MIB
 BURST = 8 * MIB  # two of the largest puts
 ALONE = (SIZE - BURST) / RATE  # seconds that one disk's limit takes
-MEMORY = 160 * MIB
+MEMORY = 128 * MIB  # the daemon's peak; of that, 36 MiB of buffers and 16 MiB of hashes
+
+
+def peak_memory(appliance):
+    status = pathlib.Path(f"/proc/{appliance.process.pid}/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def is_sanitized():
+    program = (BUILD / "landfalld").read_bytes()
+    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def timed_flush(appliance, record):
@@ -58,7 +68,9 @@ def test(work):
             appliance.write_config()
             appliance.start()
             timed_flush(appliance, record)
-            check(appliance.memory_bytes() < MEMORY, "a flush keeps too much memory")
+            peak = peak_memory(appliance)
+            print(f"{peak / MIB:.0f} MiB of memory at most")
+            check(peak < MEMORY or is_sanitized(), "a flush takes too much memory")
             check(len(record.check_vault(vault_of(service))) == 2, "vault points are missing")
             appliance.check_vault()
         service.check_witness()

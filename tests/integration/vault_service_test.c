@@ -139,6 +139,7 @@ static void begin(struct appliance *a)
 	if (vault_base_new(a->service, &a->group, &a->base) < 0)
 		die("vault_base_new");
 	open_history(a);
+	free(a->group.disks);
 	a->group.disks = calloc(DISKS, sizeof(*a->group.disks));
 	a->group.disk_count = DISKS;
 	for (unsigned d = 0; d < DISKS; d++) {
