@@ -56,6 +56,8 @@ void apply_data_totals(struct history *history, const struct journal_record *rec
 static int apply_seal(struct history *history, const struct journal_record *record)
 {
 	const struct journal_seal *seal = &record->seal;
+	/* What was drained of it, or of what it stands on, may be in the journal no more. */
+	uint32_t where = history->drain.lsn > 0 ? POINT_DRAINED : POINT_LOCAL;
 	disk_take_bookmarks(history, seal, record->lsn);
 	history->changed_bytes = 0;
 	if (seal->number <= history->last_point)
@@ -67,7 +69,7 @@ static int apply_seal(struct history *history, const struct journal_record *reco
 			.lsn = record->lsn,
 			.time_ns = seal->time_ns,
 			.changed_bytes = seal->changed_bytes,
-			.flags = seal->flags | POINT_LOCAL,
+			.flags = seal->flags | where,
 			.kind = (uint8_t)seal->kind,
 		},
 		.position = record->lsn,
@@ -82,6 +84,8 @@ static int apply_import(struct history *history, const struct journal_record *re
 {
 	struct catalogue_point p = catalogue_unpack(&record->point);
 	uint64_t number = p.point.number, i = catalogue_rank(history, number);
+	while (i < history->point_count && catalogue_is_gone(&history->points[i]))
+		i++; /* given up for it, see repair.c */
 	bool newest = i == history->point_count;
 	if (number == 0 || (!newest && (history->points[i].point.number == number ||
 					       number > history->vault_point)))
@@ -97,6 +101,7 @@ static int apply_import(struct history *history, const struct journal_record *re
 		return r;
 	history->last_point = MAX(history->last_point, number);
 	history->head_floor = record->lsn;
+	history->drain = (struct journal_drain){ 0 };
 	catalogue_note_vault(history);
 	return disk_clear_maps(history);
 }
@@ -117,6 +122,7 @@ static int apply_flush_commit(struct history *history, const struct journal_reco
 	}
 	if (history->flush_pending <= packed->number)
 		history->flush_pending = 0;
+	drain_end(history, packed->number, record->lsn);
 	catalogue_note_vault(history);
 	return r;
 }
@@ -139,6 +145,12 @@ int apply_record(struct history *history, const struct journal_record *record)
 		return 0;
 	case JOURNAL_FLUSH_COMMIT:
 		return apply_flush_commit(history, record);
+	case JOURNAL_DRAIN_BEGIN:
+		drain_apply_begin(history, record);
+		return 0;
+	case JOURNAL_DRAIN:
+		drain_apply(history, record);
+		return 0;
 	default:
 		return 0;
 	}

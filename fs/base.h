@@ -18,6 +18,11 @@ struct base_ops {
 	 * -EAGAIN or -ETIMEDOUT: the vault is out of reach. */
 	int (*read)(struct base *base, uint16_t disk, uint64_t point, uint64_t offset, void *data,
 		size_t n);
+	/* As read, of what lies in the vault of the disk now, which the group's flusher writes and
+	 * nobody else: never cached. What is being written while it is read may be old, new or
+	 * torn; the history knows where that can be, and does not ask there. Beyond the disk's end:
+	 * zeros. NULL if the history never drains. */
+	int (*read_live)(struct base *base, uint16_t disk, uint64_t offset, void *data, size_t n);
 };
 
 struct base {

@@ -23,7 +23,7 @@ uint64_t catalogue_rank(const struct history *history, uint64_t number)
 
 bool catalogue_is_gone(const struct catalogue_point *point)
 {
-	return !(point->point.flags & (POINT_LOCAL | POINT_VAULT));
+	return !(point->point.flags & (POINT_LOCAL | POINT_VAULT | POINT_DRAINED));
 }
 
 bool catalogue_show(const struct history *history, uint64_t i, struct point *ret_point)
@@ -34,7 +34,7 @@ bool catalogue_show(const struct history *history, uint64_t i, struct point *ret
 	*ret_point = p->point;
 	if (p->flags_lsn > history->durable_lsn)
 		ret_point->flags = p->flags_then;
-	return ret_point->flags & (POINT_LOCAL | POINT_VAULT);
+	return ret_point->flags & (POINT_LOCAL | POINT_VAULT | POINT_DRAINED);
 }
 
 struct catalogue_point *catalogue_find(const struct history *history, uint64_t number)

@@ -108,11 +108,18 @@ static int put_points(const struct history *history, struct buf *image, uint64_t
 	return 0;
 }
 
+static int put_drain(const struct history *history, struct buf *image)
+{
+	struct journal_drain out = history->drain;
+	out.flags = history->repair_due ? JOURNAL_DRAIN_REPAIR : 0;
+	return buf_append(image, &out, sizeof(out));
+}
+
 int checkpoint_capture(struct history *history, struct buf *ret_image)
 {
 	struct journal_checkpoint header = {
 		.magic = JOURNAL_CHECKPOINT_MAGIC,
-		.version = JOURNAL_VERSION,
+		.version = history->format,
 		.segment_bytes = history->segment_bytes,
 		.group = history->group,
 		.generation = history->generation + 1,
@@ -141,6 +148,8 @@ int checkpoint_capture(struct history *history, struct buf *ret_image)
 	if (r == 0 && history->import_count > 0)
 		r = buf_append(ret_image, history->imports,
 			history->import_count * sizeof(*history->imports));
+	if (r == 0 && history->format >= JOURNAL_VERSION_DRAIN)
+		r = put_drain(history, ret_image);
 	if (r < 0)
 		return r;
 	header.bytes = ret_image->len;
@@ -179,6 +188,7 @@ static int write_slot(struct history *history, const struct buf *image, bool *re
 		return r;
 	history->generation = h->generation;
 	history->slot_lsn[slot] = h->lsn;
+	history->slot_format[slot] = h->version;
 	history->slots_written++;
 	pthread_mutex_lock(&history->lock);
 	history->checkpoint_bytes = 2 * image->len;
@@ -230,6 +240,7 @@ struct body {
 	const struct journal_checkpoint_segment *segments;
 	const struct journal_point *points;
 	const uint64_t *imports;
+	const struct journal_drain *drain; /* from JOURNAL_VERSION_DRAIN on */
 };
 
 static struct body body_of(const struct journal_checkpoint *h)
@@ -240,6 +251,7 @@ static struct body body_of(const struct journal_checkpoint *h)
 	b.segments = (const void *)(b.sizes + h->size_count);
 	b.points = (const void *)(b.segments + h->segment_count);
 	b.imports = (const void *)(b.points + h->point_count);
+	b.drain = (const void *)(b.imports + h->import_count);
 	return b;
 }
 
@@ -247,6 +259,10 @@ static struct body body_of(const struct journal_checkpoint *h)
 static bool sizes_sensible(const struct journal_checkpoint *h)
 {
 	struct body b = body_of(h);
+	if (h->version >= JOURNAL_VERSION_DRAIN &&
+		(b.drain->disk_count > ARRAY_SIZE(b.drain->disks) ||
+			b.drain->proof_bytes > sizeof(b.drain->proof)))
+		return false;
 	for (uint32_t i = 0; i < h->size_count; i++)
 		if (!is_aligned(b.sizes[i].size_bytes, SECTOR_BYTES) ||
 			b.sizes[i].size_bytes > EXTENT_MAX_LBA * SECTOR_BYTES)
@@ -260,7 +276,7 @@ static bool image_sound(char *data, size_t n)
 	if (n < sizeof(*h) || h->magic != JOURNAL_CHECKPOINT_MAGIC || h->bytes != n ||
 		page_checksum(h, sizeof(*h), &h->checksum) != h->checksum)
 		return false;
-	if (h->version != JOURNAL_VERSION)
+	if (h->version < JOURNAL_VERSION || h->version > JOURNAL_VERSION_DRAIN)
 		return true; /* for the caller to refuse */
 	if (h->disk_count > HISTORY_MAX_DISKS || h->size_count > n || h->segment_count > n ||
 		h->point_count > n || h->import_count > n || h->segment_bytes < 64 * KIB ||
@@ -271,7 +287,8 @@ static bool image_sound(char *data, size_t n)
 			 h->size_count * sizeof(struct journal_checkpoint_size) +
 			 h->segment_count * sizeof(struct journal_checkpoint_segment) +
 			 h->point_count * sizeof(struct journal_point) +
-			 h->import_count * sizeof(uint64_t);
+			 h->import_count * sizeof(uint64_t) +
+			 (h->version >= JOURNAL_VERSION_DRAIN ? sizeof(struct journal_drain) : 0);
 	return bytes == n && checksum64(h + 1, n - sizeof(*h)) == h->body_checksum &&
 	       sizes_sensible(h);
 }
@@ -337,6 +354,11 @@ static int take_image(struct history *history, struct replay *replay, const char
 	history->next_disk = MAX(history->next_disk, h->next_disk);
 	history->last_point = h->last_point;
 	history->flush_pending = h->flush_pending;
+	history->format = h->version;
+	if (h->version >= JOURNAL_VERSION_DRAIN) {
+		memcpy(&history->drain, b.drain, sizeof(history->drain));
+		history->repair_due = b.drain->flags & JOURNAL_DRAIN_REPAIR;
+	}
 	history->head_floor = replay->floor_before = h->head_floor;
 	history->payload_total = h->payload_total;
 	history->changed_bytes = h->changed_bytes;
@@ -365,10 +387,11 @@ static int load_slot(struct history *history, struct replay *replay, unsigned sl
 	if (memcmp(&h->group, &history->group, sizeof(h->group)) != 0)
 		return error_set(replay->error, -EPERM, "give it the directory of its own group",
 			"%s belongs to another group", path);
-	if (h->version > JOURNAL_VERSION)
+	if (h->version > JOURNAL_VERSION_DRAIN)
 		return error_set(replay->error, -EPROTONOSUPPORT, "install the newer version",
 			"%s was written by a newer version", path);
 	history->slot_lsn[slot] = h->lsn;
+	history->slot_format[slot] = h->version;
 	*ret_generation = h->generation;
 	*ret_data = TAKE(data);
 	return 0;

@@ -5,9 +5,10 @@
  * all later points stand on the vault. (If that loss is not behind the checkpoint, the tables have
  * lost something too: all disks are to be compared then.) Any other loss ends the history where it
  * is whole: the head goes back to the last record before (or to the newest vault point, if that is
- * later), what came after is set aside under the name `.damaged`, and all disks need a comparison
- * with their source. Nothing is deleted. New records get numbers above all that were ever seen, and
- * say with their segment what they follow.
+ * later, or if the epoch was drained), the base is to be repaired, what came after is set aside
+ * under the name `.damaged`, and all disks need a comparison with their source. Nothing is deleted.
+ * New records get numbers above all that were ever seen, and say with their segment what they
+ * follow.
  *
  * What was decided is written as records and checkpointed into both slots before the opening
  * returns, so that it holds whatever else breaks.
@@ -63,6 +64,13 @@ static int judge_points(struct history *history, uint64_t from, struct buf *chan
 {
 	for (uint64_t i = 0; i < history->point_count; i++) {
 		const struct catalogue_point *p = &history->points[i];
+		if (p->point.flags & POINT_DRAINED && history->drain.lsn == 0) {
+			struct journal_point_flags gone = { .number = p->point.number,
+				.clear = POINT_DRAINED };
+			int r = buf_append(changes, &gone, sizeof(gone));
+			if (r < 0)
+				return r;
+		}
 		if (!(p->point.flags & POINT_LOCAL) || (p->point.flags & POINT_DAMAGED))
 			continue;
 		bool lost = from > 0 && p->position >= from;
@@ -135,7 +143,7 @@ static int stage_resync(struct history *history)
 static bool stands_on_nothing(const struct history *history)
 {
 	uint64_t end = history->chain_lsn;
-	uint64_t from = MAX(history->vault_position, catalogue_anew_below(history, end));
+	uint64_t from = MAX(drain_position(history), catalogue_anew_below(history, end));
 	return from < end && !journal_covers(history, from, end);
 }
 
@@ -159,6 +167,25 @@ static int zero_disks(struct history *history)
 	return r;
 }
 
+/* A drain or a flush may have sent what is beyond where the head is now, and nothing tells what: so
+ * the base is to be made what the vault point says before anything is sent again. What was drained
+ * goes with it, and the head is at the vault point. */
+static int doubt_base(struct history *history, const struct replay *replay)
+{
+	history->format = JOURNAL_VERSION_DRAIN;
+	history->repair_due = true;
+	if (history->drain.lsn == 0)
+		return 0;
+	log_error("%s: what was drained of the epoch is given up; the disks are what vault point "
+		  "%" PRIu64 " shows",
+		history->directory, history->vault_point);
+	history->drain = (struct journal_drain){ 0 };
+	history->head_floor = replay->max_lsn;
+	int r = disk_clear_maps(history);
+	/* Nor does anything sealed from now on see what the journal still has of it. */
+	return r < 0 ? r : catalogue_note_anew(history, replay->max_lsn);
+}
+
 /* What is lost, and what it costs. */
 struct verdict {
 	uint64_t from;  /* first record whose loss is felt; 0: none */
@@ -171,7 +198,7 @@ static struct verdict judge(const struct history *history, const struct replay *
 	struct verdict v = { .floor = replay->floor_before };
 	for (unsigned i = 0; i < replay->lost_count && v.back == 0; i++) {
 		const struct lost_range *lost = &replay->lost[i];
-		bool data = lost->to > history->vault_position;
+		bool data = lost->to > drain_position(history);
 		/* Above the checkpoint the tables have lost something, too. */
 		bool tables = lost->to > replay->checkpoint_lsn;
 		if ((data || tables) && v.from == 0)
@@ -196,6 +223,8 @@ int damage_settle(struct history *history, struct replay *replay)
 			history->directory, v.from);
 	}
 	bool anew = r == 0 && v.from > 0 && stands_on_nothing(history);
+	if (r == 0 && v.back > 0)
+		r = doubt_base(history, replay);
 	if (anew)
 		r = begin_anew(history, replay);
 	if (r == 0)

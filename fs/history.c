@@ -67,6 +67,7 @@ static int new_history(const struct history_options *options, struct history **r
 		options->segment_bytes ? options->segment_bytes : (uint32_t)HISTORY_SEGMENT_BYTES;
 	h->next_seq = 1;
 	h->next_disk = 1;
+	h->format = JOURNAL_VERSION;
 	pthread_mutex_init(&h->upkeep_lock, NULL);
 	pthread_mutex_init(&h->commit_lock, NULL);
 	pthread_mutex_init(&h->lock, NULL);
@@ -313,6 +314,8 @@ int history_point_drop(struct history *history, uint64_t number, uint32_t flags,
 		return -ENOENT;
 	if ((flags & POINT_VAULT) && number == history->vault_point)
 		return -EBUSY;
+	if (p->point.flags & POINT_DRAINED)
+		return -EBUSY;
 	if (views_stand_on(history, number))
 		return -EBUSY;
 	CLEANUP_FREE struct journal_point_flags *changes = NULL;
@@ -357,6 +360,8 @@ static int stage_flush(
 	SCOPED_LOCK(&history->lock);
 	if (!history->base || number <= history->vault_point)
 		return -EINVAL;
+	if (type == JOURNAL_FLUSH_BEGIN && history->repair_due)
+		return -EUCLEAN;
 	const struct catalogue_point *p = catalogue_find(history, number);
 	if (!p)
 		return -ENOENT;
@@ -420,15 +425,20 @@ void history_stats(struct history *history, struct history_stats *ret_stats)
 	};
 	s.map_memory_bytes = map_memory(history, &s.head_extents);
 	const struct catalogue_point *vault = catalogue_find(history, history->vault_point);
-	if (vault)
-		s.unflushed_bytes -= MIN(s.unflushed_bytes, vault->payload_total);
+	uint64_t flushed = vault ? vault->payload_total : 0;
+	if (history->drain.lsn > 0) {
+		s.drained_bytes =
+			history->drain.payload_total - MIN(flushed, history->drain.payload_total);
+		flushed = MAX(flushed, history->drain.payload_total);
+	}
+	s.unflushed_bytes -= MIN(s.unflushed_bytes, flushed);
 	struct point newest;
 	for (uint64_t i = history->point_count; i > 0 && s.newest_point == 0; i--)
 		if (catalogue_show(history, i - 1, &newest))
 			s.newest_point = newest.number;
 	for (unsigned i = 0; i < history->segment_count; i++) {
 		const struct segment *segment = history->segments[i];
-		if (!segment->closed || segment->last_lsn > history->vault_position)
+		if (!segment->closed || segment->last_lsn > drain_position(history))
 			break;
 		s.freeable_bytes += segment->staged_end + segment->index_bytes;
 	}

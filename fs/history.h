@@ -191,7 +191,7 @@ int history_point_mark(
 	struct history *history, uint64_t number, uint32_t set, uint32_t clear, uint64_t *ret_lsn);
 /* Takes POINT_LOCAL or POINT_VAULT (or both) off; a point with neither is gone. Staged. Taking
  * POINT_VAULT off comes before its manifest is deleted. The newest vault point cannot lose
- * POINT_VAULT (-EBUSY), nor a point a view stands on (-EBUSY). */
+ * POINT_VAULT (-EBUSY), nor a point a view stands on (-EBUSY); a drained one cannot go (-EBUSY). */
 int history_point_drop(struct history *history, uint64_t number, uint32_t flags, uint64_t *ret_lsn);
 /* Adds a vault point found in the vault (takeover, or after loss of the catalogue); numbers rise.
  * Staged. -EEXIST. */
@@ -235,7 +235,7 @@ uint64_t view_memory_bytes(struct view *view);
 /* ── the vault's side ────────────────────────────────────────────────────────────────────── */
 
 /* Records that a flush up to point `number` begins (after a crash it is redone from here). Staged.
- */
+ * -EUCLEAN: the base must be repaired first. */
 int history_flush_begin(struct history *history, uint64_t number, uint64_t *ret_lsn);
 /* Records that the point is committed in the vault: from its commit on, the base of the head is
  * this point and segments that only older state needs may go. Staged. -EINVAL if it is not above
@@ -244,13 +244,64 @@ int history_flush_commit(struct history *history, uint64_t number, uint64_t *ret
 /* The flush that was begun and not committed; 0 if none. */
 uint64_t history_flush_pending(struct history *history);
 
+/* True if acknowledged records were lost, among them perhaps what told what a flush or a drain has
+ * sent: then whatever the base holds, it must be made what vault point `ret_point` shows (0: zeros)
+ * before anything is sent. Durable until history_repaired. */
+bool history_repair_due(struct history *history, uint64_t *ret_point);
+/* The newest point in the vault is above that one, though nothing here tells so any more: now it is
+ * the vault point. If the journal has lost what is between, the head becomes the point, and what
+ * was sealed from it on is gone. Commit it before repairing. Staged. */
+int history_repair_learn(struct history *history, const struct point *point, uint64_t *ret_lsn);
+/* It is what that point shows. Staged. -EINVAL: it was not due, or another point is the newest. */
+int history_repaired(struct history *history, uint64_t point, uint64_t *ret_lsn);
+
+/* Draining: an epoch that does not fit into the journal goes to the vault's disks before it is
+ * sealed, in rounds:
+ *
+ *	history_drain_begin ─► commit ─► history_drain_view: send what changed ─► make what proves
+ *	it durable in the vault ─► history_drain_commit ─► commit ─► history_trim gives room
+ *
+ * under the number of the point to come, without a snapshot. Then what the journal does not have
+ * any more is read from the base as it lies there (base.h, read_live). A seal ends it: its point,
+ * and any sealed on top, is POINT_DRAINED and cannot be opened until it is in the vault, and until
+ * then no other drain begins. A round that fails or is cut short by a seal costs nothing but its
+ * work: what it sent is sent again. One thread at a time drains or flushes. */
+
+#define HISTORY_DRAIN_PROOF_BYTES 1856u
+
+struct history_drain {
+	uint64_t number; /* of the point that is or will be made of it; 0: nothing is drained */
+	uint64_t lsn;    /* everything up to it is in the base */
+	bool sealed;     /* the point is made */
+	size_t proof_bytes;
+	uint8_t proof[HISTORY_DRAIN_PROOF_BYTES]; /* as the last round gave it */
+};
+
+/* Records that a round begins, which takes what was staged before. Staged; the first time it writes
+ * checkpoints, too, so that older releases refuse the journal. -EBUSY: a sealed point must be
+ * flushed first; -EUCLEAN: the base must be repaired first; -EINVAL: it cannot do it. */
+int history_drain_begin(struct history *history, uint64_t *ret_number, uint64_t *ret_lsn);
+/* What the round has to send, once its beginning is durable: view_next_change and view_read.
+ * -ESTALE: another round has begun since; -ENODATA: as history_view_open. */
+int history_drain_view(
+	struct history *history, uint64_t number, uint64_t lsn, struct view **ret_view);
+/* All that changed is in the base, as large as the view shows each disk. `proof` takes the place of
+ * the last round's. Staged. -ESTALE: a point was sealed meanwhile, and has all of it. */
+int history_drain_commit(struct history *history, const struct view *view, const void *proof,
+	size_t n, uint64_t *ret_lsn);
+void history_drain_state(struct history *history, struct history_drain *ret_drain);
+/* What a flush of the point has to send: as history_view_open or, if it was drained, what was not;
+ * the rest is then read from the base as it lies there. */
+int history_flush_view(struct history *history, uint64_t number, struct view **ret_view);
+
 /* ── space and upkeep ────────────────────────────────────────────────────────────────────── */
 
 struct history_stats {
 	uint64_t limit_bytes;
 	uint64_t used_bytes;      /* of the journal's files */
 	uint64_t freeable_bytes;  /* could be trimmed now, at the price of local points */
-	uint64_t unflushed_bytes; /* payload sealed or not that no vault point holds */
+	uint64_t unflushed_bytes; /* payload sealed or not that is not in the vault */
+	uint64_t drained_bytes;   /* payload that is there, but of no vault point yet */
 	uint64_t unsealed_bytes;  /* written and zeroed since the newest seal, staged included; what
 				     point.changed_bytes will be */
 	uint64_t written_bytes;   /* payload taken since it was opened, */
@@ -268,7 +319,8 @@ struct history_stats {
 void history_stats(struct history *history, struct history_stats *ret_stats);
 void history_set_limit(struct history *history, uint64_t limit_bytes);
 
-/* Unlinks the oldest segments whose every record is at or below the newest vault point until
+/* Unlinks the oldest segments whose every record is at or below the newest vault point, or drained,
+ * until
  * used_bytes ≤ target; local-only points that need them are dropped first (durably). Segments
  * held by views stay until these are closed. Returns what is used now; that it is still above
  * the target is no error. */

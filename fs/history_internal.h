@@ -5,6 +5,8 @@
  *	stage.c, commit.c, record.c         batches in memory, batches to disk, headers
  *	segment.c, header_cache.c           segment files and who uses them, proven headers
  *	apply.c, disks.c, catalogue.c       what records do: the tables of disks and points
+ *	drain.c, repair.c                   an epoch that leaves the journal before its seal, and
+ *	                                    what is in doubt after a loss
  *	scan.c, index.c, checkpoint.c       a segment in order, its runs, the tables on disk
  *	replay.c, replay_files.c, damage.c  opening, and what it does when there was a loss
  *	trim.c, upkeep.c, spare.c           giving segments back, and using them again
@@ -132,6 +134,11 @@ struct history {
 			      disks began anew */
 	uint64_t import_count;
 	uint64_t flush_pending;
+	struct journal_drain drain; /* what of the point to come is in the base; lsn 0: nothing */
+	uint64_t drain_mark,
+		drain_mark_total; /* the last JOURNAL_DRAIN_BEGIN, payload_total then */
+	bool repair_due;          /* nobody knows what the base holds */
+	uint32_t format;          /* version of the checkpoints */
 	uint64_t head_floor;
 	uint64_t payload_total;
 	uint64_t changed_bytes; /* since the last seal */
@@ -149,6 +156,7 @@ struct history {
 	/* checkpoints; upkeep_lock */
 	uint64_t generation;
 	uint64_t slot_lsn[2]; /* what each slot holds; 0 if it holds nothing valid */
+	uint32_t slot_format[2];
 	uint64_t checkpoint_bytes;
 	uint64_t checkpoint_closed; /* highest seq listed as closed */
 	uint64_t *leftovers;        /* segment files that no valid slot needs any more */
@@ -264,6 +272,16 @@ void apply_data_totals(struct history *history, const struct journal_record *rec
 struct extent record_extent(
 	const struct journal_record *record, unsigned index, uint64_t seq, uint64_t offset);
 
+/* drain.c: history->lock held, or nobody else there yet */
+void drain_apply_begin(struct history *history, const struct journal_record *record);
+void drain_apply(struct history *history, const struct journal_record *record);
+/* A record with that lsn brought point `number` into the vault. */
+void drain_end(struct history *history, uint64_t number, uint64_t lsn);
+/* All records up to it may leave the journal, as far as the head is concerned. */
+uint64_t drain_position(const struct history *history);
+/* Size of the disk in the base, as far as it is drained; 0 if it is not. */
+uint64_t drain_disk_bytes(const struct history *history, uint16_t disk);
+
 /* disks.c */
 struct disk *disk_find(const struct history *history, uint16_t id);
 /* Size at a point; 0 if it did not have the disk. UINT64_MAX: the head. */
@@ -296,7 +314,8 @@ void catalogue_set_flags(struct history *history, const struct journal_point_fla
 	unsigned count, uint64_t lsn);
 void catalogue_purge(struct history *history);
 int catalogue_note_import(struct history *history, uint64_t lsn);
-/* All disks begin anew behind that lsn: what the journal holds from there on tells all of them. */
+/* All disks begin anew behind that lsn: what the journal holds from there on, laid over the vault
+ * point below, tells all of them. */
 int catalogue_note_anew(struct history *history, uint64_t lsn);
 /* Where they did so last, at or below `position`; 0 if they never did. */
 uint64_t catalogue_anew_below(const struct history *history, uint64_t position);
@@ -402,6 +421,7 @@ int replay_segments(struct history *history, struct replay *replay, uint64_t sto
 /* damage.c */
 int damage_settle(struct history *history, struct replay *replay);
 bool journal_covers(const struct history *history, uint64_t from, uint64_t to);
+/* lock held, or nobody else there yet */
 uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p);
 
 /* header_cache.c */
@@ -436,6 +456,7 @@ struct piece {
 /* What a disk's map lies on. */
 struct ground {
 	uint64_t point, sectors; /* of the base; 0: zeros */
+	bool live;               /* not a point of the base, but what lies there now */
 	uint64_t position;       /* the base holds all records up to this lsn */
 	const struct extent_map
 		*local; /* of the base's content what the journal holds, too; NULL */

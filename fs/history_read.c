@@ -362,15 +362,20 @@ static int read_base(struct history *history, uint16_t disk, const struct ground
 	uint64_t have = piece->lba < ground->sectors
 				? MIN((uint64_t)piece->sectors, ground->sectors - piece->lba)
 				: 0;
-	if (ground->point == 0)
+	if (ground->point == 0 && !ground->live)
 		have = 0;
 	memset(piece->data + have * SECTOR_BYTES, 0, (piece->sectors - have) * SECTOR_BYTES);
 	if (have == 0)
 		return 0;
-	if (!history->base)
+	if (!history->base || (ground->live && !history->base->ops->read_live))
 		return -EIO;
 	if (ground->near)
 		return -EAGAIN;
+	if (ground->live) {
+		int r = history->base->ops->read_live(history->base, disk,
+			piece->lba * SECTOR_BYTES, piece->data, have * SECTOR_BYTES);
+		return r == -ENOENT ? -EIO : r;
+	}
 	return history->base->ops->read(history->base, disk, ground->point,
 		piece->lba * SECTOR_BYTES, piece->data, have * SECTOR_BYTES);
 }
@@ -403,7 +408,56 @@ void pieces_release(struct history *history, struct piece *pieces, unsigned coun
 
 /* ── the head ────────────────────────────────────────────────────────────────────────────── */
 
-/* Reads what MAX_PIECES pieces cover; returns how many sectors that was. */
+static bool is_written(const struct extent_map *map, const struct piece *piece)
+{
+	uint64_t lba = piece->lba, end = piece->lba + piece->sectors;
+	struct extent e;
+	/* Where the journal's copy could not be proven, that is still mapped. */
+	for (; extent_map_find(map, lba, &e) == 0 && e.lba < end; lba = e.lba + e.sectors)
+		if (e.segment != piece->extent.segment || e.header != piece->extent.header)
+			return true;
+	return false;
+}
+
+/* While an epoch is being drained, what the journal does not have is read from the base as it lies
+ * there, which a drain or a flush writes to at the same time. That is right, because whatever is
+ * sent there is in the journal, and in the map, from before it is sent until a record says that it
+ * has arrived: what is not in the map is not being written. A read that found a place in no map,
+ * and was overtaken by a write to it that is sent already, is told from the others afterwards. */
+static bool was_overtaken(struct history *history, uint16_t id, const struct ground *ground,
+	const struct piece *pieces, unsigned count)
+{
+	SCOPED_LOCK(&history->lock);
+	const struct disk *disk = disk_find(history, id);
+	if (history->vault_point != ground->point || history->drain.lsn != ground->position)
+		return true; /* it may have come and been trimmed */
+	for (unsigned i = 0; i < count; i++)
+		if (pieces[i].kind == PIECE_BASE && disk && disk->map &&
+			is_written(disk->map, &pieces[i]))
+			return true;
+	return false;
+}
+
+static struct ground head_ground(const struct history *history, const struct disk *disk, bool near)
+{
+	if (history->drain.lsn > 0)
+		return (struct ground){
+			.point = history->vault_point,
+			.live = true,
+			.sectors = drain_disk_bytes(history, disk->info.id) / SECTOR_BYTES,
+			.position = history->drain.lsn,
+			.near = near,
+		};
+	return (struct ground){
+		.point = history->vault_point,
+		.sectors = disk_bytes_at(disk, history->vault_point) / SECTOR_BYTES,
+		.position = history->vault_point ? history->vault_position : 0,
+		.near = near,
+	};
+}
+
+/* Reads what MAX_PIECES pieces cover; returns how many sectors that was: 0 if it must be done once
+ * more. */
 static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_t sectors,
 	void *data, bool near, uint32_t *ret_sectors, uint64_t *ret_base_point)
 {
@@ -419,19 +473,18 @@ static int read_some(struct history *history, uint16_t id, uint64_t lba, uint32_
 		pthread_mutex_unlock(&history->lock);
 		return r;
 	}
-	const struct ground ground = {
-		.point = history->vault_point,
-		.sectors = disk_bytes_at(disk, history->vault_point) / SECTOR_BYTES,
-		.position = history->vault_point ? history->vault_position : 0,
-		.near = near,
-	};
+	const struct ground ground = head_ground(history, disk, near);
 	unsigned count =
 		pieces_collect(history, disk->map, &ground, lba, sectors, data, pieces, MAX_PIECES);
 	pthread_mutex_unlock(&history->lock);
 
 	r = pieces_read(history, id, &ground, pieces, count, NULL);
 	pieces_release(history, pieces, count);
-	*ret_base_point = ground.point;
+	*ret_base_point = ground.live ? 0 : ground.point;
+	if (r == 0 && ground.live && was_overtaken(history, id, &ground, pieces, count)) {
+		*ret_sectors = 0;
+		return 0;
+	}
 	*ret_sectors = (uint32_t)(pieces[count - 1].lba + pieces[count - 1].sectors - lba);
 	return r;
 }

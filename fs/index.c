@@ -133,7 +133,8 @@ static int maker_end_part(struct maker *maker, uint64_t last_lsn)
 static int maker_take(void *context, uint64_t offset, const struct journal_record *record)
 {
 	struct maker *maker = context;
-	if (record->type == JOURNAL_SEAL || record->type == JOURNAL_POINT_IMPORT)
+	if (record->type == JOURNAL_SEAL || record->type == JOURNAL_POINT_IMPORT ||
+		record->type == JOURNAL_DRAIN_BEGIN)
 		return maker_end_part(maker, record->lsn);
 	if (record->type != JOURNAL_DATA)
 		return 0;

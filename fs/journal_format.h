@@ -16,6 +16,9 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "formats are little-endian");
 
 #define JOURNAL_VERSION 1u
+/* Of the checkpoints of a journal that may have records about drains. Both slots are written so
+ * before the first such record, so that a release that does not know these refuses the journal. */
+#define JOURNAL_VERSION_DRAIN 2u
 #define JOURNAL_PAGE_BYTES 4096u
 
 #define JOURNAL_SEGMENT_MAGIC 0x31676573646c666cull    /* "lfldseg1" */
@@ -60,6 +63,8 @@ enum journal_type {
 	JOURNAL_FLUSH_BEGIN = 6,
 	JOURNAL_FLUSH_COMMIT = 7,
 	JOURNAL_PROOF = 8, /* says nothing but its durable_lsn; written before a rest */
+	JOURNAL_DRAIN_BEGIN = 9,
+	JOURNAL_DRAIN = 10,
 	JOURNAL_TYPE_END
 };
 
@@ -125,6 +130,26 @@ struct journal_point {
 };
 static_assert(sizeof(struct journal_point) == 56, "as documented");
 
+#define JOURNAL_DRAIN_REPAIR 1u /* in a checkpoint: the base is to be repaired */
+
+/* What of the point to come lies in the base already. */
+struct journal_drain {
+	uint64_t number;        /* of that point: the next to be sealed. 0 in a record: the base was
+				   repaired, and nothing is drained */
+	uint64_t lsn;           /* of the JOURNAL_DRAIN_BEGIN: the base holds all data before it */
+	uint64_t payload_total; /* as of then */
+	uint16_t disk_count;
+	uint16_t proof_bytes;
+	uint32_t flags;
+	struct journal_drain_disk {
+		uint16_t disk;
+		uint8_t unused[6];
+		uint64_t size_bytes; /* in the base */
+	} disks[128];
+	uint8_t proof[1856]; /* whoever drains knows what it means */
+};
+static_assert(sizeof(struct journal_drain) == 3936, "as documented");
+
 #define JOURNAL_BODY_BYTES 3968u
 #define JOURNAL_MAX_POINT_FLAGS (JOURNAL_BODY_BYTES / sizeof(struct journal_point_flags))
 /* A data record's body: extents from its beginning, and from its end downwards the XXH3-64 of each
@@ -159,7 +184,8 @@ struct journal_record {
 		struct journal_disk disk;
 		struct journal_point_flags point_flags[JOURNAL_MAX_POINT_FLAGS];
 		struct journal_point point; /* flush commit: all of it, should its seal be lost */
-		uint64_t flush;             /* flush begin: number of the point */
+		uint64_t flush;             /* flush begin, drain begin: number of the point */
+		struct journal_drain drain;
 		uint8_t body[JOURNAL_BODY_BYTES];
 	};
 };
@@ -205,9 +231,9 @@ static_assert(sizeof(struct journal_index_extent) == 16, "as documented");
 /* In the list of imports: not a point came, but all disks began anew behind that lsn. */
 #define JOURNAL_ANEW (1ull << 63)
 
-/* The header; then disks, sizes, segments, points, and the lsns of imports (a uint64_t each). The
- * newer valid slot counts; with the older one, replay goes further back and ends at the same
- * state. */
+/* The header; then disks, sizes, segments, points, the lsns of imports (a uint64_t each), and in
+ * version 2 a struct journal_drain (lsn 0: nothing is drained). The newer valid slot counts; with
+ * the older one, replay goes further back and ends at the same state. */
 struct journal_checkpoint {
 	uint64_t magic;
 	uint32_t version;

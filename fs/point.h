@@ -20,6 +20,8 @@ enum point_flags {
 	POINT_VERIFIED = 1 << 4, /* the last verification proved every byte */
 	POINT_FAILED = 1 << 5,   /* the last verification failed */
 	POINT_PRESSURE = 1 << 6, /* sealed because the journal filled, not by policy or a person */
+	POINT_DRAINED = 1 << 7,  /* on its way to the vault: part of its content went there ahead of
+				    it, and it cannot be opened before it is all there */
 };
 
 struct point {

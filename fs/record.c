@@ -118,6 +118,9 @@ static bool body_sensible(const struct journal_record *record)
 		return memchr(record->disk.name, 0, sizeof(record->disk.name)) != NULL &&
 		       record->disk.id != 0 && is_aligned(record->disk.size_bytes, SECTOR_BYTES) &&
 		       record->disk.size_bytes <= EXTENT_MAX_LBA * SECTOR_BYTES;
+	case JOURNAL_DRAIN:
+		return record->drain.disk_count <= ARRAY_SIZE(record->drain.disks) &&
+		       record->drain.proof_bytes <= sizeof(record->drain.proof);
 	case JOURNAL_POINT_FLAGS:
 		return record->count <= JOURNAL_MAX_POINT_FLAGS;
 	default:

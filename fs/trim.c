@@ -1,7 +1,8 @@
 /*
  * Trim: giving back the oldest segments.
  *
- * A segment may go when the newest vault point holds all that it says. In this order:
+ * A segment may go when the newest vault point, or what was drained since, holds all that it says.
+ * In this order:
  *  1. points that are only local and need it are dropped, by a record, and that is committed;
  *     one that is marked to be kept is told of by name (its owner saw to it that there is none);
  *  2. the head forgets it, so that reads go to the base instead;
@@ -41,7 +42,7 @@ static unsigned count_candidates(const struct history *history, uint64_t target_
 	unsigned n = 0;
 	while (n < history->segment_count && used > target_bytes) {
 		const struct segment *s = history->segments[n];
-		if (!s->closed || s->last_lsn > history->vault_position || s->refs > 1)
+		if (!s->closed || s->last_lsn > drain_position(history) || s->refs > 1)
 			break;
 		used -= MIN(used, s->staged_end + s->index_bytes);
 		n++;

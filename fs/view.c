@@ -49,7 +49,9 @@ static int copy_disks(struct view *view)
 		view->disks[view->disk_count++] = (struct view_disk){
 			.id = d->info.id,
 			.bytes = bytes,
-			.base_bytes = view->base_number ? disk_bytes_at(d, view->base_number) : 0,
+			.base_bytes = view->live          ? drain_disk_bytes(history, d->info.id)
+				      : view->base_number ? disk_bytes_at(d, view->base_number)
+							  : 0,
 		};
 	}
 	return 0;
@@ -74,6 +76,48 @@ static int hold_segments(struct view *view)
 	return 0;
 }
 
+static int enter_history(struct view *view)
+{
+	int r = copy_disks(view);
+	if (r == 0)
+		r = hold_segments(view);
+	if (r == 0) {
+		view->next = view->history->views;
+		view->history->views = view;
+	}
+	return r;
+}
+
+/* What has to be sent up to the mark of a drain, or to a point above one. lock held */
+static int begin_view_to_flush(struct view *view)
+{
+	struct history *history = view->history;
+	const struct catalogue_point *p = catalogue_find(history, view->number);
+	if (view->mark > 0 && view->mark != history->drain_mark)
+		return -ESTALE;
+	if (view->mark == 0 && !p)
+		return -ENOENT;
+	view->to_lsn = view->mark > 0 ? view->mark : p->position;
+	if (view->to_lsn > history->durable_lsn)
+		return -ENOENT;
+	view->live = history->drain.lsn > 0;
+	view->base_number = history->vault_point;
+	if (view->live) {
+		/* The drain's mark ends a part of the runs, as a seal does. */
+		view->from_lsn = view->local_lsn = history->drain.lsn;
+	} else {
+		const struct catalogue_point *base = catalogue_find(history, view->base_number);
+		view->from_lsn =
+			MAX(history->vault_position, catalogue_anew_below(history, view->to_lsn));
+		if (base && base->point.lsn == view->from_lsn)
+			view->local_lsn = view->from_lsn;
+	}
+	if ((p && (p->point.flags & POINT_DAMAGED)) ||
+		!journal_covers(history, view->from_lsn, view->to_lsn))
+		return -ENODATA;
+	return enter_history(view);
+}
+
 /* lock held */
 static int begin_view(struct view *view)
 {
@@ -82,6 +126,8 @@ static int begin_view(struct view *view)
 	if (!p || p->position > history->durable_lsn)
 		return -ENOENT;
 	const struct catalogue_point *base = p;
+	if (p->point.flags & POINT_DRAINED)
+		return -ENODATA;
 	if (view->below > 0 && !(p->point.flags & POINT_LOCAL))
 		return -ENODATA;
 	if (!(p->point.flags & POINT_VAULT) || view->below > 0)
@@ -99,14 +145,7 @@ static int begin_view(struct view *view)
 		((p->point.flags & POINT_DAMAGED) ||
 			!journal_covers(history, view->from_lsn, view->to_lsn)))
 		return -ENODATA;
-	int r = copy_disks(view);
-	if (r == 0)
-		r = hold_segments(view);
-	if (r == 0) {
-		view->next = history->views;
-		history->views = view;
-	}
-	return r;
+	return enter_history(view);
 }
 
 static int lay_extent(struct view *view, uint16_t id, const struct extent *e)
@@ -134,7 +173,7 @@ static int lay_run(struct view *view, const struct segment *segment, const struc
 	const struct journal_index_extent *p = run->extents;
 	for (uint64_t i = 0; i < run->part_count; i++) {
 		uint64_t last = run->parts[i].last_lsn;
-		/* Parts end at seals, and so do both ends of the view. */
+		/* Parts end at seals and marks, and so do both ends of the view. */
 		bool wanted = last > view->from_lsn && last <= view->to_lsn;
 		for (uint64_t n = 0; n < run->parts[i].extent_count; n++, p++) {
 			uint16_t id;
@@ -181,19 +220,17 @@ static void leave_history(struct view *view)
 		*link = view->next;
 }
 
-static int open_view(
-	struct history *history, uint64_t number, uint64_t below, struct view **ret_view)
+static int open_view(const struct view *wanted, struct view **ret_view)
 {
-	struct view *view = calloc(1, sizeof(*view));
+	struct history *history = wanted->history;
+	struct view *view = malloc(sizeof(*view));
 	if (!view)
 		return -ENOMEM;
-	view->history = history;
-	view->number = number;
-	view->below = below;
+	*view = *wanted;
 	pthread_mutex_init(&view->local_lock, NULL);
 	pthread_mutex_init(&view->lower_lock, NULL);
 	pthread_mutex_lock(&history->lock);
-	int r = begin_view(view);
+	int r = view->to_flush ? begin_view_to_flush(view) : begin_view(view);
 	pthread_mutex_unlock(&history->lock);
 	if (r == 0)
 		r = lay_segments(view);
@@ -207,7 +244,26 @@ static int open_view(
 
 int history_view_open(struct history *history, uint64_t number, struct view **ret_view)
 {
-	return open_view(history, number, 0, ret_view);
+	const struct view wanted = { .history = history, .number = number };
+	return open_view(&wanted, ret_view);
+}
+
+int history_flush_view(struct history *history, uint64_t number, struct view **ret_view)
+{
+	pthread_mutex_lock(&history->lock);
+	bool drained = history->drain.lsn > 0;
+	pthread_mutex_unlock(&history->lock);
+	const struct view wanted = { .history = history, .number = number, .to_flush = drained };
+	return open_view(&wanted, ret_view);
+}
+
+int history_drain_view(
+	struct history *history, uint64_t number, uint64_t lsn, struct view **ret_view)
+{
+	const struct view wanted = {
+		.history = history, .number = number, .to_flush = true, .mark = lsn
+	};
+	return lsn == 0 ? -EINVAL : open_view(&wanted, ret_view);
 }
 
 static void free_view(struct view *view)
@@ -256,7 +312,10 @@ static struct view *lower_view(struct view *view)
 	SCOPED_LOCK(&view->lower_lock);
 	if (view->lower_done || view->base_number == 0)
 		return view->lower;
-	int r = open_view(view->history, view->number, view->base_number, &view->lower);
+	const struct view wanted = {
+		.history = view->history, .number = view->number, .below = view->base_number
+	};
+	int r = open_view(&wanted, &view->lower);
 	view->lower_done = r != -ENOMEM;
 	if (r == 0)
 		log_warning("%s: vault point %" PRIu64 " is not in the vault; point %" PRIu64

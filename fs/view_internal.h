@@ -21,6 +21,9 @@ struct view {
 	struct view *next; /* history.views */
 	uint64_t number, base_number;
 	uint64_t below; /* the base is below this vault point; 0: the newest that will do */
+	bool to_flush;  /* over what was drained already, for the one who writes the base */
+	bool live;      /* and that is the base as it lies there */
+	uint64_t mark;  /* up to this record and no point; 0: a point's */
 	uint64_t from_lsn, to_lsn; /* the records laid over the base: (from, to] */
 	struct view_disk *disks;
 	unsigned disk_count;

@@ -106,7 +106,7 @@ static int lay_run(
 	for (uint64_t i = run->part_count; i > 0 && r == 0; i--) {
 		const struct journal_index_part *part = &run->parts[i - 1];
 		p -= part->extent_count;
-		/* Parts end at seals and imports, and so do both bounds. */
+		/* Parts end at seals, imports and marks, and so do both bounds. */
 		if (part->last_lsn <= view->local_lsn && part->last_lsn > floor)
 			r = lay_part(view, segment->seq, p, part->extent_count);
 	}
@@ -199,6 +199,7 @@ struct ground view_ground(
 	bool local = atomic_load_explicit(&view->local_done, memory_order_acquire);
 	return (struct ground){
 		.point = view->base_number,
+		.live = view->live,
 		.sectors = disk->base_bytes / SECTOR_BYTES,
 		.position = view->local_lsn,
 		.local = local ? disk->local : NULL,

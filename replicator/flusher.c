@@ -66,7 +66,7 @@ static void flush_free(struct flush *flush)
 	manifest_free(&flush->manifest);
 }
 
-static int sync_to(struct flusher *f, uint64_t lsn, struct error *error)
+int flush_sync(struct flusher *f, uint64_t lsn, struct error *error)
 {
 	int r = f->options.sync(f->options.sync_context, lsn);
 	return r < 0 ? error_set(error, r, "see the log; restart the daemon once it is mended",
@@ -81,7 +81,7 @@ static int begin(struct flusher *f, uint64_t number, struct error *error)
 	if (r < 0)
 		return error_set(error, r, NULL, "point %" PRIu64 " cannot be flushed: %s", number,
 			strerror(-r));
-	return sync_to(f, lsn, error);
+	return flush_sync(f, lsn, error);
 }
 
 static int commit(struct flusher *f, uint64_t number, struct error *error)
@@ -92,7 +92,7 @@ static int commit(struct flusher *f, uint64_t number, struct error *error)
 		return error_set(error, r, NULL,
 			"point %" PRIu64 " is in the vault, but cannot be marked so: %s", number,
 			strerror(-r));
-	return sync_to(f, lsn, error);
+	return flush_sync(f, lsn, error);
 }
 
 static uint64_t newest_vault_point(struct flusher *f)
@@ -129,7 +129,14 @@ static int settle_and_begin(struct flusher *f, uint64_t number, struct error *er
 	if (r < 0)
 		return r;
 	*ret_done = committed && pending == number;
-	return *ret_done || pending == number ? 0 : begin(f, number, error);
+	if (!*ret_done)
+		r = flush_repair(f, error);
+	if (r < 0 || *ret_done)
+		return r;
+	if (number <= newest_vault_point(f))
+		return error_set(error, -ENOENT, NULL,
+			"point %" PRIu64 " was lost, and the vault has a newer one", number);
+	return pending == number ? 0 : begin(f, number, error);
 }
 
 static struct flush_disk *disk_of(struct flusher *f, const struct history_disk *disk)

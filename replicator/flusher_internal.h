@@ -6,6 +6,7 @@
  *	flush_fit.c    step 2: a disk's size and footer
  *	flush_send.c   step 2: the disks' changes, and their hashes
  *	flush_commit.c steps 3 and 4: snapshots, manifest; and what an earlier flush left behind
+ *	flush_repair.c bases that are in doubt
  *	sender.c       fenced requests, many at once
  */
 #pragma once
@@ -72,5 +73,9 @@ int flush_commit_point(struct flush *flush, const struct hashes_written *written
  * its manifest is kept from ever appearing, unless it is there. */
 int flush_settle(struct flusher *flusher, uint64_t number, bool bar, struct error *error,
 	bool *ret_committed);
+/* Repairs the bases if they are in doubt. */
+int flush_repair(struct flusher *flusher, struct error *error);
+/* Waits until what was staged up to the lsn is durable. */
+int flush_sync(struct flusher *flusher, uint64_t lsn, struct error *error);
 /* The hash of the manifest below. */
 int flush_load_previous(struct flusher *flusher, uint64_t number, struct error *error);

@@ -158,3 +158,10 @@ struct vault_progress {
 int vault_disk_repair(struct blob_store *store, struct clock_source *clock,
 	const struct vault_group *group, const struct vault_disk *disk, const char *snapshot,
 	uint64_t size_bytes, struct vault_progress *progress, struct error *error);
+/* Of all disks that are not removed: what the manifest shows (0 as its number: of nothing). */
+int vault_repair_disks(struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, const struct manifest *manifest,
+	struct vault_progress *progress, struct error *error);
+/* The newest committed point whose manifest and snapshots are whole; number 0 if there is none. */
+int vault_newest_whole(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct manifest *ret_manifest);

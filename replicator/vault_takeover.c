@@ -106,8 +106,7 @@ static int is_whole(struct blob_store *store, const struct vault_group *group,
 	return 0;
 }
 
-/* The newest point that stands; ret->number 0 if there is none. */
-static int newest_whole(struct blob_store *store, const struct vault_group *group,
+int vault_newest_whole(struct blob_store *store, const struct vault_group *group,
 	struct error *error, struct manifest *ret)
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
@@ -157,7 +156,7 @@ static int record_cut(
 	return vault_owner_swap(store, group, error);
 }
 
-static int repair_all(struct blob_store *store, struct clock_source *clock,
+int vault_repair_disks(struct blob_store *store, struct clock_source *clock,
 	const struct vault_group *group, const struct manifest *m, struct vault_progress *progress,
 	struct error *error)
 {
@@ -199,18 +198,18 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	if (r == 0)
 		r = take_leases(store, &group, older, error);
 	if (r == 0)
-		r = newest_whole(store, &group, error, &newest);
+		r = vault_newest_whole(store, &group, error, &newest);
 	if (r == 0)
 		r = record_cut(store, &group, newest.number, error);
 	if (r == 0)
-		r = repair_all(store, clock, &group, &newest, &told, error);
+		r = vault_repair_disks(store, clock, &group, &newest, &told, error);
 	/* A break of an interrupted takeover may land late: lease again while the group is ours. */
 	for (unsigned i = 0; r == -ESTALE && i < BREAK_TRIES; i++) {
 		if (vault_owner_confirm(store, &group, error) < 0)
 			break;
 		r = take_leases(store, &group, "", error);
 		if (r == 0)
-			r = repair_all(store, clock, &group, &newest, &told, error);
+			r = vault_repair_disks(store, clock, &group, &newest, &told, error);
 	}
 	if (r == 0)
 		r = vault_collect_orphans(store, &group, 0, error, &deleted);

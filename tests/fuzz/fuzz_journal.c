@@ -277,7 +277,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-	static const struct base_ops base_ops = { base_read };
+	static const struct base_ops base_ops = { .read = base_read };
 	struct base base = { &base_ops };
 	struct memory m = { .io.ops = &memory_ops };
 	if (n < 1)

@@ -105,7 +105,7 @@ static int vault_read(
 	return 0;
 }
 
-static const struct base_ops vault_ops = { vault_read };
+static const struct base_ops vault_ops = { .read = vault_read };
 
 static void open_world(struct world *w)
 {

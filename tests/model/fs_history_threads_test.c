@@ -624,7 +624,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 int main(int argc, char **argv)
 {
-	static const struct base_ops ops = { vault_read };
+	static const struct base_ops ops = { .read = vault_read };
 	unsigned seconds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 6;
 	struct world *w = calloc(1, sizeof(*w));
 	w->base.ops = &ops;

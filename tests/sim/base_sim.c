@@ -18,6 +18,8 @@ struct image {
 	unsigned char data[];
 };
 
+#define LIVE 0 /* the point whose image is what lies there now */
+
 struct base_sim {
 	struct base base;
 	struct image *images;
@@ -48,7 +50,12 @@ static int sim_read(
 	return 0;
 }
 
-static const struct base_ops sim_ops = { .read = sim_read };
+static int sim_read_live(struct base *b, uint16_t disk, uint64_t offset, void *data, size_t n)
+{
+	return sim_read(b, disk, LIVE, offset, data, n);
+}
+
+static const struct base_ops sim_ops = { .read = sim_read, .read_live = sim_read_live };
 
 int base_sim_new(struct base_sim **ret_base)
 {
@@ -100,6 +107,22 @@ int base_sim_put(struct base_sim *base, uint16_t disk, uint64_t point, const voi
 	image->next = base->images;
 	base->images = image;
 	return 0;
+}
+
+unsigned char *base_sim_live(struct base_sim *base, uint16_t disk, uint64_t n)
+{
+	struct image *image = find(base, disk, LIVE);
+	if (image && image->n >= n)
+		return image->data;
+	unsigned char *grown = calloc(1, n + 1);
+	if (!grown)
+		abort();
+	if (image)
+		memcpy(grown, image->data, image->n);
+	if (base_sim_put(base, disk, LIVE, grown, n) < 0)
+		abort();
+	free(grown);
+	return find(base, disk, LIVE)->data;
 }
 
 const void *base_sim_get(

@@ -22,6 +22,9 @@ int base_sim_put(
 /* The stored bytes, or NULL; borrowed until the point is dropped. */
 const void *base_sim_get(
 	const struct base_sim *base, uint16_t disk, uint64_t point, uint64_t *ret_n);
+/* What lies there of the disk now, at least n bytes long and grown by zeros; borrowed until it is
+ * grown or replaced. */
+unsigned char *base_sim_live(struct base_sim *base, uint16_t disk, uint64_t n);
 /* Forgets the point on all disks. */
 void base_sim_drop(struct base_sim *base, uint64_t point);
 bool base_sim_has(const struct base_sim *base, uint64_t point);

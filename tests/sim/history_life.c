@@ -71,6 +71,12 @@ void life_random(struct run *run, bool from_vault)
 		if (run->model.live.disk_count == 0 && run->model.live.last_number == 0 &&
 			from_vault)
 			r = step_take_over(run);
+		if (r < 0 && run->drains && run->model.live.disk_count + run->model.op_count > 0) {
+			/* Nor would a half one be drained to. */
+			io_sim_power_cut(run->sim);
+			run_restart(run, any_restart(run));
+			return;
+		}
 		while (r == 0 && run->model.live.disk_count < 2)
 			r = step_add_disk(
 				run, 1 + (uint32_t)rng_below(&run->rng, run->max_sectors));

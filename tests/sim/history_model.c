@@ -13,7 +13,7 @@
 
 #define PATTERN_STEP 0x9e3779b97f4a7c15ull
 #define POINT_FLAGS_OF_OPS \
-	(POINT_VAULT | POINT_KEEP | POINT_VERIFIED | POINT_FAILED | POINT_PRESSURE)
+	(POINT_VAULT | POINT_KEEP | POINT_VERIFIED | POINT_FAILED | POINT_PRESSURE | POINT_DRAINED)
 
 struct model_memory {
 	struct model_memory *next;
@@ -137,8 +137,25 @@ static void apply_drop(struct model_state *state, const struct model_op *op)
 		}
 	}
 	p->point.flags &= ~op->clear;
-	if (!(p->point.flags & (POINT_LOCAL | POINT_VAULT)))
+	if (!(p->point.flags & (POINT_LOCAL | POINT_VAULT | POINT_DRAINED)))
 		remove_point(state, p);
+}
+
+/* With point `number` in the vault, drained ones below it are gone, and those above are local. */
+static void end_drain(struct model_state *state, uint64_t number)
+{
+	if (state->drained == 0)
+		return;
+	for (unsigned i = state->point_count; i > 0; i--) {
+		struct model_point *p = &state->points[i - 1];
+		bool drained = p->point.flags & POINT_DRAINED;
+		p->point.flags &= ~(uint32_t)POINT_DRAINED;
+		if (drained && p->point.number > number)
+			p->point.flags |= POINT_LOCAL;
+		else if (drained && p->point.number < number)
+			remove_point(state, p);
+	}
+	state->drained = 0;
 }
 
 /* The head is the imported point now. */
@@ -158,6 +175,8 @@ static void apply_seal(struct model_state *state, const struct model_op *op)
 {
 	struct point point = op->point;
 	point.changed_bytes = state->changed_bytes;
+	if (state->drained)
+		point.flags = (point.flags & ~(uint32_t)POINT_LOCAL) | POINT_DRAINED;
 	add_point(state, &point, op->image);
 	state->changed_bytes = 0;
 	for (unsigned i = 0; i < op->bookmark_count; i++) {
@@ -224,6 +243,10 @@ void model_apply(struct model_state *state, const struct model_op *op)
 		state->newest_vault = op->number;
 		if (state->flush_pending <= op->number)
 			state->flush_pending = 0;
+		end_drain(state, op->number);
+		break;
+	case MODEL_DRAIN:
+		state->drained = op->number;
 		break;
 	default:
 		apply_to_disk(state, op);
@@ -350,6 +373,11 @@ const char *model_differs(
 	if (state->flush_pending != seen->flush_pending) {
 		snprintf(text, 256, "flush of %" PRIu64 " pending, seen %" PRIu64,
 			state->flush_pending, seen->flush_pending);
+		return text;
+	}
+	if (state->drained != seen->drained) {
+		snprintf(text, 256, "drained for %" PRIu64 ", seen %" PRIu64, state->drained,
+			seen->drained);
 		return text;
 	}
 	if (state->changed_bytes != seen->changed_bytes) {

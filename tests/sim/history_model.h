@@ -55,6 +55,7 @@ struct model_state {
 	uint64_t last_number;
 	uint64_t newest_vault;
 	uint64_t flush_pending;
+	uint64_t drained; /* the point that will hold what was drained; 0: nothing was */
 };
 
 enum model_op_kind {
@@ -69,6 +70,7 @@ enum model_op_kind {
 	MODEL_DROP,
 	MODEL_FLUSH_BEGIN,
 	MODEL_FLUSH_COMMIT,
+	MODEL_DRAIN,
 	MODEL_IMPORT_POINT,
 	MODEL_IMPORT_DISK,
 };
@@ -105,6 +107,7 @@ struct model_seen {
 	unsigned point_count;
 	struct point points[MODEL_POINTS];
 	uint64_t flush_pending;
+	uint64_t drained;
 	uint64_t changed_bytes; /* since the newest point */
 };
 

@@ -262,6 +262,87 @@ static void check_points(struct run *run, const struct rot *rot)
 	}
 }
 
+/* The vault tells which point is its newest, should the records that did be lost. */
+static uint64_t learn_newest(struct run *run, uint64_t known)
+{
+	uint64_t newest = run->model.durable.last_number, lsn;
+	struct point point = { .kind = POINT_CRASH };
+	while (newest > known && !run->vault->has(run, newest))
+		newest--;
+	if (newest <= known)
+		return known;
+	point.number = newest;
+	int r = history_repair_learn(run->history, &point, &lsn);
+	if (r == 0)
+		r = history_commit(run->history, &lsn);
+	run_trace(run, "the newest in the vault is %" PRIu64 ": %d", newest, r);
+	return r == 0 ? newest : known;
+}
+
+static void repair(struct run *run, const struct history_disk *disks, unsigned count)
+{
+	uint64_t point, lsn;
+	if (!history_repair_due(run->history, &point))
+		return;
+	point = learn_newest(run, point);
+	if (history_flush_begin(run->history, run->model.live.last_number + 1000, &lsn) == 0)
+		run_fail(run, "a flush begins before the repair");
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t bytes = model_sectors(disks[i].size_bytes) * SECTOR_BYTES, n = 0;
+		unsigned char *live = base_sim_live(run->base, disks[i].id, bytes);
+		const void *snapshot =
+			point ? base_sim_get(run->base, disks[i].id, point, &n) : NULL;
+		memset(live, 0, bytes);
+		if (snapshot)
+			memcpy(live, snapshot, MIN(n, bytes));
+	}
+	int r = history_repaired(run->history, point, &lsn);
+	if (r == 0)
+		r = history_commit(run->history, &lsn);
+	if (r < 0 || history_repair_due(run->history, &point))
+		run_fail(run, "repairing answers %d", r);
+}
+
+/* A flush of what is sealed now makes what lies in the vault equal to the head, whatever was sent
+ * there by drains and flushes that the history may not remember. */
+static void flush_heals(struct run *run, uint64_t number)
+{
+	static unsigned char live[MODEL_SECTORS * SECTOR_BYTES], seen[SECTOR_BYTES];
+	struct history_disk disks[MODEL_DISKS];
+	unsigned n = MIN(history_disks(run->history, disks, MODEL_DISKS), (unsigned)MODEL_DISKS);
+	if (history_flush_view(run->history, number, &run->passing_view) < 0) {
+		run->passing_view = NULL;
+		return; /* damaged: it is never flushed */
+	}
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t bytes = view_disk_bytes(run->passing_view, disks[i].id);
+		uint64_t sectors = model_sectors(bytes);
+		struct extent e;
+		if (bytes == 0)
+			continue;
+		memcpy(live, base_sim_live(run->base, disks[i].id, sectors * SECTOR_BYTES),
+			sectors * SECTOR_BYTES);
+		for (uint64_t lba = 0;
+			view_next_change(run->passing_view, disks[i].id, lba, &e) == 0 &&
+			e.lba < sectors;
+			lba = e.lba + e.sectors)
+			if (view_read(run->passing_view, disks[i].id, e.lba,
+				    (uint32_t)MIN(e.sectors, sectors - e.lba),
+				    live + e.lba * SECTOR_BYTES) < 0)
+				return; /* it is tried again, and never committed */
+		for (uint64_t s = 0; s < sectors; s++)
+			if (history_read(run->history, disks[i].id, s, 1, seen) == 0 &&
+				memcmp(seen, live + s * SECTOR_BYTES, SECTOR_BYTES) != 0)
+				run_fail(run,
+					"after the damage the flush of %" PRIu64
+					" leaves disk %u sector %" PRIu64 " with tag %" PRId64
+					", the head has %" PRId64,
+					number, disks[i].id, s,
+					(int64_t)model_tag(live + s * SECTOR_BYTES),
+					(int64_t)model_tag(seen));
+	}
+}
+
 /* New writes and seals are kept, whatever was lost. */
 static void go_on(struct run *run, const struct rot *rot)
 {
@@ -272,6 +353,8 @@ static void go_on(struct run *run, const struct rot *rot)
 		at++;
 	if (at == n)
 		return;
+	if (run->drains)
+		repair(run, disks, n);
 	unsigned char sector[SECTOR_BYTES], seen[SECTOR_BYTES];
 	uint64_t lsn, number;
 	model_fill(run->next_tag, sector);
@@ -293,7 +376,18 @@ static void go_on(struct run *run, const struct rot *rot)
 	r = history_read(run->history, disks[at].id, 0, 1, seen);
 	if (r < 0 || memcmp(sector, seen, sizeof(seen)) != 0)
 		run_fail(run, "what was written after the damage is lost (%d)", r);
+	if (run->drains) {
+		flush_heals(run, number);
+		view_close(run->passing_view);
+		run->passing_view = NULL;
+	}
+	struct history_drain drain;
+	history_drain_state(run->history, &drain);
 	r = history_view_open(run->history, number, &run->passing_view);
+	if (r == -ENODATA && drain.number != 0) {
+		run->passing_view = NULL;
+		return; /* it has to be flushed first */
+	}
 	if (r < 0)
 		run_fail(run, "a point sealed after the damage does not open: %d", r);
 	r = view_read(run->passing_view, disks[at].id, 0, 1, seen);

@@ -55,6 +55,7 @@ static const struct run_vault memory_vault = {
 	.drop = memory_drop,
 	.has = memory_has,
 	.fail = memory_fail,
+	.drain = step_drain_to_memory,
 };
 
 static void make_directories(struct io *io)
@@ -190,6 +191,9 @@ int run_see(struct run *run)
 	}
 	seen->point_count = history_points(run->history, 0, seen->points, MODEL_POINTS);
 	seen->flush_pending = history_flush_pending(run->history);
+	struct history_drain drain;
+	history_drain_state(run->history, &drain);
+	seen->drained = drain.number;
 	struct history_stats stats;
 	history_stats(run->history, &stats);
 	seen->changed_bytes = stats.unsealed_bytes;
@@ -243,6 +247,13 @@ static int verify_point(struct run *run, const struct model_point *p)
 	if (r < 0)
 		run_fail(run, "point %" PRIu64 " is listed but answers %d", p->point.number, r);
 	r = history_view_open(run->history, p->point.number, &run->passing_view);
+	if (p->point.flags & POINT_DRAINED) {
+		if (r == 0)
+			run_fail(run, "point %" PRIu64 " opens, though it is drained",
+				p->point.number);
+		run->passing_view = NULL;
+		return 0;
+	}
 	if (r < 0) {
 		run->passing_view = NULL;
 		if (io_sim_is_off(run->sim) || io_sim_has_failed(run->sim))

@@ -43,6 +43,8 @@ struct run_vault {
 	void (*close)(struct run *run);
 	/* Keeps the vault from answering, or lets it. */
 	void (*fail)(struct run *run, int error);
+	/* Drains what is not sealed, if the history lets it. */
+	int (*drain)(struct run *run);
 };
 
 struct run_totals {
@@ -70,6 +72,7 @@ struct run {
 	uint64_t last_lsn;
 	uint32_t max_sectors; /* of a disk */
 	bool whole_mib;       /* disks are whole MiB */
+	bool drains;          /* epochs are drained now and then */
 	uint32_t max_write_sectors;
 	struct run_totals *totals;
 	struct model_seen seen;
@@ -116,6 +119,11 @@ int step_flush(struct run *run);
 int step_flush_to_memory(struct run *run, uint64_t number);
 int step_flush_begin(struct run *run, uint64_t number);
 int step_flush_commit(struct run *run, uint64_t number);
+int step_drain(struct run *run);
+int step_drain_to_memory(struct run *run);
+/* Its parts, for other vaults: began with that number, ended. */
+int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_lsn);
+int step_drain_commit(struct run *run, const struct view *view);
 int step_trim(struct run *run, uint64_t target_bytes);
 int step_maintain(struct run *run);
 /* An orderly end, or one that forgets what is staged, and a new start. */

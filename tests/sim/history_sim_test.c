@@ -2,7 +2,7 @@
  * The crash simulation of fs/history.h.
  *
  *	history_sim_test [--mode random|exhaustive|rot|teeth] [--seed S] [--crash-points N]
- *	                 [--shard I/N] [--replay KIND:ARG] [--verbose]
+ *	                 [--shard I/N] [--replay KIND:ARG] [--drains] [--verbose]
  *
  * random      lives of a few generations each: random work, a crash or a fault at a random
  *             operation of the disk, recovery compared with the model, and on.
@@ -10,6 +10,8 @@
  *             in every way a disk can keep or lose what was not synced.
  * rot         one damaged sector, anywhere.
  * teeth       the disk lies on purpose: the oracle must notice every kind of lie.
+ *
+ * With --drains, epochs are drained now and then (in random and rot).
  *
  * Without --seed a seed is made from the time. Seeds are printed, and a failure prints the one
  * command that repeats it.
@@ -33,8 +35,10 @@ static int random_run(const struct sim_settings *settings, uint64_t seed, enum i
 	struct run_totals *totals)
 {
 	static struct run run;
-	sim_replay_set(settings, "random:%#" PRIx64, seed);
+	sim_replay_set(
+		settings, "random:%#" PRIx64 "%s", seed, settings->drains ? " --drains" : "");
 	run_begin(&run, seed, lie, totals, settings->trace);
+	run.drains = settings->drains;
 	int r = setjmp(run.failed);
 	if (r == 0)
 		life_random(&run, true);
@@ -52,22 +56,23 @@ static int random_mode(const struct sim_settings *settings, struct run_totals *t
 
 /* ── every small workload, every crash ───────────────────────────────────────────────────── */
 
-static const char alphabet[] = "AOZCSFTMR";
+static const char alphabet[] = "AOZCSFTMRD";
 
 #define WORKLOAD_STEPS 3
-#define WORKLOADS (9 + 9 * 9 + 9 * 9 * 9)
+#define STEPS 10
+#define WORKLOADS (STEPS + STEPS * STEPS + STEPS * STEPS * STEPS)
 
 static void workload_name(unsigned index, char ret_name[static WORKLOAD_STEPS + 1])
 {
-	unsigned length = 1, count = 9;
+	unsigned length = 1, count = STEPS;
 	while (index >= count) {
 		index -= count;
-		count *= 9;
+		count *= STEPS;
 		length++;
 	}
 	for (unsigned i = 0; i < length; i++) {
-		ret_name[length - 1 - i] = alphabet[index % 9];
-		index /= 9;
+		ret_name[length - 1 - i] = alphabet[index % STEPS];
+		index /= STEPS;
 	}
 	ret_name[length] = '\0';
 }
@@ -95,6 +100,8 @@ static int small_step(struct run *run, char step)
 		return step_trim(run, 0);
 	case 'M':
 		return step_maintain(run);
+	case 'D':
+		return step_drain(run);
 	default:
 		return step_reopen(run, false);
 	}
@@ -147,6 +154,7 @@ static int small_run(const struct sim_settings *settings, const char *workload, 
 	static bool crashed;
 	sim_replay_set(settings, "exhaustive:%s.%" PRIu64 ".%u", workload, crash_op, how);
 	run_begin(&run, sim_mix(crash_op, how), IO_SIM_HONEST, totals, settings->trace);
+	run.drains = strchr(workload, 'D');
 	crashed = false;
 	int r = setjmp(run.failed);
 	if (r == 0)
@@ -180,8 +188,9 @@ static int exhaustive_mode(const struct sim_settings *settings, struct run_total
 static int rot_one(const struct sim_settings *settings, uint64_t seed, struct run_totals *totals)
 {
 	static struct run run;
-	sim_replay_set(settings, "rot:%#" PRIx64, seed);
+	sim_replay_set(settings, "rot:%#" PRIx64 "%s", seed, settings->drains ? " --drains" : "");
 	run_begin(&run, seed, IO_SIM_HONEST, totals, settings->trace);
+	run.drains = settings->drains;
 	int r = setjmp(run.failed);
 	if (r == 0)
 		rot_run(&run);
@@ -239,9 +248,9 @@ static int replay(const struct sim_settings *settings, struct run_totals *totals
 
 static int usage(void)
 {
-	fprintf(stderr,
-		"usage: history_sim_test [--mode random|exhaustive|rot|teeth] [--seed S]\n"
-		"         [--crash-points N] [--shard I/N] [--replay KIND:ARG] [--verbose]\n");
+	fprintf(stderr, "usage: history_sim_test [--mode random|exhaustive|rot|teeth] [--seed S]\n"
+			"         [--crash-points N] [--shard I/N] [--replay KIND:ARG] [--drains]\n"
+			"         [--verbose]\n");
 	return 2;
 }
 

@@ -231,9 +231,110 @@ int step_commit(struct run *run)
 	return 0;
 }
 
+#define GARBAGE 0xd1
+
+/* What is sent may lie there in any state until it is said to have arrived. */
+static int spoil_live(struct run *run, struct view *view)
+{
+	for (unsigned i = 0; i < run->model.live.disk_count; i++) {
+		uint16_t id = run->model.live.disks[i].disk.id;
+		uint64_t bytes = model_sectors(view_disk_bytes(view, id)) * SECTOR_BYTES;
+		if (bytes == 0)
+			continue;
+		unsigned char *live = base_sim_live(run->base, id, bytes);
+		struct extent e;
+		for (uint64_t lba = 0; view_next_change(view, id, lba, &e) == 0;
+			lba = e.lba + e.sectors)
+			memset(live + e.lba * SECTOR_BYTES, GARBAGE, e.sectors * SECTOR_BYTES);
+	}
+	return 0;
+}
+
+/* Writes what changed over what lies there, and compares the whole with the image. */
+static int send_live(struct run *run, struct view *view, const struct model_image *image)
+{
+	for (unsigned i = 0; i < image->count; i++) {
+		uint16_t id = image->disks[i].id;
+		uint64_t bytes = image->disks[i].sectors * SECTOR_BYTES, last = 0;
+		unsigned char *live = base_sim_live(run->base, id, bytes);
+		struct extent e;
+		for (uint64_t lba = 0; view_next_change(view, id, lba, &e) == 0;
+			last = lba = e.lba + e.sectors) {
+			if (e.sectors == 0 || e.lba < last || e.lba + e.sectors > bytes / 512)
+				run_fail(run, "change %" PRIu64 "+%" PRIu64 " of disk %u", e.lba,
+					e.sectors, id);
+			int r = view_read(view, id, e.lba, (uint32_t)e.sectors, live + e.lba * 512);
+			if (r < 0)
+				return run_dead(run, r, "view_read for the vault");
+		}
+		for (uint32_t s = 0; s < image->disks[i].sectors; s++)
+			if (model_tag(live + (size_t)s * SECTOR_BYTES) != image->disks[i].tags[s])
+				run_fail(run,
+					"changes up to %" PRIu64 " since %" PRIu64
+					" miss disk %u sector %u: tag %" PRId64 ", there %" PRId64,
+					view_number(view), view_base_number(view), id, s,
+					(int64_t)image->disks[i].tags[s],
+					(int64_t)model_tag(live + (size_t)s * SECTOR_BYTES));
+	}
+	return 0;
+}
+
+/* Of a page that is sent as a whole, what has not changed is read from below. */
+static int read_unchanged(struct run *run, struct view *view, const struct model_image *image)
+{
+	static unsigned char data[MODEL_SECTORS * SECTOR_BYTES];
+	for (unsigned i = 0; i < image->count; i++) {
+		uint16_t id = image->disks[i].id;
+		uint32_t lba = 0;
+		for (; lba < image->disks[i].sectors; lba++) {
+			struct extent e;
+			if (view_next_change(view, id, lba, &e) == 0 && e.lba <= lba)
+				continue;
+			int r = view_read(view, id, lba, 1, data);
+			if (r < 0)
+				return run_dead(run, r, "view_read of what has not changed");
+			if (model_tag(data) != image->disks[i].tags[lba])
+				run_fail(run,
+					"disk %u sector %u is not what it was: %" PRId64
+					", read %" PRId64,
+					id, lba, (int64_t)image->disks[i].tags[lba],
+					(int64_t)model_tag(data));
+		}
+	}
+	return 0;
+}
+
 /* Sends what a flush has to send into the vault: the point below, and what changed since. */
+static int send_drained_to_vault(struct run *run, uint64_t number)
+{
+	const struct model_image *image = model_point(&run->model.durable, number)->image;
+	int r = history_flush_view(run->history, number, &run->passing_view);
+	if (r < 0) {
+		run->passing_view = NULL;
+		return run_dead(run, r, "flush_view");
+	}
+	spoil_live(run, run->passing_view);
+	r = read_unchanged(run, run->passing_view, image);
+	if (r == 0 && below(run, 6) == 0)
+		r = 1; /* cut short */
+	if (r == 0)
+		r = send_live(run, run->passing_view, image);
+	for (unsigned i = 0; r == 0 && i < image->count; i++) {
+		uint64_t bytes = image->disks[i].sectors * SECTOR_BYTES;
+		unsigned char *live = base_sim_live(run->base, image->disks[i].id, bytes);
+		if (base_sim_put(run->base, image->disks[i].id, number, live, bytes) < 0)
+			abort();
+	}
+	view_close(run->passing_view);
+	run->passing_view = NULL;
+	return r;
+}
+
 static int send_to_vault(struct run *run, uint64_t number)
 {
+	if (run->drains)
+		return send_drained_to_vault(run, number);
+
 	static unsigned char data[MODEL_SECTORS * SECTOR_BYTES];
 	const struct model_image *image = model_point(&run->model.durable, number)->image;
 	int r = history_view_open(run->history, number, &run->passing_view);
@@ -300,6 +401,8 @@ int step_flush_to_memory(struct run *run, uint64_t number)
 		r = step_commit(run);
 	if (r == 0)
 		r = send_to_vault(run, number);
+	if (r > 0)
+		return 0;
 	if (r == 0)
 		r = step_flush_commit(run, number);
 	return r == 0 && below(run, 3) ? step_commit(run) : r;
@@ -309,19 +412,122 @@ int step_flush(struct run *run)
 {
 	const struct model_state *durable = &run->model.durable;
 	uint64_t number = run->model.live.flush_pending;
+	const struct model_point *pending = model_point(&run->model.durable, number);
+	if (number && run->drains && (!pending || pending->image->count == 0 || below(run, 4) == 0))
+		number = 0; /* of a drain: not sealed yet, or passed by */
 	if (!number) {
 		uint64_t candidates[MODEL_POINTS];
 		unsigned n = 0;
 		for (unsigned i = 0; i < durable->point_count; i++)
 			if (durable->points[i].point.number > run->model.live.newest_vault &&
 				model_point(&run->model.live, durable->points[i].point.number) &&
-				durable->points[i].image->count > 0)
+				durable->points[i].image->count > 0 &&
+				durable->points[i].point.number >= run->model.live.flush_pending)
 				candidates[n++] = durable->points[i].point.number;
 		if (n == 0)
 			return 0;
 		number = candidates[below(run, n)];
 	}
 	return run->vault->flush(run, number);
+}
+
+int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_lsn)
+{
+	struct model_op op = { .kind = MODEL_FLUSH_BEGIN };
+	bool due = false;
+	for (unsigned i = 0; i < run->model.live.point_count; i++)
+		due |= run->model.live.points[i].point.number > run->model.live.newest_vault;
+	int r = history_drain_begin(run->history, &op.number, &op.lsn);
+	if (due && r == 0)
+		run_fail(run, "a drain begins while a point is to be flushed");
+	if (r == -EBUSY) {
+		if (!due)
+			run_fail(run, "a drain does not begin");
+		return 1;
+	}
+	if (r == 0 && op.number != run->model.live.last_number + 1)
+		run_fail(run, "a drain for point %" PRIu64, op.number);
+	r = staged(run, r, &op, "drain_begin");
+	*ret_number = op.number;
+	*ret_lsn = op.lsn;
+	return r;
+}
+
+int step_drain_commit(struct run *run, const struct view *view)
+{
+	struct model_op op = { .kind = MODEL_DRAIN, .number = view_number(view) };
+	struct history_drain drain;
+	uint8_t proof[HISTORY_DRAIN_PROOF_BYTES];
+	size_t n = below(run, sizeof(proof) + 1);
+	rng_fill(&run->rng, proof, n);
+	int r = history_drain_commit(run->history, view, proof, n, &op.lsn);
+	bool sealed = run->model.live.last_number >= op.number;
+	if (r == -ESTALE && sealed)
+		return 0;
+	if (r == 0 && sealed)
+		run_fail(run, "a drain ends after its point was sealed");
+	r = staged(run, r, &op, "drain_commit");
+	history_drain_state(run->history, &drain);
+	if (r == 0 && (drain.number != op.number || drain.sealed || drain.proof_bytes != n ||
+			      memcmp(drain.proof, proof, n) != 0))
+		run_fail(run, "the drain is not what was committed");
+	return r;
+}
+
+static int step_put_some(struct run *run, bool zero);
+static int step_read_some(struct run *run);
+
+/* What goes on while a drain is under way. */
+static int disturb(struct run *run)
+{
+	int r = 0;
+	for (uint64_t n = below(run, 6); r == 0 && n > 0; n--) {
+		uint64_t dice = below(run, 20);
+		r = dice < 8    ? step_put_some(run, below(run, 4) == 0)
+		    : dice < 14 ? step_read_some(run)
+		    : dice < 17 ? step_commit(run)
+		    : dice < 19 ? step_maintain(run)
+				: step_seal(run);
+	}
+	return r;
+}
+
+int step_drain_to_memory(struct run *run)
+{
+	uint64_t number, lsn;
+	int r = step_drain_begin(run, &number, &lsn);
+	const struct model_image *image = model_image(&run->model, &run->model.live);
+	if (r == 0)
+		r = step_commit(run);
+	if (r != 0)
+		return r > 0 ? 0 : r;
+	r = history_drain_view(run->history, number, lsn, &run->passing_view);
+	if (r < 0) {
+		run->passing_view = NULL;
+		return run_dead(run, r, "drain_view");
+	}
+	spoil_live(run, run->passing_view);
+	r = disturb(run);
+	if (r == 0)
+		r = read_unchanged(run, run->passing_view, image);
+	if (r == 0 && below(run, 4) == 0)
+		r = 1; /* cut short */
+	if (r == 0)
+		r = send_live(run, run->passing_view, image);
+	if (r == 0)
+		r = disturb(run);
+	if (r == 0)
+		r = step_drain_commit(run, run->passing_view);
+	view_close(run->passing_view);
+	run->passing_view = NULL;
+	if (r == 0 && below(run, 3))
+		r = step_commit(run);
+	return r > 0 ? 0 : r;
+}
+
+int step_drain(struct run *run)
+{
+	return run->vault->drain(run);
 }
 
 static const struct point *listed(const struct point *points, unsigned n, uint64_t number)
@@ -497,6 +703,11 @@ static int step_drop(struct run *run)
 	const struct model_point *p = model_point(live, op.number);
 	if (!p || op.number == live->flush_pending)
 		return 0;
+	if (p->point.flags & POINT_DRAINED) {
+		if (history_point_drop(run->history, op.number, POINT_LOCAL, &op.lsn) != -EBUSY)
+			run_fail(run, "a drained point is dropped");
+		return 0;
+	}
 	uint32_t has = p->point.flags & (POINT_LOCAL | POINT_VAULT);
 	op.clear = below(run, 2) ? has : has & (below(run, 2) ? POINT_LOCAL : POINT_VAULT);
 	if (!op.clear)
@@ -543,6 +754,10 @@ static int step_view(struct run *run)
 			const struct model_point *l =
 				model_point(&run->model.live, p->point.number);
 			bool staged_away = !l || l->soft;
+			if (p->point.flags & POINT_DRAINED && r == -ENODATA)
+				return 0;
+			if (l && (l->point.flags & POINT_DRAINED) && r == -ENODATA)
+				return 0;
 			if ((p->soft || staged_away) && (r == -ENODATA || r == -ENOENT))
 				return 0;
 			return run_dead(run, r, "view_open");
@@ -614,6 +829,8 @@ int step_take_over(struct run *run)
 		}
 		if (base_sim_put(run->base, 1, number, data, sectors * SECTOR_BYTES) < 0)
 			abort();
+		memcpy(base_sim_live(run->base, 1, sectors * SECTOR_BYTES), data,
+			sectors * SECTOR_BYTES);
 		struct model_op op = { .kind = MODEL_IMPORT_POINT, .number = number };
 		op.image = image;
 		op.point.number = number;
@@ -642,6 +859,8 @@ static int step_put_some(struct run *run, bool zero)
 
 int step_random(struct run *run)
 {
+	if (run->drains && below(run, 14) == 0)
+		return step_drain(run);
 	uint64_t dice = below(run, 100);
 	if (dice < 34)
 		return step_put_some(run, false);

@@ -64,6 +64,10 @@ static int parse(int argc, char **argv, struct sim_settings *s)
 			s->trace = stderr;
 			continue;
 		}
+		if (!strcmp(argv[i], "--drains")) {
+			s->drains = true;
+			continue;
+		}
 		if (!value)
 			return -EINVAL;
 		i++;

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -14,11 +15,12 @@ struct sim_settings {
 	unsigned shard, shards;
 	unsigned divisor; /* do that much less */
 	FILE *trace;      /* NULL: silent */
+	bool drains;
 };
 
-/* Reads --mode, --seed, --crash-points, --shard I/N, --replay KIND:ARG, --verbose; without a seed
- * makes one from the time. `LANDFALL_SIM_DIVISOR` in the environment asks for so many times
- * fewer crash points (sanitizers make each dearer). Catches signals. -EINVAL. */
+/* Reads --mode, --seed, --crash-points, --shard I/N, --replay KIND:ARG, --drains, --verbose;
+ * without a seed makes one from the time. `LANDFALL_SIM_DIVISOR` in the environment asks for so
+ * many times fewer crash points (sanitizers make each dearer). Catches signals. -EINVAL. */
 int sim_settings_parse(
 	int argc, char **argv, const char *mode, uint64_t crash_points, struct sim_settings *ret);
 /* What is run from now on, as the argument of --replay: said if it dies or hangs. */

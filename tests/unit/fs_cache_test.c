@@ -72,7 +72,7 @@ static const struct uuid group = { { 1 } };
 
 static int setup(void **state)
 {
-	static const struct base_ops ops = { fake_read };
+	static const struct base_ops ops = { .read = fake_read };
 	struct fixture *x = calloc(1, sizeof(*x));
 	strcpy(x->directory, "/tmp/landfall-cache-XXXXXX");
 	if (!mkdtemp(x->directory))

@@ -88,7 +88,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 static void open_at(struct io *io, const char *directory, struct history **ret_history)
 {
-	static const struct base_ops ops = { vault_read };
+	static const struct base_ops ops = { .read = vault_read };
 	static struct base base = { &ops };
 	struct history_options options = {
 		.io = io,
