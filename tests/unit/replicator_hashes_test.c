@@ -4,12 +4,14 @@
  */
 #include "tests/unit/cmocka_common.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/buf.h"
 #include "common/bytes.h"
+#include "common/checksum.h"
 #include "common/cleanup.h"
 #include "common/rng.h"
 #include "replicator/hashes.h"
@@ -330,6 +332,105 @@ static void disorder_is_refused(void **state)
 	hashes_writer_free(w);
 }
 
+/* ── what a faulty writer would write ────────────────────────────────────────────────────── */
+
+#define FAULTY_BLOCKS 3u /* of disk 1, of disk 2, the end */
+
+/* Where the blocks are, by what the file says itself. */
+static void find_blocks(struct buf *b, struct hashes_block *ret_at[static FAULTY_BLOCKS])
+{
+	size_t at = sizeof(struct hashes_header);
+	for (unsigned i = 0; i < FAULTY_BLOCKS; i++) {
+		struct hashes_block *block = (void *)(b->data + at);
+		ret_at[i] = block;
+		at += sizeof(*block) + round_up(le32toh(block->ranges_bytes), 8) +
+		      le32toh(block->hash_count) * 8u;
+	}
+	assert_int_equal(at, b->len);
+}
+
+static uint64_t seal_block(struct hashes_block *block)
+{
+	size_t n = sizeof(*block) + round_up(le32toh(block->ranges_bytes), 8) +
+		   le32toh(block->hash_count) * 8u;
+	block->checksum = 0;
+	uint64_t checksum = checksum64(block, n);
+	block->checksum = htole64(checksum);
+	return checksum;
+}
+
+/* Makes every checksum right again. */
+static void seal_file(struct buf *b)
+{
+	struct hashes_block *blocks[FAULTY_BLOCKS];
+	struct hashes_header header;
+	memcpy(&header, b->data, sizeof(header));
+	uint64_t digest = le64toh(header.checksum);
+	find_blocks(b, blocks);
+	for (unsigned i = 0; i + 1 < FAULTY_BLOCKS; i++) {
+		uint64_t chain[2] = { htole64(digest), htole64(seal_block(blocks[i])) };
+		digest = checksum64(chain, sizeof(chain));
+	}
+	digest = htole64(digest);
+	memcpy(blocks[FAULTY_BLOCKS - 1] + 1, &digest, sizeof(digest));
+	seal_block(blocks[FAULTY_BLOCKS - 1]);
+}
+
+enum fault {
+	FAULT_NONE,
+	FAULT_RANGE_BEYOND_BLOCK,
+	FAULT_HASH_LEFT_OVER,
+	FAULT_BLOCK_AGAIN,
+	FAULT_DISK_FALLS,
+	FAULT_BLOCK_GONE,
+	FAULTS
+};
+
+static void add_fault(struct buf *b, enum fault fault)
+{
+	struct hashes_block *blocks[FAULTY_BLOCKS];
+	const char none[8] = { 0 };
+	find_blocks(b, blocks);
+	if (fault == FAULT_RANGE_BEYOND_BLOCK)
+		blocks[0]->end_page = htole32(le32toh(blocks[0]->end_page) - 1);
+	if (fault == FAULT_BLOCK_AGAIN) /* pages that the block before it has */
+		blocks[1]->disk = blocks[0]->disk;
+	if (fault == FAULT_DISK_FALLS)
+		blocks[0]->disk = htole16(3);
+	if (fault == FAULT_HASH_LEFT_OVER) {
+		size_t end = (size_t)((char *)blocks[1] - b->data), rest = b->len - end;
+		blocks[0]->hash_count = htole32(le32toh(blocks[0]->hash_count) + 1);
+		assert_int_equal(buf_append(b, none, sizeof(none)), 0);
+		memmove(b->data + end + sizeof(none), b->data + end, rest);
+	}
+	seal_file(b);
+	if (fault == FAULT_BLOCK_GONE) {
+		find_blocks(b, blocks);
+		size_t rest = (size_t)(b->data + b->len - (char *)blocks[2]);
+		memmove(blocks[1], blocks[2], rest);
+		b->len -= (size_t)((char *)blocks[2] - (char *)blocks[1]);
+		blocks[1]->index = htole32(1);
+		seal_block(blocks[1]);
+	}
+}
+
+/* Checksums that hold prove who wrote it, not that it makes sense. */
+static void a_faulty_writer_is_not_believed(void **state)
+{
+	static uint64_t model[DISKS][PAGES], back[DISKS][PAGES];
+	(void)state;
+	memset(model, 0, sizeof(model));
+	for (unsigned p = 10; p < 20; p++)
+		model[0][p] = model[1][p] = 1000 + p;
+	for (enum fault fault = FAULT_NONE; fault < FAULTS; fault++) {
+		CLEANUP(buf_free) struct buf b = { 0 };
+		uint64_t digest;
+		write_model(model, 3, 9, &b);
+		add_fault(&b, fault);
+		assert_int_equal(read_model(&b, back, &digest), fault == FAULT_NONE ? 0 : -EBADMSG);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +442,7 @@ int main(void)
 		cmocka_unit_test(a_mark_leads_back),
 		cmocka_unit_test(lone_pages_cost_at_most_three_thousandths),
 		cmocka_unit_test(disorder_is_refused),
+		cmocka_unit_test(a_faulty_writer_is_not_believed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
