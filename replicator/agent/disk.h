@@ -47,7 +47,7 @@ struct disk {
 	/* What it calls itself, or "": serial number, wwid, LVM or md uuid. */
 	char serial[DISK_NAME_BYTES];
 	/* Equal for two disks only if they are the same one: kind, serial, partition uuid and
-	 * start, and, where there is nothing better, name and size. Survives a reboot. */
+	 * start, and, where there is nothing better, its name. Survives a reboot. */
 	char identity[DISK_IDENTITY_BYTES];
 	/* The kernel's number of this appearance of the gendisk in this boot; 0 before Linux 5.15.
 	 */

@@ -513,6 +513,7 @@ static int bpf_cost(struct method *method, struct tracker_cost *ret_cost)
 
 static const struct method_ops bpf_ops = {
 	.name = "bpf",
+	.bio_based = true,
 	.close = bpf_close,
 	.map_make = bpf_map_make,
 	.map_find = bpf_map_find,

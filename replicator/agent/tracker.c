@@ -110,6 +110,15 @@ static int choose(
 		if (r == 0 || options->method == TRACKER_BPF || r == -EBUSY)
 			goto out;
 	}
+	if (options->method == TRACKER_AUTO || options->method == TRACKER_PERF) {
+		r = method_perf_open(options, ret_method, &why_perf);
+		if (r == 0 && options->method == TRACKER_AUTO)
+			snprintf((*ret_method)->reason, sizeof((*ret_method)->reason),
+				"tracepoint rings, as BPF does not work here: %.160s",
+				why_bpf.message);
+		if (r == 0 || options->method == TRACKER_PERF)
+			goto out;
+	}
 	snprintf(reason, sizeof(reason), "%s",
 		options->method == TRACKER_SCAN ? "comparison by hash, as asked for" : "");
 	if (options->method != TRACKER_SCAN)
@@ -378,6 +387,13 @@ static int refuse(const struct tracker *tracker, const struct disk *disk, struct
 	if (disk->dax && tracker->method->ops)
 		return error_set(error, -EOPNOTSUPP, "mount it without DAX, or exclude it",
 			"disk %s: its writes bypass the block layer (DAX)", disk->name);
+	if (disk->zoned && tracker->method->ops)
+		return error_set(error, -EOPNOTSUPP, "exclude it",
+			"disk %s is written in zones, which cannot be followed", disk->name);
+	if (disk->bio_based && tracker->method->ops && !tracker->method->ops->bio_based)
+		return error_set(error, -EOPNOTSUPP, "name the disks it rests on instead",
+			"disk %s: the ends of its writes cannot be followed by %s", disk->name,
+			tracker->method->ops->name);
 	for (unsigned i = 0; i < TRACKER_DISKS_MAX; i++) {
 		if (tracker->disks[i] && tracker->disks[i]->disk.dev == disk->dev)
 			return error_set(

@@ -29,6 +29,7 @@ struct method {
 
 struct method_ops {
 	const char *name;
+	bool bio_based; /* can follow disks without a request queue */
 	/* Ends; `forget`: pinned state too. */
 	void (*close)(struct method *method, bool forget);
 	/* Gives the slot a map of zeros, or finds the one it has. 0 or -errno. */

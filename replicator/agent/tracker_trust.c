@@ -27,6 +27,7 @@
 
 #define AGREEING 3
 #define AGREEING_ON_LOSS 5
+#define WAIT_MS_MIN 15u /* what agreeing takes on a disk at rest */
 #define PAUSE_NS (2 * NS_PER_MS)
 #define NO_BASE UINT64_MAX /* of what was counted: the disk was never still enough to tell */
 
@@ -203,7 +204,8 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 {
 	struct tracker_trust trust = { .verdict = TRACKER_UNPROVEN,
 		.reason = TRACKER_REASON_NO_COUNT };
-	int64_t deadline = clock_monotonic_ns(clock_system()) + wait_ms * NS_PER_MS;
+	int64_t deadline =
+		clock_monotonic_ns(clock_system()) + MAX(wait_ms, WAIT_MS_MIN) * NS_PER_MS;
 	uint64_t difference = 0;
 	int agreeing = 0;
 
