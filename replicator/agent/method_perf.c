@@ -250,13 +250,12 @@ static void drain_ring(struct method_perf *m, struct ring *r)
 	__atomic_store_n(&r->head->data_tail, tail, __ATOMIC_RELEASE);
 }
 
-static int perf_settle(struct method *method)
+static void perf_settle(struct method *method)
 {
 	struct method_perf *m = (struct method_perf *)method;
 	SCOPED_LOCK(&m->lock);
 	for (unsigned i = 0; i < m->ring_count; i++)
 		drain_ring(m, &m->rings[i]);
-	return 0;
 }
 
 static void *read_rings(void *context)

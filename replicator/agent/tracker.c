@@ -507,17 +507,20 @@ uint64_t tracker_block_bytes(const struct tracker_disk *disk)
 	return 1ull << disk->marks.shift;
 }
 
+/* Brings in what a method has seen and not marked yet. */
+static void settle(struct method *method)
+{
+	if (method->ops->settle)
+		method->ops->settle(method);
+}
+
 int tracker_take(struct tracker_disk *disk, uint64_t pass, uint64_t offset, size_t capacity,
 	struct tracker_range *ret_ranges, size_t *ret_count, uint64_t *ret_next)
 {
 	struct method *method = disk->tracker->method;
 	if (!method->ops)
 		return -EOPNOTSUPP;
-	if (method->ops->settle) {
-		int r = method->ops->settle(method);
-		if (r < 0)
-			return r;
-	}
+	settle(method);
 	marks_take(&disk->marks, pass, offset, capacity, ret_ranges, ret_count, ret_next);
 	return 0;
 }
@@ -536,12 +539,18 @@ void tracker_put_back(struct tracker_disk *disk, uint64_t offset, uint64_t lengt
 
 uint64_t tracker_dirty_bytes(const struct tracker_disk *disk)
 {
-	return disk->marks.map ? marks_dirty_bytes(&disk->marks) : disk->marks.disk_bytes;
+	if (!disk->marks.map)
+		return disk->marks.disk_bytes;
+	settle(disk->tracker->method);
+	return marks_dirty_bytes(&disk->marks);
 }
 
 bool tracker_is_dirty(const struct tracker_disk *disk, uint64_t offset, uint64_t length)
 {
-	return !disk->marks.map || marks_is_dirty(&disk->marks, offset, length);
+	if (!disk->marks.map)
+		return true;
+	settle(disk->tracker->method);
+	return marks_is_dirty(&disk->marks, offset, length);
 }
 
 int tracker_cost(const struct tracker *tracker, struct tracker_cost *ret_cost)

@@ -41,8 +41,8 @@ struct method_ops {
 	/* From now on writes to that gendisk go to device `index`, or nowhere. 0 or -errno. */
 	int (*device_put)(struct method *method, uint32_t kernel_dev, unsigned index);
 	void (*device_drop)(struct method *method, uint32_t kernel_dev);
-	/* Waits until what had completed before the call is marked; NULL: always so. */
-	int (*settle)(struct method *method);
+	/* Marks what had completed before the call; NULL: it always is. Any thread. */
+	void (*settle)(struct method *method);
 	/* Events that were left out and not made up for, as far as the method knows. 0 or -errno,
 	 * -ENOTCONN if it is no longer attached. */
 	int (*missed)(struct method *method, uint64_t *ret_missed);

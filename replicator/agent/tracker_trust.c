@@ -88,17 +88,14 @@ static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
 	struct sums before, after;
 	uint64_t counted = 0, missed = 0;
 
-	if (method->ops->settle) {
-		int r = method->ops->settle(method);
-		if (r < 0)
-			return r;
-	}
+	if (method->ops->settle)
+		method->ops->settle(method);
 	sum_up(device, &before);
 	int r = read_counted(disk->stat_fd, &counted);
-	if (r == 0 && method->ops->settle)
-		r = method->ops->settle(method);
 	if (r < 0)
 		return r;
+	if (method->ops->settle)
+		method->ops->settle(method);
 	sum_up(device, &after);
 	r = method->ops->missed(method, &missed);
 	if (r < 0)

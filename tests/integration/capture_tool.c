@@ -4,17 +4,23 @@
  *
  *	capture_tool [--method bpf|perf|scan] [--pin DIR] [--memory BYTES] DISK=COPY…
  *
- *	(at the start)  "added <disk> resumed=0|1 block=<bytes>" for each, then "ready <method>"
- *	copy            copies all of every disk that was not resumed
- *	pass            takes, reads, writes, settles; "pass <bytes>"
- *	take            takes and does not settle; "take <bytes>"
- *	check [MS]      "check proven|unproven|lost <reason> seen=… counted=… missed=…" a disk, by "
- *| " trust           trust again, and a full copy freeze [MS]     "freeze <filesystems>
- *<mountpoints>" finish          passes until nothing is marked (cap 50); "finish <passes>" compare
- *byte for byte, all disks; "same" or "differ <disk> <offset>…" swap            "swap
- *<offset>+<length>…" of the disks cost            "cost calls=… ns=… missed=…" grow            asks
- *the kernel for sizes anew and grows copies thaw            "thaw <0|-errno> stall_us=…" hold stops
- *answering (its freeze is then the watchdog's to end) quit / end      marking goes on / ends
+ * At the start: "added <disk> resumed=0|1 block=<bytes>" for each, then "ready <method>".
+ *
+ *	copy           copies all of every disk that was not resumed
+ *	pass           takes, reads, writes, settles: "pass <bytes>"
+ *	take           takes and does not settle: "take <bytes>"
+ *	check [MS]     "check <disk> proven|unproven|lost <reason>; <sums>", disks apart by " | "
+ *	trust          trust again, and a full copy
+ *	freeze [MS]    "freeze <number> <mountpoint>…"
+ *	finish         passes until nothing is marked, at most 50: "finish <passes>"
+ *	compare        byte for byte: "same moved=<sectors that differ and are marked: written
+ *	               since>" or "differ <disk>@<offset>… sectors=<number>"
+ *	swap           "swap <offset>+<length>…" of the disks; compare passes over them from then on
+ *	cost           "cost <0|-errno> calls=… ns=… missed=…"
+ *	grow           asks the kernel for sizes anew, grows copies
+ *	thaw           "thaw <0|-errno> stall_us=…"
+ *	hold           stops answering; the freeze is then the watchdog's to end
+ *	quit, end      the end of the process; of marking too
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -123,7 +129,7 @@ static bool in_swap(const struct pair *p, uint64_t offset)
 
 static void do_compare(struct world *w)
 {
-	unsigned bad = 0;
+	unsigned bad = 0, moved = 0;
 	for (size_t i = 0; i < w->count; i++) {
 		const struct pair *p = &w->pairs[i];
 		for (uint64_t at = 0; at < p->disk.bytes; at += CHUNK) {
@@ -135,6 +141,10 @@ static void do_compare(struct world *w)
 				if (memcmp(w->buffer + k, w->other + k, 512) == 0 ||
 					in_swap(p, at + k))
 					continue;
+				if (tracker_is_dirty(p->tracked, at + k, 512)) {
+					moved++;
+					continue;
+				}
 				if (bad++ < 8)
 					printf("%s%s@%" PRIu64, bad == 1 ? "differ " : " ",
 						p->disk.name, at + k);
@@ -144,7 +154,7 @@ static void do_compare(struct world *w)
 	if (bad)
 		printf(" sectors=%u\n", bad);
 	else
-		printf("same\n");
+		printf("same moved=%u\n", moved);
 }
 
 static void do_check(struct world *w, unsigned wait_ms)

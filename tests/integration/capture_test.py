@@ -1,0 +1,314 @@
+#!/usr/bin/env python3
+"""Change capture is complete: under every kind of load, a copy that follows the marks equals the
+disk byte for byte at each cut; a missed write, however it came about, is found out; marks outlive
+the process; the freeze never outlives anybody.
+
+    capture_test.py bpf|perf|freeze
+"""
+
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import Failure, Skip, check, need, run_test, shell, step, wait_until  # noqa: E402
+from capture import (MIB, BpfDirectory, Load, LoopDisk, Losses, Mounted, Tool, cut,  # noqa: E402
+                     settled)
+
+SECONDS = 4
+
+
+def pairs_of(*disks):
+    return [disk.pair() for disk in disks]
+
+
+def start(work, method, disks, pin=None):
+    tool = Tool(work, pairs_of(*disks), method, pin)
+    check(f"ready {method} " in tool.ready, tool.ready)
+    if tool.ask("copy") != "copy":
+        raise Failure("the first copy failed")
+    return tool
+
+
+def loads_and_cuts(tool, loads, losses):
+    """Cuts while the loads run, and one at the end."""
+    while any(load.process.poll() is None if load.process else load.thread.is_alive()
+              for load in loads):
+        tool.ask("pass")
+        tool.ask("pass")
+        cut(tool, losses)
+    for load in loads:
+        load.wait()
+    os.sync()
+    cut(tool, losses)
+
+
+def filesystems(work, method, losses):
+    """Each filesystem under its loads, all at once."""
+    for kind, kinds in (("ext4", ("direct", "buffered", "mmap", "tar", "punch", "trim")),
+                        ("xfs", ("direct", "odd", "large", "tar", "trim")),
+                        ("btrfs", ("buffered", "mmap", "tar", "trim"))):
+        step(f"{method}: {kind} under {', '.join(kinds)}")
+        with LoopDisk(work, kind, 320) as disk, \
+                Mounted(disk.device, work / f"mnt-{kind}", kind) as at, \
+                start(work, method, [disk]) as tool:
+            loads_and_cuts(tool, [Load(load, at, SECONDS) for load in kinds], losses)
+        if kind != "btrfs":
+            check(losses.moved == 0, f"{kind} was written while it was frozen")
+
+
+def partitions(work, method, losses):
+    """Partitions with marks of their own, and the whole disk beside; raw writes on one."""
+    step(f"{method}: partitions, the whole disk, raw discards and zeroes")
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(LoopDisk(work, "parts", 300, parts=(128, 64, 96)))
+        at = stack.enter_context(Mounted(disk.part(1), work / "mnt-part", "ext4"))
+        copies = [(disk.device, disk.copy)] + [
+            (disk.part(n), work / f"part{n}.copy") for n in (1, 2)]
+        tool = stack.enter_context(Tool(work, copies, method))
+        tool.ask("copy")
+        loads = [Load("direct", at, SECONDS), Load("tar", at, SECONDS), Load("raw", disk.part(2), SECONDS)]
+        for load in loads:
+            tool.ask("pass")
+            load.wait()
+        os.sync()
+        settled(tool)
+        cut(tool, losses)
+
+
+def growing(work, method, losses):
+    """A disk grows while it is written."""
+    step(f"{method}: growing")
+    with LoopDisk(work, "grow", 200) as disk, start(work, method, [disk]) as tool:
+        load = Load("raw", disk.device, 2)
+        tool.ask("pass")
+        with open(disk.file, "ab") as f:
+            f.truncate(333 * MIB)
+        shell("losetup", "-c", disk.device)
+        check(tool.ask("grow") == "grow", "growing failed")
+        for seek in (199, 205, 332):
+            shell("dd", "if=/dev/urandom", f"of={disk.device}", "bs=1M", "count=1", f"seek={seek}",
+                  "oflag=direct", "conv=notrunc")
+        load.wait()
+        settled(tool)
+        cut(tool, losses, frozen=False)
+
+
+def memory(work, method, losses):
+    """Little memory: coarse blocks, and still exact."""
+    step(f"{method}: coarse blocks")
+    with LoopDisk(work, "coarse", 320) as disk, \
+            Mounted(disk.device, work / "mnt-coarse", "xfs", "noatime,nouuid") as at, \
+            Tool(work, pairs_of(disk), method, memory=4096) as tool:
+        block = int(tool.added[pathlib.Path(disk.device).name].split("block=")[1])
+        check(block >= 4096, tool.added)
+        tool.ask("copy")
+        loads_and_cuts(tool, [Load("odd", at, 2)], losses)
+
+
+def restarts(work, losses):
+    """The process dies at any moment; marking goes on, and what was taken is not forgotten."""
+    step("bpf: restarts")
+    with BpfDirectory(work) as pin, LoopDisk(work, "restart", 200) as disk, \
+            Mounted(disk.device, work / "mnt-restart", "ext4") as at:
+        tool = start(work, "bpf", [disk], pin)
+        check(not tool.resumed(), "there is nothing to resume")
+        try:
+            Tool(work, pairs_of(disk), "bpf", pin)
+            raise Failure("two trackers had one directory")
+        except Failure as failure:
+            check("in use" in str(failure), failure)
+        for turn in range(3):
+            load = Load("direct", at, 3)
+            wait_until(10, lambda: int(tool.ask("take").split()[1]) > 0, "nothing was written")
+            tool.kill()
+            time.sleep(0.3)  # writes that no process sees
+            tool = Tool(work, pairs_of(disk), "bpf", pin)
+            if not tool.resumed():
+                losses.count += 1
+                tool.ask("trust")
+            load.wait()
+            os.sync()
+            cut(tool, losses)
+            if turn == 1:
+                tool.quit()
+                Load("buffered", at, 1).wait()
+                tool = Tool(work, pairs_of(disk), "bpf", pin)
+        tool.kill()
+
+        step("bpf: what is not to be resumed")
+        (pin / "link_1").unlink()
+        tool = Tool(work, pairs_of(disk), "bpf", pin)
+        check(not tool.resumed(), "resumed without its program")
+        tool.quit()
+        tool = Tool(work, pairs_of(disk), "bpf", pin)
+        check(tool.resumed() or losses.count, "not resumed")
+        tool.quit()
+    # Another disk behind the same number
+    with BpfDirectory(work) as pin:
+        with LoopDisk(work, "first", 64) as disk:
+            name = disk.device
+            Tool(work, pairs_of(disk), "bpf", pin).quit()
+        with LoopDisk(work, "second", 64) as disk:
+            with Tool(work, pairs_of(disk), "bpf", pin) as tool:
+                if disk.device == name:
+                    check(not tool.resumed(), "another disk was taken for the old one")
+
+
+def found_out(work):
+    """A write that is not seen is found out: here by taking the disk out of the programs' table."""
+    need("bpftool")
+    step("bpf: a missed write is found out")
+    with BpfDirectory(work) as pin, LoopDisk(work, "missed", 64) as disk:
+        with Tool(work, pairs_of(disk), "bpf", pin) as tool:
+            tool.ask("copy")
+            table = shell("bpftool", "-j", "map", "dump", "pinned", pin / "device_of")
+            check(disk.device and '"key"' in table, table)
+            number = os.stat(disk.device).st_rdev
+            key = [f"{b}" for b in ((os.major(number) << 20) | os.minor(number)).to_bytes(4, "little")]
+            shell("bpftool", "map", "delete", "pinned", pin / "device_of", "key", *key)
+            shell("dd", "if=/dev/urandom", f"of={disk.device}", "bs=4096", "count=1", "seek=77",
+                  "oflag=direct", "conv=notrunc")
+            shell("bpftool", "map", "update", "pinned", pin / "device_of", "key", *key, "value", "0",
+                  "0", "0", "0")
+            answer = tool.ask("check 500")
+            check(" lost fewer bytes" in answer, answer)
+            check(" lost " in tool.ask("check 100"), "a loss was forgotten")
+            tool.quit()
+        with Tool(work, pairs_of(disk), "bpf", pin) as tool:
+            check(not tool.resumed(), "resumed in spite of a loss")
+            check(" proven " in tool.ask("check 500"), "no trust after a new beginning")
+
+
+def overrun(work):
+    """Rings that nobody reads run over, and that is found out."""
+    step("perf: full rings are found out")
+    with LoopDisk(work, "overrun", 128) as disk, start(work, "perf", [disk]) as tool:
+        os.kill(tool.process.pid, signal.SIGSTOP)
+        shell("fio", "--name=x", f"--filename={disk.device}", "--ioengine=libaio", "--direct=1",
+              "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=120m", "--output=/dev/null")
+        os.kill(tool.process.pid, signal.SIGCONT)
+        answer = tool.ask("check 1000")
+        check(" lost " in answer, answer)
+        tool.ask("trust")
+        answer = tool.ask("check 1000")
+        check(" proven " in answer and tool.ask("compare").startswith("same "), answer)
+
+
+def report(losses):
+    print(f"{losses.cuts} cuts; the loss detector fired {losses.count} times; "
+          f"{losses.moved} sectors moved under a frozen btrfs")
+    check(losses.count * 4 <= losses.cuts, "most cuts had losses: the method does not work here")
+
+
+def test_method(method):
+    def test(work):
+        need("fio", "mkfs.btrfs", "mkfs.xfs", "sfdisk", "partx", "losetup")
+        losses = Losses()
+        try:
+            filesystems(work, method, losses)
+        except Failure as failure:
+            if "error" in str(failure) and "cannot" in str(failure):
+                raise Skip(str(failure)) from failure
+            raise
+        partitions(work, method, losses)
+        growing(work, method, losses)
+        memory(work, method, losses)
+        if method == "bpf":
+            restarts(work, losses)
+            found_out(work)
+        else:
+            overrun(work)
+        report(losses)
+    return test
+
+
+def writable(at):
+    """A write comes back; in another process, as it may be stuck for ever."""
+    return subprocess.run(["timeout", "20", "sh", "-c", "echo x > \"$0/probe\" && sync -f \"$0\"",
+                           str(at)], check=False).returncode == 0
+
+
+def freezing(work):
+    need("mkfs.xfs", "losetup")
+    # A filesystem that cannot be frozen, if the kernel has one
+    vfat = "vfat" in pathlib.Path("/proc/filesystems").read_text(encoding="ascii")
+    with LoopDisk(work, "freeze", 400) as disk, LoopDisk(work, "fat", 40) as fat, \
+            Mounted(disk.device, work / "mnt", "ext4") as at, \
+            Mounted(fat.device, work / "fat", *(["vfat", "defaults"] if vfat else ["ext4"])) as fat_at:
+        (at / "in").mkdir()
+        (work / "bound").mkdir()
+        shell("mount", "--bind", at / "in", work / "bound")
+        try:
+            with LoopDisk(at, "inner", 310) as inner, \
+                    Mounted(inner.device, work / "inner", "xfs", "nouuid"):
+                freezing_on(work, disk, fat, at, fat_at, work / "inner")
+        finally:
+            shell("umount", work / "bound")
+
+
+def freezing_on(work, disk, fat, at, fat_at, inner_at):
+    step("inner filesystems first, each superblock once, what cannot be frozen is synced")
+    with Tool(work, pairs_of(disk, fat), "scan") as tool:
+        answer = tool.ask("freeze 20000").split()
+        check(answer[1] == "3" and set(answer[2:]) == {str(inner_at), str(at), str(fat_at)},
+              f"frozen: {answer}")
+        check(answer.index(str(inner_at)) < answer.index(str(at)), "outer before inner")
+        writer = subprocess.Popen(["sh", "-c", "echo y > \"$0/later\"", str(inner_at)])
+        try:
+            writer.wait(1)
+            raise Failure("a frozen filesystem was written")
+        except subprocess.TimeoutExpired:
+            pass
+        check(tool.ask("thaw").startswith("thaw 0 "), "thaw")
+        check(writer.wait(20) == 0, "the writer did not go on")
+
+        step("freezing again, many times")
+        for _ in range(20):
+            check(tool.ask("freeze 20000").startswith("freeze 3 "), "freeze")
+            check(tool.ask("thaw").startswith("thaw 0 "), "thaw")
+
+        step("the watchdog thaws when the time is up")
+        check(tool.ask("freeze 300").startswith("freeze 3 "), "freeze")
+        check(writable(at) and writable(inner_at), "the watchdog has not thawed")
+        check(tool.ask("thaw").startswith(f"thaw {-110} "), "nobody was told")
+
+        step("somebody else's freeze is told apart")
+        shell("fsfreeze", "-f", inner_at)
+        try:
+            answer = tool.ask("freeze 5000")
+            check("failed -16" in answer, answer)
+        finally:
+            shell("fsfreeze", "-u", inner_at)
+        check(writable(at) and writable(inner_at), "left frozen")
+
+    for how in ("hold", ""):
+        step(f"the watchdog thaws when the agent dies{' while it hangs' if how else ''}")
+        tool = Tool(work, pairs_of(disk), "scan")
+        check(tool.ask("freeze 60000").startswith("freeze 2 "), "freeze")
+        if how:
+            tool.process.stdin.write(b"hold\n")
+            tool.process.stdin.flush()
+        tool.kill()
+        began = time.monotonic()
+        check(writable(inner_at) and writable(at), "frozen for ever")
+        check(time.monotonic() - began < 15, "thawed late")
+    rng = random.Random(1)
+    step("the watchdog thaws whenever the agent dies")
+    for _ in range(6):
+        tool = Tool(work, pairs_of(disk), "scan")
+        tool.process.stdin.write(b"freeze 60000\n" * 1 + b"thaw\nfreeze 60000\nthaw\nfreeze 60000\n")
+        tool.process.stdin.flush()
+        time.sleep(rng.random() * 0.15)
+        tool.kill()
+        check(writable(inner_at) and writable(at), "frozen for ever")
+
+
+if __name__ == "__main__":
+    run_test(freezing if sys.argv[1] == "freeze" else test_method(sys.argv[1]))
