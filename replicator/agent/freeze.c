@@ -61,7 +61,6 @@ struct filesystem {
 	unsigned depth; /* loop devices beneath */
 	char *point;
 	int fd;
-	bool can_freeze;
 };
 
 struct freezer {
@@ -322,7 +321,7 @@ static int open_point(const struct disk_mount *mount, dev_t *ret_superblock)
 static int take_mount(
 	struct freezer *f, const struct disk_mount *mount, unsigned depth, struct error *error)
 {
-	dev_t superblock;
+	dev_t superblock = 0;
 	int fd = open_point(mount, &superblock);
 	if (fd == -ENOTDIR || fd == -ENOENT)
 		return 0; /* a bind mount of a file, or gone by now */
@@ -342,9 +341,8 @@ static int take_mount(
 		return error_set(error, point ? -E2BIG : -ENOMEM, NULL,
 			"more than %u filesystems to freeze", FREEZER_FILESYSTEMS_MAX);
 	}
-	f->list[f->count++] = (struct filesystem){
-		.dev = superblock, .depth = depth, .point = point, .fd = fd, .can_freeze = true
-	};
+	f->list[f->count++] =
+		(struct filesystem){ .dev = superblock, .depth = depth, .point = point, .fd = fd };
 	return 0;
 }
 
