@@ -131,7 +131,7 @@ void pipeline_fail(struct pipeline *p, const struct error *error)
 		p->stopping = true;
 		pthread_cond_broadcast(&p->changed);
 	}
-	p->events.failed(p->events.context);
+	p->events.failed(p->events.context, error);
 }
 
 void pipeline_error(struct pipeline *p, struct error *ret_error)

@@ -53,7 +53,7 @@ struct pipeline_events {
 	/* A comparison (or what followed from it) is through: equal, or sent and acknowledged. */
 	void (*compared)(void *context, struct source_disk *disk, uint64_t offset);
 	/* Something failed; the session is to end. Told at least once, perhaps often. */
-	void (*failed)(void *context);
+	void (*failed)(void *context, const struct error *error);
 	void *context;
 };
 

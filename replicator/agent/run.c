@@ -1,0 +1,184 @@
+/*
+ * Starting, and one session after another.
+ */
+#include "replicator/agent/run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "replicator/agent/enroll.h"
+#include "replicator/agent/session.h"
+
+#define RETRY_FIRST_MS 1000
+#define RETRY_LONGEST_MS 30000
+
+struct agent {
+	const struct agent_options *options;
+	struct source *source;
+	struct freezer *freezer;
+	struct agent_status *status;
+	char host[64];
+};
+
+static void agent_close(struct agent *a, bool forget)
+{
+	freezer_free(a->freezer);
+	source_free(a->source, forget);
+	agent_status_free(a->status);
+}
+
+static int add_named(struct agent *a, struct error *error)
+{
+	for (unsigned i = 0; i < a->options->disk_count; i++) {
+		const struct agent_disk *disk = &a->options->disks[i];
+		int r = source_add(a->source, disk->id, disk->path, error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int add_all(struct agent *a, struct error *error)
+{
+	CLEANUP_FREE struct disk *disks = NULL;
+	size_t count = 0;
+	int r = disk_list(&disks, &count);
+	if (r < 0)
+		return error_set(error, r, "name them with --disk ID=PATH",
+			"the disks of this machine cannot be listed: %s", strerrordesc_np(-r));
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		char path[DISK_NAME_BYTES + 8];
+		snprintf(path, sizeof(path), "/dev/%s", disks[i].name);
+		r = source_add(a->source, disks[i].name, path, error);
+	}
+	if (r == 0 && a->source->count == 0)
+		r = error_set(error, -ENOENT, "name them with --disk ID=PATH",
+			"no disk was found that could be protected");
+	return r;
+}
+
+static int agent_open(struct agent *a, struct error *error)
+{
+	const struct agent_options *o = a->options;
+	const struct source_options source = {
+		.io = o->io, .state_dir = o->state_dir, .pin_dir = o->pin_dir, .method = o->method
+	};
+	/* The watchdog is forked while this process is small and has no threads. */
+	int r = freezer_new(&a->freezer, error);
+	if (r == 0)
+		r = agent_status_new(o->status_path, error, &a->status);
+	if (r == 0)
+		r = source_new(&source, error, &a->source);
+	if (r == 0)
+		r = o->disk_count > 0 ? add_named(a, error) : add_all(a, error);
+	if (r == 0)
+		r = source_store(a->source, error);
+	if (r < 0)
+		return r;
+	agent_status_set_method(a->status, tracker_method_name(a->source->tracker),
+		tracker_method_reason(a->source->tracker));
+	log_info("%u disks; changes are captured by %s: %s", a->source->count,
+		tracker_method_name(a->source->tracker), tracker_method_reason(a->source->tracker));
+	return 0;
+}
+
+/* True if it is to stop. */
+static bool rest(const struct agent *a, int ms)
+{
+	struct pollfd fd = { .fd = a->options->stop_fd, .events = POLLIN };
+	return poll(&fd, a->options->stop_fd >= 0 ? 1 : 0, ms) > 0;
+}
+
+static void renew(const struct agent *a, const struct identity *identity)
+{
+	struct error error = { 0 };
+	if (!enroll_renewal_is_due(identity, clock_realtime_ns(clock_system())))
+		return;
+	int r = enroll_renew(a->options->io, a->options->state_dir, a->options->stop_fd, &error);
+	if (r < 0)
+		log_warning("the certificate could not be renewed: %s", error.message);
+	else
+		log_info("the certificate is renewed");
+}
+
+/* One session, with an identity that is read anew: it may have been renewed. */
+static int run_once(struct agent *a, struct error *error, bool *ret_worked)
+{
+	const struct agent_options *o = a->options;
+	struct identity *identity;
+	int r = identity_load(o->io, o->state_dir, error, &identity);
+	if (r < 0)
+		return r;
+	renew(a, identity);
+	const struct session_options session = { .identity = identity,
+		.source = a->source,
+		.freezer = a->freezer,
+		.status = a->status,
+		.host = a->host,
+		.freeze_paths = o->freeze_paths,
+		.pre_freeze = o->pre_freeze,
+		.post_thaw = o->post_thaw,
+		.freeze_timeout_ms = o->freeze_timeout_ms,
+		.connections = o->connections,
+		.read_bytes_per_s = o->read_bytes_per_s,
+		.send_bytes_per_s = o->send_bytes_per_s,
+		.zstd = o->zstd,
+		.stop_fd = o->stop_fd };
+	agent_status_set_appliance(a->status, identity->machine, identity->appliance);
+	agent_status_set_state(a->status, "connecting");
+	agent_status_write(a->status);
+	r = session_run(&session, error, ret_worked);
+	identity_free(identity);
+	return r;
+}
+
+static bool is_final(int r)
+{
+	return r == -ESHUTDOWN || r == -EKEYREVOKED || r == -EKEYEXPIRED || r == -ENOENT;
+}
+
+static int run_sessions(struct agent *a, struct error *error)
+{
+	int wait_ms = RETRY_FIRST_MS;
+	for (;;) {
+		bool worked = false;
+		*error = (struct error){ 0 };
+		int r = run_once(a, error, &worked);
+		agent_status_set_error(a->status, error);
+		if (r == 0 || is_final(r))
+			return r;
+		log_warning("%s%s%s", error->message, error->mend[0] ? " → " : "", error->mend);
+		agent_status_set_state(a->status, "disconnected");
+		agent_status_write(a->status);
+		if (worked)
+			wait_ms = RETRY_FIRST_MS;
+		if (rest(a, wait_ms))
+			return 0;
+		wait_ms = MIN(wait_ms * 2, RETRY_LONGEST_MS);
+	}
+}
+
+int agent_run(const struct agent_options *options, struct error *error)
+{
+	struct agent a = { .options = options };
+	if (gethostname(a.host, sizeof(a.host) - 1) < 0)
+		strcpy(a.host, "unknown");
+	int r = agent_open(&a, error);
+	if (r == 0 && options->ready)
+		options->ready(options->ready_context);
+	if (r == 0)
+		r = run_sessions(&a, error);
+	bool left = r == -ESHUTDOWN;
+	agent_close(&a, left);
+	if (!left)
+		return r;
+	log_info("the appliance has let this machine go: replication ends here");
+	return identity_remove(options->io, options->state_dir, error);
+}

@@ -1,0 +1,47 @@
+/*
+ * The agent at work: disks tracked from the first moment, sessions one after another.
+ *
+ * Tracking does not depend on the appliance: while it is away changes are marked, in memory that
+ * is bounded, and the machine is never slowed. A session that fails is followed by another, after a
+ * wait that grows to half a minute.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/io.h"
+#include "replicator/agent/source.h"
+
+struct agent_disk {
+	const char *id, *path;
+};
+
+struct agent_options {
+	struct io *io; /* all borrowed */
+	const char *state_dir;
+	const char *pin_dir;     /* NULL: marks end with the process */
+	const char *status_path; /* NULL: none */
+	const struct agent_disk *disks;
+	unsigned disk_count;             /* 0: every disk of the machine */
+	const char *const *freeze_paths; /* NULL ends; may be NULL */
+	const char *pre_freeze, *post_thaw;
+	unsigned freeze_timeout_ms;
+	unsigned connections;
+	uint64_t read_bytes_per_s, send_bytes_per_s;
+	bool zstd;
+	enum tracker_method method;
+	int stop_fd;                  /* readable: stop */
+	void (*ready)(void *context); /* once the disks are tracked; may be NULL */
+	void *ready_context;
+};
+
+#define AGENT_FREEZE_TIMEOUT_MS 10000u
+#define AGENT_CONNECTIONS 2u
+#define AGENT_PIN_DIR "/sys/fs/bpf/landfall-agent"
+
+/* Works until stop_fd is readable (0), the appliance lets the machine go (0, and the identity is
+ * removed), or something that trying again cannot mend: -ENOENT not enrolled; -EKEYREVOKED,
+ * -EKEYEXPIRED; a disk that is not there. */
+int agent_run(const struct agent_options *options, struct error *error);

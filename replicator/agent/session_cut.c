@@ -1,0 +1,425 @@
+/*
+ * Cuts: a moment at which nothing changes, copied.
+ *
+ * First what changed is sent in passes while everything runs, until little is left or it does not
+ * get less. Then all filesystems are frozen, the rest is read, and they are thawed as soon as it
+ * lies in our buffers; sending goes on behind that. While frozen nothing is written but memory and
+ * sockets, nothing opened, nothing logged.
+ *
+ * The loss detector is asked while everything stands still, which is when it knows for certain.
+ */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "replicator/agent/session_internal.h"
+
+#define LITTLE_BYTES (8u << 20)
+#define PASSES_MAX 8u
+#define RANGES 256u
+#define PATIENCE_NS (600 * NS_PER_S)
+#define CHECK_MS 20u
+#define PASS_MODULUS 250u
+
+struct cut {
+	struct session *session;
+	bool application, alone;
+	int64_t time_ns;
+	uint64_t remainder_bytes;
+	struct freezer_report report;
+	struct source_disk *lost; /* whose changes were missed */
+	struct tracker_trust trust;
+	struct error error;
+};
+
+/* ── marks ───────────────────────────────────────────────────────────────────────────────── */
+
+static uint64_t dirty_bytes(struct session *s)
+{
+	struct source *source = s->options->source;
+	uint64_t dirty = 0;
+	for (unsigned i = 0; i < source->count; i++)
+		if (source->disks[i]->accepted)
+			dirty += source_dirty_bytes(source->disks[i]);
+	return dirty;
+}
+
+static int put_range(struct session *s, struct source_disk *disk, uint64_t pass,
+	const struct tracker_range *range)
+{
+	uint64_t at = range->offset;
+	uint64_t end = round_up(range->offset + range->length, WIRE_PAGE_BYTES);
+	int r = 0;
+	while (r == 0 && at < end) {
+		uint64_t chunk_end = round_down(at, WIRE_CHUNK_BYTES) + WIRE_CHUNK_BYTES;
+		uint64_t n = MIN(chunk_end, end) - at;
+		const struct task task = { .kind = TASK_SEND,
+			.disk = disk,
+			.offset = at,
+			.length = (uint32_t)n,
+			.pass = pass };
+		r = pipeline_put(s->pipeline, &task);
+		at += n;
+	}
+	return r;
+}
+
+/* Takes the marks of all disks and puts what they cover to be sent. */
+static int take_all(struct session *s, uint64_t *ret_bytes)
+{
+	struct source *source = s->options->source;
+	uint64_t pass = s->pass = s->pass % PASS_MODULUS + 1;
+	struct tracker_range ranges[RANGES];
+	*ret_bytes = 0;
+	for (unsigned i = 0; i < source->count; i++) {
+		struct source_disk *disk = source->disks[i];
+		for (uint64_t at = 0; disk->accepted && at < disk->disk.bytes;) {
+			size_t count = 0;
+			int r;
+			{
+				SCOPED_LOCK(&disk->lock);
+				r = tracker_take(
+					disk->tracked, pass, at, RANGES, ranges, &count, &at);
+			}
+			for (size_t k = 0; r == 0 && k < count; k++) {
+				*ret_bytes += ranges[k].length;
+				r = put_range(s, disk, pass, &ranges[k]);
+			}
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+static int read_errors(struct session *s, struct error *ret_error)
+{
+	struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++) {
+		SCOPED_LOCK(&source->disks[i]->lock);
+		if (source->disks[i]->error.code == 0)
+			continue;
+		*ret_error = source->disks[i]->error;
+		return ret_error->code;
+	}
+	return 0;
+}
+
+static void forget_errors(struct session *s)
+{
+	struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++) {
+		SCOPED_LOCK(&source->disks[i]->lock);
+		source->disks[i]->error = (struct error){ 0 };
+	}
+}
+
+/* ── before the freeze ───────────────────────────────────────────────────────────────────── */
+
+static int copy_in_passes(struct cut *cut)
+{
+	struct session *s = cut->session;
+	uint64_t before = UINT64_MAX;
+	for (unsigned pass = 0; pass < PASSES_MAX; pass++) {
+		uint64_t dirty = dirty_bytes(s), taken;
+		if (dirty <= LITTLE_BYTES || dirty > before - before / 4)
+			return 0;
+		before = dirty;
+		int r = take_all(s, &taken);
+		if (r == 0)
+			r = pipeline_wait_sent(s->pipeline, PATIENCE_NS);
+		if (r < 0)
+			return error_set(&cut->error, r, NULL, "what changed could not be sent");
+		r = session_pump(s, 0);
+		if (r < 0 || s->cut.over)
+			return error_set(&cut->error, r < 0 ? r : -ECANCELED, NULL,
+				"the cut was called off");
+	}
+	return 0;
+}
+
+static int run_command(const char *what, const char *command, struct error *error)
+{
+	int status = system(command);
+	if (status == 0)
+		return 0;
+	if (status > 0 && WIFEXITED(status))
+		return error_set(error, -EIO, "mend the command, or leave it out",
+			"the %s command '%.200s' ended with %d", what, command,
+			WEXITSTATUS(status));
+	return error_set(error, -EIO, "mend the command, or leave it out",
+		"the %s command '%.200s' could not be run or was killed", what, command);
+}
+
+static int quiesce(struct cut *cut)
+{
+	const struct session_options *options = cut->session->options;
+	if (!cut->application)
+		return 0;
+	if (!options->pre_freeze)
+		return error_set(&cut->error, -EOPNOTSUPP,
+			"start landfall-agent with --pre-freeze COMMAND that brings the "
+			"applications' data to rest, and --post-thaw COMMAND",
+			"this machine has no command that makes its applications consistent");
+	return run_command("--pre-freeze", options->pre_freeze, &cut->error);
+}
+
+static void unquiesce(struct cut *cut)
+{
+	struct error error = { 0 };
+	const struct session_options *options = cut->session->options;
+	if (cut->application && options->post_thaw &&
+		run_command("--post-thaw", options->post_thaw, &error) < 0)
+		log_error("%s", error.message);
+}
+
+static int prepare_freeze(struct cut *cut)
+{
+	const struct session_options *options = cut->session->options;
+	dev_t devs[2 * SOURCE_DISKS_MAX];
+	size_t count = 0;
+	for (unsigned i = 0; i < options->source->count; i++)
+		devs[count++] = options->source->disks[i]->disk.dev;
+	for (unsigned i = 0;
+		options->freeze_paths && options->freeze_paths[i] && count < ARRAY_SIZE(devs);
+		i++) {
+		struct stat status;
+		if (stat(options->freeze_paths[i], &status) < 0)
+			return error_set(&cut->error, -errno,
+				"mount it, or take --freeze for it away", "%s cannot be frozen: %s",
+				options->freeze_paths[i], strerrordesc_np(errno));
+		devs[count++] = status.st_dev;
+	}
+	return freezer_prepare(options->freezer, devs, count, &cut->error);
+}
+
+/* ── frozen ──────────────────────────────────────────────────────────────────────────────── */
+
+/* In a group: says so, and waits for the word that all are. */
+static int await_others(struct cut *cut)
+{
+	struct session *s = cut->session;
+	if (cut->alone)
+		return 0;
+	struct cJSON *json = session_message("cut.frozen");
+	if (json && json_add_u64(json, "cut", s->cut.number) < 0)
+		json_freep(&json);
+	int r = session_say(s, json);
+	while (r == 0 && !s->cut.thaw && !s->cut.over) {
+		if (!freezer_holds(s->options->freezer))
+			return error_set(&cut->error, -ETIMEDOUT, NULL,
+				"the watchdog thawed before all machines were frozen");
+		r = session_pump(s, 50 * NS_PER_MS);
+	}
+	if (r == 0 && s->cut.over)
+		r = -ECANCELED;
+	return r < 0 ? error_set(&cut->error, r, NULL, "the cut was called off") : 0;
+}
+
+static void look_for_losses(struct cut *cut)
+{
+	struct source *source = cut->session->options->source;
+	for (unsigned i = 0; i < source->count && !cut->lost; i++) {
+		struct source_disk *disk = source->disks[i];
+		struct tracker_trust trust;
+		SCOPED_LOCK(&disk->lock);
+		if (disk->accepted && tracker_check(disk->tracked, CHECK_MS, &trust) == 0 &&
+			trust.verdict == TRACKER_LOST) {
+			cut->lost = disk;
+			cut->trust = trust;
+		}
+	}
+}
+
+static int copy_frozen(struct cut *cut)
+{
+	struct session *s = cut->session;
+	cut->time_ns = clock_realtime_ns(clock_system());
+	int r = take_all(s, &cut->remainder_bytes);
+	if (r == 0)
+		r = pipeline_wait_read(
+			s->pipeline, (int64_t)s->options->freeze_timeout_ms * NS_PER_MS);
+	if (r < 0)
+		return error_set(&cut->error, r,
+			"let --freeze-timeout be longer, or points be rarer in busy hours",
+			"%.1f MiB that changed while it was copied could not be read in time",
+			(double)cut->remainder_bytes / (double)MIB);
+	look_for_losses(cut);
+	return await_others(cut);
+}
+
+static int freeze_and_copy(struct cut *cut)
+{
+	const struct session_options *options = cut->session->options;
+	agent_status_hold(options->status, true);
+	int r = freezer_freeze(options->freezer, options->freeze_timeout_ms, &cut->error);
+	if (r == 0) {
+		r = copy_frozen(cut);
+		int thawed = freezer_thaw(options->freezer, &cut->report);
+		if (r == 0 && thawed < 0)
+			r = error_set(&cut->error, thawed,
+				"let --freeze-timeout be longer, or points be rarer in busy hours",
+				"the watchdog thawed the filesystems before all was copied");
+	}
+	agent_status_hold(options->status, false);
+	return r;
+}
+
+/* ── after it ────────────────────────────────────────────────────────────────────────────── */
+
+static int say_mark(struct cut *cut)
+{
+	struct session *s = cut->session;
+	uint64_t sent[PIPELINE_CONNECTIONS_MAX];
+	struct cJSON *json = session_message("mark"), *list;
+	pipeline_last_sent(s->pipeline, sent);
+	int r = json ? json_add_u64(json, "cut", s->cut.number) : -ENOMEM;
+	if (r == 0)
+		r = json_add_i64(json, "time", cut->time_ns);
+	if (r == 0)
+		r = json_add_u64(json, "frozen_us", cut->report.stall_ns / 1000);
+	if (r == 0)
+		r = json_add_array(json, "sent", &list);
+	for (unsigned i = 0; r == 0 && i < s->connection_count; i++)
+		r = json_add_u64(list, NULL, sent[i]);
+	if (r < 0)
+		json_freep(&json);
+	return session_say(s, json);
+}
+
+/* Nothing of the next epoch is sent before the appliance has said what became of this one. */
+static int await_end(struct cut *cut)
+{
+	struct session *s = cut->session;
+	int r = 0;
+	while (r == 0 && !s->cut.over)
+		r = session_pump(s, NS_PER_S);
+	if (r == 0 && s->cut.point > 0)
+		agent_status_set_point(s->options->status, s->cut.point, cut->time_ns,
+			cut->report.stall_ns, cut->remainder_bytes);
+	return r;
+}
+
+static uint64_t sent_bytes(struct session *s)
+{
+	struct pipeline_counts counts;
+	pipeline_counts(s->pipeline, &counts);
+	return counts.sent_bytes + counts.zero_bytes + 1;
+}
+
+static int say_simple(struct session *s, const char *type)
+{
+	struct cJSON *json = session_message(type);
+	if (json && json_add_u64(json, "cut", s->cut.number) < 0)
+		json_freep(&json);
+	return session_say(s, json);
+}
+
+static int say_failed(struct cut *cut)
+{
+	struct session *s = cut->session;
+	struct cJSON *json = session_message("cut.failed");
+	int r = json ? json_add_u64(json, "cut", s->cut.number) : -ENOMEM;
+	if (r == 0)
+		r = json_add_text(json, "message", cut->error.message);
+	if (r == 0)
+		r = json_add_text(json, "mend", cut->error.mend);
+	if (r < 0)
+		json_freep(&json);
+	log_warning("no recovery point: %s", cut->error.message);
+	r = session_say(s, json);
+	if (r == 0 && cut->lost)
+		r = session_distrust(s, cut->lost, tracker_reason_text(cut->trust.reason));
+	return r;
+}
+
+/* In a group: everybody gets ready before anybody freezes. */
+static int await_freeze(struct cut *cut)
+{
+	struct session *s = cut->session;
+	struct cJSON *json = session_message("cut.ready");
+	int r = json ? json_add_u64(json, "cut", s->cut.number) : -ENOMEM;
+	if (r == 0)
+		r = json_add_u64(json, "remaining_bytes", dirty_bytes(s));
+	if (r < 0)
+		json_freep(&json);
+	r = session_say(s, json);
+	while (r == 0 && !s->cut.freeze && !s->cut.over)
+		r = session_pump(s, NS_PER_S);
+	if (r == 0 && s->cut.over)
+		r = -ECANCELED;
+	return r < 0 ? error_set(&cut->error, r, NULL, "the cut was called off") : 0;
+}
+
+static int make_point(struct cut *cut)
+{
+	struct session *s = cut->session;
+	int r = copy_in_passes(cut);
+	if (r == 0 && !cut->alone)
+		r = await_freeze(cut);
+	if (r == 0)
+		r = prepare_freeze(cut);
+	if (r == 0)
+		r = quiesce(cut);
+	if (r == 0) {
+		r = freeze_and_copy(cut);
+		unquiesce(cut);
+	}
+	if (r == 0)
+		r = pipeline_wait_sent(s->pipeline, PATIENCE_NS);
+	if (r == 0)
+		r = read_errors(s, &cut->error);
+	if (r == 0 && cut->lost)
+		r = error_set(&cut->error, -ESTALE, NULL,
+			"changes to disk %s may have been missed; it is compared first",
+			cut->lost->id);
+	if (r < 0 && cut->error.code == 0)
+		error_set(&cut->error, r, NULL, "%s", strerrordesc_np(-r));
+	return r;
+}
+
+int session_make_cut(struct session *s, const struct json *message)
+{
+	struct cut cut = { .session = s };
+	const char *kind = "crash";
+	uint64_t number;
+	int r = json_get_u64(message, "cut", &number, NULL);
+	if (r == 0)
+		r = json_find_text(message, "kind", &kind, NULL);
+	if (r >= 0)
+		r = json_find_bool(message, "alone", &cut.alone, NULL);
+	if (r < 0)
+		return 0;
+	s->cut = (struct session_cut){ .number = number };
+	cut.application = strcmp(kind, "application") == 0;
+	forget_errors(s);
+	if (!session_is_whole(s)) {
+		error_set(&cut.error, -EAGAIN, NULL, "a disk is being compared");
+		return say_failed(&cut);
+	}
+	if (!cut.application && dirty_bytes(s) == 0 && sent_bytes(s) == s->sent_at_mark) {
+		r = say_simple(s, "cut.unchanged");
+		/* In a group the others may have changes, and then all freeze. */
+		while (r == 0 && !s->cut.over && !s->cut.freeze)
+			r = session_pump(s, NS_PER_S);
+		if (r < 0 || s->cut.over)
+			return r;
+	}
+	agent_status_set_state(s->options->status, "freezing");
+	if (make_point(&cut) < 0)
+		return session_ended(s) < 0 ? session_ended(s) : say_failed(&cut);
+	r = say_mark(&cut);
+	if (r == 0)
+		r = await_end(&cut);
+	if (r == 0 && s->cut.point > 0)
+		s->sent_at_mark = sent_bytes(s);
+	return r;
+}

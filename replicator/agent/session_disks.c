@@ -1,0 +1,345 @@
+/*
+ * What the appliance says of our disks, and comparing those that are not known to be whole.
+ *
+ * One disk is compared at a time, in the order of the list, so that the source is read gently and
+ * in sequence. A chunk that differs has its pages asked for and is read once more when the answer
+ * comes; one that the appliance has as zeros, or cannot prove, is sent without asking.
+ */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "replicator/agent/session_internal.h"
+
+#define TELL_CHUNKS 64u
+
+static struct source_disk *by_number(struct session *s, uint16_t number, unsigned *ret_index)
+{
+	struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++) {
+		if (!source->disks[i]->accepted || source->disks[i]->number != number)
+			continue;
+		*ret_index = i;
+		return source->disks[i];
+	}
+	return NULL;
+}
+
+static unsigned index_of(const struct session *s, const struct source_disk *disk)
+{
+	unsigned i = 0;
+	while (s->options->source->disks[i] != disk)
+		i++;
+	return i;
+}
+
+/* ── naming them ─────────────────────────────────────────────────────────────────────────── */
+
+static int add_disk(const struct session *s, struct cJSON *list, const struct source_disk *disk)
+{
+	struct cJSON *item;
+	int r = json_add_object(list, NULL, &item);
+	if (r == 0)
+		r = json_add_text(item, "id", disk->id);
+	if (r == 0)
+		r = json_add_u64(item, "size_bytes", disk->disk.bytes);
+	if (r == 0)
+		r = json_add_text(item, "identity", disk->disk.identity);
+	if (r == 0)
+		r = json_add_text(
+			item, "capture", tracker_method_name(s->options->source->tracker));
+	return r == 0 ? json_add_u64(item, "incarnation", disk->incarnation) : r;
+}
+
+int session_say_disks(struct session *s)
+{
+	struct source *source = s->options->source;
+	struct cJSON *json = session_message("disks"), *list;
+	int r = json ? json_add_array(json, "disks", &list) : -ENOMEM;
+	for (unsigned i = 0; r == 0 && i < source->count; i++)
+		r = add_disk(s, list, source->disks[i]);
+	if (r < 0)
+		json_freep(&json);
+	return session_say(s, json);
+}
+
+static void begin(struct session *s, unsigned index, uint64_t cursor)
+{
+	const struct source_disk *disk = s->options->source->disks[index];
+	s->disks[index].comparing = true;
+	compare_begin(&s->disks[index].compare, source_disk_bytes(disk) / WIRE_CHUNK_BYTES, cursor,
+		clock_monotonic_ns(clock_system()));
+	log_info("disk %s: comparing with the appliance from byte %" PRIu64, disk->id,
+		cursor * WIRE_CHUNK_BYTES);
+}
+
+static int take_one(struct session *s, const struct json *item)
+{
+	struct source *source = s->options->source;
+	const char *id, *state, *text = "refused", *mend = "";
+	struct json refusal = { 0 };
+	uint64_t number, cursor = 0;
+	unsigned i = 0;
+	int r = json_get_text(item, "id", &id, NULL);
+	while (r == 0 && i < source->count && strcmp(source->disks[i]->id, id) != 0)
+		i++;
+	if (r < 0 || i == source->count)
+		return -EBADMSG;
+	struct source_disk *disk = source->disks[i];
+	disk->accepted = false;
+	disk->refusal = (struct error){ 0 };
+	if (json_find_object(item, "error", &refusal, NULL) > 0) {
+		(void)json_find_text(&refusal, "message", &text, NULL);
+		(void)json_find_text(&refusal, "mend", &mend, NULL);
+		error_set(&disk->refusal, -EPERM, mend, "%.400s", text);
+		log_error("disk %s is refused: %s", disk->id, text);
+		return 0;
+	}
+	r = json_get_u64(item, "disk", &number, NULL);
+	if (r == 0)
+		r = json_get_text(item, "state", &state, NULL);
+	if (r == 0)
+		r = json_get_u64(item, "cursor", &cursor, NULL);
+	if (r < 0 || number > UINT16_MAX)
+		return -EBADMSG;
+	disk->accepted = true;
+	disk->number = (uint16_t)number;
+	bool same = s->disks[i].comparing &&
+		    s->disks[i].compare.chunks == source_disk_bytes(disk) / WIRE_CHUNK_BYTES;
+	if (strcmp(state, "continue") == 0)
+		s->disks[i].comparing = false;
+	else if (!same)
+		begin(s, i, cursor);
+	return 0;
+}
+
+int session_take_disks(struct session *s, const struct json *message)
+{
+	struct error error = { 0 };
+	struct json list;
+	int r = json_get_array(message, "disks", &list, NULL);
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);)
+		r = take_one(s, &item);
+	if (r < 0) {
+		error_set(&error, -EBADMSG, "is one of the two programs older?",
+			"the appliance's answer about disks makes no sense");
+		session_end(s, &error);
+		return r;
+	}
+	s->disks_answered = true;
+	return 0;
+}
+
+int session_take_resync(struct session *s, const struct json *message)
+{
+	uint64_t number;
+	unsigned i;
+	if (json_get_u64(message, "disk", &number, NULL) == 0 && number <= UINT16_MAX &&
+		by_number(s, (uint16_t)number, &i))
+		begin(s, i, 0);
+	return 0;
+}
+
+bool session_is_whole(const struct session *s)
+{
+	const struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++)
+		if (s->disks[i].comparing)
+			return false;
+	return s->disks_answered;
+}
+
+int session_distrust(struct session *s, struct source_disk *disk, const char *why)
+{
+	struct error error = { 0 };
+	log_warning("disk %s: changes may have been missed (%s); it is compared with the appliance",
+		disk->id, why);
+	int r = source_distrust(disk, &error);
+	if (r == 0)
+		r = source_store(s->options->source, &error);
+	if (r < 0) {
+		session_end(s, &error);
+		return r;
+	}
+	s->disks[index_of(s, disk)].comparing = false; /* the answer begins it anew */
+	return session_say_disks(s);
+}
+
+/* ── comparing ───────────────────────────────────────────────────────────────────────────── */
+
+int session_take_hashes(struct session *s, struct event *event)
+{
+	unsigned i;
+	struct source_disk *disk = by_number(s, event->disk, &i);
+	if (!disk || !s->disks[i].comparing)
+		return 0;
+	struct compare *compare = &s->disks[i].compare;
+	int r = 0;
+	for (uint32_t c = 0; r == 0 && c < event->count; c++) {
+		uint64_t chunk = event->first + c;
+		if (chunk >= compare->asked)
+			break;
+		const struct task task = { .kind = TASK_COMPARE,
+			.disk = disk,
+			.offset = chunk * WIRE_CHUNK_BYTES,
+			.length = WIRE_CHUNK_BYTES,
+			.expected = { event->values[2 * c], event->values[2 * c + 1] } };
+		r = pipeline_put(s->pipeline, &task);
+	}
+	if (event->first + event->count >= compare->asked && s->asked_hashes > 0)
+		s->asked_hashes = 0;
+	return r;
+}
+
+static int put_pages(
+	struct session *s, struct source_disk *disk, uint64_t chunk, uint64_t *taken_values)
+{
+	const struct task task = { .kind = TASK_PAGES,
+		.disk = disk,
+		.offset = chunk * WIRE_CHUNK_BYTES,
+		.length = WIRE_CHUNK_BYTES,
+		.expected_pages = taken_values };
+	return pipeline_put(s->pipeline, &task);
+}
+
+int session_take_pages(struct session *s, struct event *event)
+{
+	unsigned i;
+	struct source_disk *disk = by_number(s, event->disk, &i);
+	if (s->asked_pages > 0)
+		s->asked_pages--;
+	if (!disk || !s->disks[i].comparing || event->count != WIRE_CHUNK_PAGES)
+		return 0;
+	return put_pages(s, disk, event->first, TAKE(event->values));
+}
+
+static bool is_hash(struct hash128 a, struct hash128 b)
+{
+	return a.low == b.low && a.high == b.high;
+}
+
+int session_take_differs(struct session *s, struct event *event)
+{
+	const struct hash128 unknown = { 0 };
+	s->disks[index_of(s, event->source)].compare.differing++;
+	bool zeros = is_hash(event->hash, s->zero_chunk);
+	if (zeros || is_hash(event->hash, unknown)) {
+		static const uint8_t zero_page[WIRE_PAGE_BYTES];
+		uint64_t *pages = calloc(WIRE_CHUNK_PAGES, sizeof(*pages));
+		if (!pages)
+			return -ENOMEM;
+		if (zeros)
+			frame_hash_pages(zero_page, sizeof(zero_page), &pages[0]);
+		for (unsigned i = 1; i < WIRE_CHUNK_PAGES; i++)
+			pages[i] = pages[0];
+		return put_pages(s, event->source, event->first, pages);
+	}
+	struct event *copy = malloc(sizeof(*copy));
+	if (!copy)
+		return -ENOMEM;
+	*copy = *event;
+	copy->next = NULL;
+	*s->wanted_end = copy;
+	s->wanted_end = &copy->next;
+	return 0;
+}
+
+int session_take_compared(struct session *s, struct event *event)
+{
+	struct session_disk *disk = &s->disks[index_of(s, event->source)];
+	if (disk->comparing)
+		compare_chunk_done(&disk->compare, event->first);
+	return 0;
+}
+
+static int ask_pages(struct session *s)
+{
+	while (s->wanted && s->asked_pages < ASKED_PAGES_MAX) {
+		struct event *event = s->wanted;
+		struct cJSON *json = session_message("pages");
+		int r = json ? json_add_u64(json, "disk", event->source->number) : -ENOMEM;
+		if (r == 0)
+			r = json_add_u64(json, "chunk", event->first);
+		if (r < 0)
+			json_freep(&json);
+		r = session_say(s, json);
+		if (r < 0)
+			return r;
+		s->asked_pages++;
+		s->wanted = event->next;
+		if (!s->wanted)
+			s->wanted_end = &s->wanted;
+		session_free_event(event);
+	}
+	return 0;
+}
+
+static int ask_hashes(struct session *s, const struct source_disk *disk, struct compare *compare)
+{
+	uint64_t first;
+	uint32_t count;
+	if (!pipeline_has_room(s->pipeline) || s->asked_hashes > 0)
+		return 0;
+	while (s->asked_hashes < ASKED_HASHES_MAX && compare_next_ask(compare, &first, &count)) {
+		struct cJSON *json = session_message("hashes");
+		int r = json ? json_add_u64(json, "disk", disk->number) : -ENOMEM;
+		if (r == 0)
+			r = json_add_u64(json, "first_chunk", first);
+		if (r == 0)
+			r = json_add_u64(json, "count", count);
+		if (r < 0)
+			json_freep(&json);
+		r = session_say(s, json);
+		if (r < 0)
+			return r;
+		s->asked_hashes++;
+	}
+	return 0;
+}
+
+static int tell_compared(
+	struct session *s, const struct source_disk *disk, struct compare *compare, bool done)
+{
+	struct cJSON *json = session_message("compared");
+	int r = json ? json_add_u64(json, "disk", disk->number) : -ENOMEM;
+	if (r == 0)
+		r = json_add_u64(json, "cursor", compare->cursor);
+	if (r == 0)
+		r = json_add_bool(json, "done", done);
+	if (r < 0)
+		json_freep(&json);
+	compare->told = compare->cursor;
+	return session_say(s, json);
+}
+
+static int advance(struct session *s, unsigned index)
+{
+	struct source_disk *disk = s->options->source->disks[index];
+	struct compare *compare = &s->disks[index].compare;
+	int r = ask_pages(s);
+	if (r == 0)
+		r = ask_hashes(s, disk, compare);
+	if (r == 0 && compare_is_done(compare)) {
+		log_info("disk %s is whole: %" PRIu64 " of %" PRIu64 " chunks differed", disk->id,
+			compare->differing, compare->chunks - compare->begun_at);
+		s->disks[index].comparing = false;
+		return tell_compared(s, disk, compare, true);
+	}
+	if (r == 0 && compare->cursor >= compare->told + TELL_CHUNKS)
+		r = tell_compared(s, disk, compare, false);
+	return r;
+}
+
+int session_advance_compare(struct session *s)
+{
+	struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++)
+		if (source->disks[i]->accepted && s->disks[i].comparing)
+			return advance(s, i);
+	return 0;
+}

@@ -1,0 +1,119 @@
+/*
+ * The inside of a session: session.c (connections, receiving, the conductor's loop),
+ * session_disks.c (what the appliance says of disks, comparing), session_cut.c (cuts).
+ *
+ * Receivers and the pipeline's threads only put events into the inbox; everything else is done by
+ * the conductor, which alone touches what is not under the lock.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/json.h"
+#include "replicator/agent/compare.h"
+#include "replicator/agent/pipeline.h"
+#include "replicator/agent/session.h"
+
+#define ASKED_PAGES_MAX 32u
+#define ASKED_HASHES_MAX 4u
+
+enum event_kind {
+	EVENT_CONTROL,  /* json */
+	EVENT_HASHES,   /* disk, first, count, hashes */
+	EVENT_PAGES,    /* disk, first (chunk), count, values */
+	EVENT_DIFFERS,  /* source, first (chunk), hash: what the appliance has */
+	EVENT_COMPARED, /* source, first (chunk) */
+};
+
+struct event {
+	struct event *next;
+	enum event_kind kind;
+	struct cJSON *json;
+	struct source_disk *source;
+	uint16_t disk;
+	uint64_t first;
+	uint32_t count;
+	struct hash128 hash;
+	uint64_t *values;
+};
+
+struct session_disk {
+	bool comparing;
+	struct compare compare;
+};
+
+/* What the appliance said of the cut that is being made. */
+struct session_cut {
+	uint64_t number;
+	bool freeze, thaw, over;
+	uint64_t point; /* once over; 0: none was made */
+};
+
+struct receiver {
+	struct session *session;
+	unsigned index;
+	pthread_t thread;
+	bool runs;
+};
+
+struct session {
+	const struct session_options *options;
+	struct tls_context *tls;
+	struct connection *connections[PIPELINE_CONNECTIONS_MAX];
+	unsigned connection_count;
+	struct receiver receivers[PIPELINE_CONNECTIONS_MAX];
+	uint64_t window_bytes;
+	struct pipeline *pipeline;
+
+	pthread_mutex_t lock;
+	pthread_cond_t arrived;
+	struct event *inbox, **inbox_end;
+	struct error error; /* what ended it */
+	bool ended;
+
+	struct session_disk disks[SOURCE_DISKS_MAX];
+	struct hash128 zero_chunk;
+	bool disks_answered;
+	unsigned asked_hashes, asked_pages;
+	struct event *wanted, **wanted_end; /* chunks whose pages are to be asked for */
+	struct session_cut cut;
+	uint64_t pass;
+	uint64_t sent_at_mark; /* bytes that had been sent when the last mark was */
+	int64_t housekeeping_ns;
+	bool leave;
+};
+
+/* ── session.c ───────────────────────────────────────────────────────────────────────────── */
+
+void session_end(struct session *session, const struct error *error);
+/* 0, or why it ended. */
+int session_ended(struct session *session);
+/* Waits for the next event, at most so long. NULL: none came, or the session ended. */
+struct event *session_next_event(struct session *session, int64_t wait_ns);
+void session_free_event(struct event *event);
+/* Handles one event, or waits in vain. -errno: the session ended. */
+int session_pump(struct session *session, int64_t wait_ns);
+int session_say(struct session *session, struct cJSON *json); /* frees json */
+/* {"type": type}; NULL: no memory. */
+struct cJSON *session_message(const char *type);
+
+/* ── session_disks.c ─────────────────────────────────────────────────────────────────────── */
+
+int session_say_disks(struct session *session);
+int session_take_disks(struct session *session, const struct json *message);
+int session_take_resync(struct session *session, const struct json *message);
+int session_take_hashes(struct session *session, struct event *event);
+int session_take_pages(struct session *session, struct event *event);
+int session_take_differs(struct session *session, struct event *event);
+int session_take_compared(struct session *session, struct event *event);
+/* Asks for more, tells how far it is. */
+int session_advance_compare(struct session *session);
+bool session_is_whole(const struct session *session);
+/* Its capture missed something: a new incarnation, told to the appliance. */
+int session_distrust(struct session *session, struct source_disk *disk, const char *why);
+
+/* ── session_cut.c ───────────────────────────────────────────────────────────────────────── */
+
+/* cut.prepare: makes the cut, and comes back when it is over. */
+int session_make_cut(struct session *session, const struct json *message);
