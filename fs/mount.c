@@ -173,6 +173,7 @@ static int prepare_path(const char *path, struct error *error)
 static void release(struct mount *mount)
 {
 	pthread_cond_destroy(&mount->changed);
+	buffers_free(&mount->buffers);
 	gate_destroy(&mount->reads);
 	write_gates_free(mount);
 	pthread_mutex_destroy(&mount->lock);
@@ -207,6 +208,7 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	pthread_cond_init(&mount->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	mount->max_threads = MAX(options->max_threads ? options->max_threads : DEFAULT_THREADS, 2u);
+	pthread_mutex_init(&mount->buffers.lock, NULL);
 	gate_init(&mount->reads, MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS));
 	mount->started_ns = clock_realtime_ns(clock_system());
 	mount->path = strdup(options->path);

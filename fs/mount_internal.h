@@ -5,6 +5,7 @@
  *	mount_tree.c   machines and clones: what is shown, and for how long it may be used
  *	mount_names.c  the tree: names, attributes, directory entries
  *	mount_files.c  open files: one store for each, shared by all who have it open
+ *	mount_buffers.c  what answers are made in
  *	mount_gates.c  how many of them are worked on at once, and where the others wait
  *	mount_ops.c    the handlers of FUSE requests
  *
@@ -19,6 +20,7 @@
 #pragma once
 
 #define FUSE_MAX_IO_BYTES (1024u * 1024u)
+#define SMALL_ANSWER_BYTES (64u * 1024u)
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -128,6 +130,13 @@ struct gate {
 	uint64_t queued_bytes;
 };
 
+/* For answers: see mount_buffers.c. */
+struct buffers {
+	pthread_mutex_t lock;
+	struct buffer_chunk *first;
+	unsigned unused; /* chunks of which no buffer is in use */
+};
+
 /* A group's, for the writes of its live disks. */
 struct write_gate {
 	struct write_gate *next;
@@ -145,7 +154,8 @@ struct mount {
 	dev_t device;
 	atomic_bool stopping; /* mount_free was called */
 	atomic_bool ended;    /* the session is over: there is no kernel to talk to */
-	pthread_key_t buffer; /* each thread's, for reads */
+	pthread_key_t buffer; /* each thread's, of SMALL_ANSWER_BYTES */
+	struct buffers buffers;
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* some busy count went to 0, or an opening ended */
@@ -204,6 +214,14 @@ void files_abandon(struct mount *mount, struct machine *machine);
 /* At the end, when no handler runs any more. */
 void files_free_all(struct mount *mount);
 bool files_use_clone_locked(struct mount *mount, const struct clone_entry *clone);
+
+/* ── buffers ─────────────────────────────────────────────────────────────────────────────── */
+
+/* A buffer of FUSE_MAX_IO_BYTES, until it is put back; NULL: no memory. */
+void *buffer_take(struct buffers *buffers, struct buffer_chunk **ret_chunk);
+void buffer_put(struct buffers *buffers, struct buffer_chunk *chunk, void *buffer);
+/* None may be in use. */
+void buffers_free(struct buffers *buffers);
 
 /* ── gates ───────────────────────────────────────────────────────────────────────────────── */
 

@@ -199,7 +199,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
 		fuse_reply_err(req, buffer ? EINVAL : ENOMEM);
 		return;
 	}
-	size = MIN(size, (size_t)FUSE_MAX_IO_BYTES);
+	size = MIN(size, (size_t)SMALL_ANSWER_BYTES);
 	size_t used = 0;
 	uint64_t at = (uint64_t)off;
 	int r;
@@ -266,13 +266,13 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 	fuse_reply_err(req, 0);
 }
 
-/* This thread's buffer of FUSE_MAX_IO_BYTES, aligned; NULL without memory. */
+/* This thread's buffer of SMALL_ANSWER_BYTES, aligned; NULL without memory. */
 static void *thread_buffer(struct mount *mount)
 {
 	void *buffer = pthread_getspecific(mount->buffer);
 	if (buffer)
 		return buffer;
-	if (posix_memalign(&buffer, 4096, FUSE_MAX_IO_BYTES) != 0)
+	if (posix_memalign(&buffer, 4096, SMALL_ANSWER_BYTES) != 0)
 		return NULL;
 	if (pthread_setspecific(mount->buffer, buffer) != 0) {
 		free(buffer);
@@ -290,7 +290,10 @@ static int read_error(int r)
 static void answer_read(const struct request *q)
 {
 	struct open_file *file = q->file;
-	void *buffer = thread_buffer(file->mount);
+	struct mount *mount = file->mount;
+	struct buffer_chunk *chunk = NULL;
+	void *buffer = q->size <= SMALL_ANSWER_BYTES ? thread_buffer(mount)
+						     : buffer_take(&mount->buffers, &chunk);
 	if (!buffer) {
 		fuse_reply_err(q->req, ENOMEM);
 		return;
@@ -306,6 +309,8 @@ static void answer_read(const struct request *q)
 		fuse_reply_err(q->req, read_error(r));
 	else
 		fuse_reply_buf(q->req, buffer, n);
+	if (chunk)
+		buffer_put(&mount->buffers, chunk, buffer);
 }
 
 static void op_read(

@@ -266,7 +266,7 @@ static int open_group(struct tool *t, unsigned number, uint64_t *ret_replayed)
 		.base = &t->base.base,
 		.directory = journal,
 		.group = { { (uint8_t)(42 + number) } },
-		.limit_bytes = 4 * GIB,
+		.limit_bytes = 24 * GIB,
 	};
 	struct committer_gate gate = { full_gate_admit, &group->gate };
 	struct history_report report;
