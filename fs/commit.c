@@ -51,6 +51,9 @@ static int open_writer(struct history *history, struct segment *segment)
 	int r = spare_take(history, segment->seq);
 	if (r < 0 && r != -ENOENT)
 		return r;
+	pthread_mutex_lock(&history->lock);
+	segment->fresh = r == -ENOENT;
+	pthread_mutex_unlock(&history->lock);
 	unsigned flags = IO_WRITE | IO_DIRECT;
 	return io_open(history->io, path, r == 0 ? flags : flags | IO_CREATE | IO_EXCLUSIVE,
 		&segment->writer);

@@ -144,6 +144,7 @@ void history_close(struct history *history)
 	free(history->points);
 	free(history->imports);
 	free(history->leftovers);
+	io_close(history->zeros.file);
 	header_cache_free(history->headers);
 	io_close(history->lock_file);
 	pthread_mutex_destroy(&history->lock);

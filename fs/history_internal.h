@@ -38,6 +38,7 @@ struct segment {
 	uint64_t staged_end;    /* bytes that have their place */
 	uint64_t index_bytes;   /* of its index file; 0: there is none */
 	bool closed;            /* complete: nothing is or will be staged for it */
+	bool fresh;             /* its file grows: it was no spare */
 	bool live;              /* in history.segments */
 	bool index_failed;      /* its content is bad or cannot be read: no index will come */
 	unsigned refs;          /* readers, views, and 1 while live */
@@ -166,9 +167,15 @@ struct history {
 		uint64_t seq, bytes; /* file `<seq>.spr` */
 	} spares[MAX_SPARES];
 	unsigned spare_count;
-	uint64_t spare_bytes;        /* lock */
-	unsigned slots_written;      /* in this life */
-	uint64_t commits_at_upkeep;  /* to notice idleness */
+	uint64_t spare_bytes; /* lock */
+	struct zeros {
+		struct io_file *file;              /* NULL: none is being made */
+		uint64_t bytes;                    /* of it so far */
+		uint64_t seen_commits, seen_bytes; /* as of the last look; lock */
+		bool failed;                       /* none is made any more */
+	} zeros;                                   /* a spare in the making; upkeep_lock */
+	unsigned slots_written;                    /* in this life */
+	uint64_t commits_at_upkeep;                /* to notice idleness */
 	int64_t looked_ns;           /* to notice that little is written: when it was looked, */
 	uint64_t looked_bytes;       /* and journal_bytes then */
 	uint64_t cut_seq, cut_bytes; /* torn tail to cut off at the first write; 0: none */
@@ -509,6 +516,9 @@ int spare_take(struct history *history, uint64_t seq);
 /* Takes over the file of a segment that is not needed any more, or removes it. */
 int spare_give(struct history *history, const struct segment *segment);
 int spare_drop_one(struct history *history);
+/* Readies a spare of zeros where small commits go into a file that grows, a step at each call.
+ * upkeep_lock held, not commit_lock. */
+void spare_prepare(struct history *history);
 
 /* upkeep.c: upkeep_lock held */
 int upkeep_drop_leftovers(struct history *history);

@@ -137,6 +137,13 @@ static int begin_segment(struct history *history)
 	return 0;
 }
 
+/* A spare is there, and much of the segment's file is still to be made while it is written. */
+static bool spare_is_better(const struct history *history, const struct segment *segment)
+{
+	return segment->fresh && history->spare_bytes > 0 &&
+	       segment->staged_end < history->segment_bytes / 4 * 3;
+}
+
 /* Makes the last batch one that has room for `bytes` more; closes what was open if need be. */
 static int room_for(struct history *history, uint32_t bytes)
 {
@@ -148,7 +155,8 @@ static int room_for(struct history *history, uint32_t bytes)
 	}
 	stage_close_batch(history);
 	struct segment *segment = history->active;
-	if (!segment || segment->staged_end + bytes > history->segment_bytes) {
+	if (!segment || segment->staged_end + bytes > history->segment_bytes ||
+		spare_is_better(history, segment)) {
 		int r = begin_segment(history);
 		if (r < 0)
 			return r;

@@ -1,6 +1,6 @@
 /*
- * Upkeep: what is due between commits. An index for each closed segment, a checkpoint after it,
- * memory given back when nothing happens.
+ * Upkeep: what is due between commits. An index for each closed segment, a checkpoint after it, a
+ * spare, memory given back when nothing happens.
  *
  * upkeep_lock is held throughout, also across I/O: maintain and trim take turns.
  */
@@ -149,6 +149,8 @@ int history_maintain(struct history *history, bool *ret_more)
 	pthread_mutex_unlock(&history->lock);
 	uint64_t lsn;
 	r = staged ? commit_all(history, NULL, &lsn) : 0;
+	if (r == 0)
+		spare_prepare(history);
 	if (r == 0)
 		r = rest(history);
 	if (r == 0)

@@ -443,10 +443,94 @@ static void spares_end_with_their_opening(void **state)
 	assert_int_equal(sector[0], 1);
 }
 
+/* Bytes of the spare that is being made, or of any; 0 if there is none. */
+static uint64_t spare_file_bytes(const char *directory)
+{
+	char pattern[128];
+	glob_t found;
+	struct stat st = { 0 };
+	snprintf(pattern, sizeof(pattern), "%s/*.spr", directory);
+	if (glob(pattern, 0, NULL, &found) == 0)
+		assert_int_equal(stat(found.gl_pathv[0], &st), 0);
+	globfree(&found);
+	return (uint64_t)st.st_size;
+}
+
+static void maintain(struct history *history)
+{
+	bool more = true;
+	while (more)
+		assert_int_equal(history_maintain(history, &more), 0);
+}
+
+/* A journal that is new and takes small commits gets a spare of zeros, goes on in it before its
+ * first segment is full, and is replayed like any other. */
+static void small_commits_get_a_spare(void **state)
+{
+	struct history_fixture *x = *state;
+	uint8_t sector[SECTOR_BYTES];
+	unsigned i = 0;
+	struct history_stats before, after;
+	for (; i < 200 && spare_file_bytes(x->directory) == 0; i++) {
+		fixture_write(x, i, 1, memset(sector, (int)i, sizeof(sector)));
+		maintain(x->history);
+	}
+	assert_in_range(i, 30, 60); /* 8 KiB each: a sixteenth of the segment is 32 */
+	assert_int_equal(spare_file_bytes(x->directory), 4 * MIB);
+	history_stats(x->history, &before);
+	assert_true(before.used_bytes >= 4 * MIB);
+	fixture_write(x, i, 1, memset(sector, (int)i, sizeof(sector)));
+	assert_int_equal(spare_file_bytes(x->directory), 0); /* a segment now */
+	history_stats(x->history, &after);
+	assert_true(after.used_bytes < before.used_bytes);
+	for (unsigned n = 0; n < 40; n++) {
+		fixture_write(x, i, 1, memset(sector, (int)i, sizeof(sector)));
+		i++;
+		maintain(x->history);
+	}
+	assert_int_equal(spare_file_bytes(x->directory), 0); /* no need of another */
+	fixture_reopen(x);
+	for (unsigned n = 0; n < i; n++) {
+		assert_int_equal(history_read(x->history, x->disk, n, 1, sector), 0);
+		assert_int_equal(sector[0], (uint8_t)n);
+	}
+}
+
+/* Who writes in large batches, or has little room, does not pay for one; and a disk that fails
+ * while it is made costs nothing. */
+static void no_spare_where_it_would_harm(void **state)
+{
+	struct history_fixture *x = *state;
+	static uint8_t data[MIB];
+	for (unsigned i = 0; i < 3; i++) {
+		fixture_write(x, i * 2048, 2048, data);
+		maintain(x->history);
+	}
+	assert_int_equal(spare_file_bytes(x->directory), 0);
+	history_set_limit(x->history, 16 * MIB);
+	for (unsigned i = 0; i < 20; i++) {
+		fixture_write(x, i, 1, data);
+		maintain(x->history);
+	}
+	assert_int_equal(spare_file_bytes(x->directory), 0);
+	history_set_limit(x->history, 0);
+	fixture_write(x, 1, 1, data);
+	atomic_store(&x->faulty.write_error, -EIO);
+	maintain(x->history);
+	atomic_store(&x->faulty.write_error, 0);
+	for (unsigned i = 0; i < 20; i++) {
+		fixture_write(x, i, 1, data);
+		maintain(x->history);
+	}
+	assert_int_equal(spare_file_bytes(x->directory), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(points_are_found_from_either_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(small_commits_get_a_spare, setup, teardown),
+		cmocka_unit_test_setup_teardown(no_spare_where_it_would_harm, setup, teardown),
 		cmocka_unit_test_setup_teardown(spares_end_with_their_opening, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
