@@ -43,7 +43,6 @@ static const struct {
 	{ 403, -EACCES },
 	{ 404, -ENOENT },
 	{ 405, -EINVAL },
-	{ 407, -EACCES },
 	{ 408, -ETIMEDOUT },
 	{ 409, -EBUSY },
 	{ 411, -EINVAL },
@@ -174,6 +173,8 @@ int azureblob_error_tell(const struct azureblob_error *from, const char *what, s
 		if (mends[i].error == from->error)
 			mend = mends[i].mend;
 	}
+	if (from->http_status == 407)
+		mend = "check proxy_credentials_file in the configuration";
 	if (from->http_status > 0)
 		snprintf(status, sizeof(status), "%d%s", from->http_status,
 			from->code[0] ? " " : "");

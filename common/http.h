@@ -76,7 +76,7 @@ struct http_request {
 
 	/* What came: valid once handed back. */
 	enum http_outcome outcome;
-	int status;           /* of HTTP */
+	int status;           /* of HTTP; 407 is a proxy's, and the request then not sent */
 	int error;            /* 0 if answered, else -errno: -ETIMEDOUT, -ECONNRESET, -ECONNREFUSED,
 				 -EHOSTUNREACH (name not resolved), -EPROTO (TLS, or no HTTP), -EKEYREJECTED
 				 (certificate), -EACCES (proxy credentials), -EMSGSIZE (larger than there is
@@ -92,6 +92,7 @@ struct http_request {
 	void *header_list;
 	struct http *http;
 	const char *refusal; /* why we ended it ourselves */
+	bool has_proxy_credentials;
 	struct http_request *previous;
 	struct http_request *next;
 	uint64_t body_bytes;

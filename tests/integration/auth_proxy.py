@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """An HTTP proxy that wants credentials, for tests of clients.
 
-    auth_proxy.py READY_FILE USER:PASSWORD LOG
+    auth_proxy.py READY_FILE USER:PASSWORD LOG [basic|digest-md5|digest-sha256|ntlm]
 
 Listens on a free port of 127.0.0.1 and writes the number to READY_FILE. Knows CONNECT and plain
-requests (absolute URLs); whoever brings no or wrong Basic credentials gets a 407. Each request
-becomes a line in LOG: its method, its target, its answer.
+requests (absolute URLs); whoever brings no or wrong credentials gets a 407. Each request becomes a
+line in LOG: its method, its target, its answer. The schemes are judged by proxy_schemes.py.
 """
-import base64
 import os
 import socket
 import sys
 import threading
 import urllib.parse
+
+from proxy_schemes import scheme
 
 
 def pump(source, sink):
@@ -36,8 +37,10 @@ def read_head(stream):
 
 
 class Proxy:
-    def __init__(self, credentials, log):
-        self.want = "Basic " + base64.b64encode(credentials.encode()).decode()
+    def __init__(self, credentials, log, name):
+        user, _, password = credentials.partition(":")
+        self.scheme = scheme(name, user, password)
+        self.lock = threading.Lock()
         self.log = open(log, "a", buffering=1, encoding="ascii")
 
     def serve(self, client):
@@ -58,11 +61,14 @@ class Proxy:
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
         length = int(headers.get("content-length", 0))
-        if headers.get("proxy-authorization") != self.want:
+        with self.lock:
+            known, challenges = self.scheme.judge(client, method, target,
+                                                  headers.get("proxy-authorization", ""))
+        if not known:
             stream.read(length)
             self.log.write(f"{method} {target} 407\n")
-            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n"
-                           b"Proxy-Authenticate: Basic realm=\"test\"\r\n"
+            lines = "".join(f"Proxy-Authenticate: {challenge}\r\n" for challenge in challenges)
+            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n" + lines.encode() +
                            b"Content-Length: 0\r\n\r\n")
             return True
         if method == "CONNECT":
@@ -91,7 +97,7 @@ class Proxy:
 
 def main():
     ready, credentials, log = sys.argv[1:4]
-    proxy = Proxy(credentials, log)
+    proxy = Proxy(credentials, log, sys.argv[4] if len(sys.argv) > 4 else "basic")
     listener = socket.create_server(("127.0.0.1", 0))
     with open(ready + ".part", "w", encoding="ascii") as out:
         out.write(f"{listener.getsockname()[1]}\n")

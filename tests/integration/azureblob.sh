@@ -11,7 +11,8 @@
 run() {
 	local program=$lf_build/tests/$1
 	[ -x "$program" ] || lf_skip "$1 is not built"
-	"$program"
+	shift
+	"$program" "$@"
 }
 
 case $1 in

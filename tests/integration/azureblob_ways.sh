@@ -45,15 +45,32 @@ EOF
 )
 export TEST_SAS
 
-lf_step "a proxy that wants credentials"
 echo "web:se:cret" >"$lf_tmp/proxy-credentials"
-lf_spawn "$lf_tmp/proxy.out" python3 "$lf_tests/integration/auth_proxy.py" "$lf_tmp/proxy.port" \
-	"$(cat "$lf_tmp/proxy-credentials")" "$lf_tmp/proxy.log"
-lf_wait_for 20 "the proxy" test -s "$lf_tmp/proxy.port"
-TEST_PROXY=http://127.0.0.1:$(cat "$lf_tmp/proxy.port")
+echo "web:secret" >"$lf_tmp/proxy-credentials-wrong"
 export TEST_PROXY TEST_PROXY_CREDENTIALS=$lf_tmp/proxy-credentials
+export TEST_PROXY_CREDENTIALS_WRONG=$lf_tmp/proxy-credentials-wrong
 
+# proxy SCHEME: starts one that wants credentials so
+proxy() {
+	lf_step "a proxy that wants credentials: $1"
+	lf_spawn "$lf_tmp/proxy-$1.out" python3 "$lf_tests/integration/auth_proxy.py" \
+		"$lf_tmp/proxy-$1.port" "$(cat "$lf_tmp/proxy-credentials")" "$lf_tmp/proxy-$1.log" "$1"
+	lf_wait_for 20 "the proxy" test -s "$lf_tmp/proxy-$1.port"
+	TEST_PROXY=http://127.0.0.1:$(cat "$lf_tmp/proxy-$1.port")
+}
+
+# went_through SCHEME: both ways, and not without credentials
+went_through() {
+	grep -q '^CONNECT .* 200$' "$lf_tmp/proxy-$1.log" || lf_fail "nothing went through $1 by TLS"
+	grep -q '^PUT http:.* sent$' "$lf_tmp/proxy-$1.log" || lf_fail "nothing went through $1"
+	grep -q ' 407$' "$lf_tmp/proxy-$1.log" || lf_fail "the proxy let everyone through: $1"
+}
+
+proxy basic
 run azureblob_ways_test
-grep -q '^CONNECT .* 200$' "$lf_tmp/proxy.log" || lf_fail "nothing went through the proxy by TLS"
-grep -q '^PUT http:.* sent$' "$lf_tmp/proxy.log" || lf_fail "nothing went through the proxy"
-grep -q ' 407$' "$lf_tmp/proxy.log" || lf_fail "the proxy let everyone through"
+went_through basic
+for scheme in digest-md5 digest-sha256 ntlm; do
+	proxy "$scheme"
+	run azureblob_ways_test past_a_proxy
+	went_through "$scheme"
+done

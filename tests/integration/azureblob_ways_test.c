@@ -235,6 +235,18 @@ static void through_proxy_by_tls(struct azureblob_options *options)
 	with_ca(options);
 }
 
+static void through_proxy_mistaken(struct azureblob_options *options)
+{
+	through_proxy(options);
+	options->http.proxy_credentials_file = env("TEST_PROXY_CREDENTIALS_WRONG");
+}
+
+static void through_proxy_mistaken_by_tls(struct azureblob_options *options)
+{
+	through_proxy_mistaken(options);
+	with_ca(options);
+}
+
 static void through_proxy_unknown(struct azureblob_options *options)
 {
 	through_proxy_by_tls(options);
@@ -299,12 +311,22 @@ static void past_a_proxy(void **state)
 	/* Refused by the proxy: nothing reached the service. */
 	assert_int_equal(try_tls(&s, through_proxy_unknown, &error), -EACCES);
 	assert_false(error.ambiguous);
+	assert_non_null(strstr(error.message, "the proxy wants credentials"));
+	assert_int_equal(try_tls(&s, through_proxy_mistaken_by_tls, &error), -EACCES);
+	assert_false(error.ambiguous);
+	assert_non_null(strstr(error.message, "the proxy refuses the credentials"));
 	close_tls(&s);
+	client = blob_service_client(plain, plain->credential, through_proxy_mistaken);
+	/* Ambiguous: what goes to a proxy in the clear more than once may have gone further. */
+	assert_int_equal(use(client, &error), -EACCES);
+	assert_non_null(strstr(error.message, "the proxy refuses the credentials"));
+	azureblob_free(client);
 }
 
 #define TEST(function) cmocka_unit_test_setup(function, blob_service_reset)
 
-int main(void)
+/* With a word: the tests of that name only. */
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(by_managed_identity),
@@ -317,5 +339,7 @@ int main(void)
 		TEST(over_tls),
 		TEST(past_a_proxy),
 	};
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, blob_service_open, blob_service_close);
 }
