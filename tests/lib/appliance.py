@@ -313,6 +313,8 @@ class Appliance:
         if self.process and self.process.poll() is None:
             if not end_process(self.process, 60):
                 raise Failure("landfalld does not end on SIGTERM")
+            if self.process.returncode != 0:
+                raise Failure(f"landfalld ended with {self.process.returncode}: {self.log_end()}")
 
     def lose_everything(self):
         """What is left of an appliance whose disk has died: nothing. Kills it first."""
