@@ -53,6 +53,12 @@ static const struct cli_option machine_remove[] = {
 	DETACH,
 	END,
 };
+static const struct cli_option key_create[] = {
+	OPTION("machine", "NAME", "it enrols this machine alone, anew if need be"),
+	OPTION("ttl", "DURATION", "how long it holds (5d)"),
+	OPTION("uses", "N", "how many machines it may enrol (1)"),
+	END,
+};
 static const struct cli_option point_create[] = {
 	OPTION("app", NULL, "application-consistent: what writes is quiesced"),
 	OPTION("wait", "local|vault", "until it is durable there (local)"),
@@ -100,6 +106,10 @@ const struct cli_command cli_commands[] = {
 		cli_machine_remove },
 	{ "machine pause", "NAME", "stop points and flushes", none, cli_machine_pause },
 	{ "machine resume", "NAME", "go on after a pause", none, cli_machine_pause },
+	{ "key create", "", "make a registration key for an agent", key_create, cli_key_create },
+	{ "key list", "", "list registration keys", none, cli_key_list },
+	{ "key revoke", "ID", "revoke a registration key and what was won with it", none,
+		cli_key_revoke },
 	{ "point list", "MACHINE", "list recovery points", none, cli_point_list },
 	{ "point show", "MACHINE [POINT]", "show a recovery point", none, cli_point_show },
 	{ "point create", "MACHINE", "make a recovery point now", point_create, cli_point_create },

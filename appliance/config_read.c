@@ -166,8 +166,8 @@ static bool is_address(const char *value)
 	const char *colon = strrchr(value, ':');
 	char *end = NULL;
 	unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
-	return colon && colon != value && colon[1] >= '0' && colon[1] <= '9' && !*end && port > 0 &&
-	       port < 65536;
+	return strcmp(value, "none") == 0 || (colon && colon != value && colon[1] >= '0' &&
+						     colon[1] <= '9' && !*end && port < 65536);
 }
 
 #define RATE_LEAST_BYTES (1 * MIB)
@@ -222,8 +222,8 @@ static int set_value(struct reader *reader, const struct config_key *key, const 
 		break;
 	case CONFIG_ADDRESS:
 		if (!is_address(value))
-			return FAIL(reader, "give HOST:PORT", "%s: \"%s\" is no address", key->name,
-				value);
+			return FAIL(reader, "give HOST:PORT, or none", "%s: \"%s\" is no address",
+				key->name, value);
 		break;
 	case CONFIG_SIZE:
 		if (size_parse(value, slot) < 0)

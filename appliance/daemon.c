@@ -20,7 +20,9 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "common/log.h"
+#include "replicator/agents.h"
 #include "replicator/control.h"
+#include "replicator/ingest.h"
 #include "replicator/jobs.h"
 #include "replicator/methods_job.h"
 #include "replicator/registry.h"
@@ -32,8 +34,12 @@ struct daemon {
 	int state_lock;
 	struct blob_service *vault;
 	struct jobs *jobs;
+	struct agents *agents;
 	struct registry *registry;
+	struct ingest *ingest;
 	struct control *control;
+	bool listens;
+	int listen_problem; /* told already */
 };
 
 /* The directory and what is missing above it; only the last is closed to others. */
@@ -139,8 +145,47 @@ static int open_registry(struct daemon *daemon, struct error *error)
 		.policies = config->policies,
 		.policy_count = config->policy_count,
 		.jobs = daemon->jobs,
+		.agents = daemon->agents,
 	};
-	return registry_new(&options, error, &daemon->registry);
+	int r = registry_new(&options, error, &daemon->registry);
+	return r == 0 ? ingest_new(daemon->registry, error, &daemon->ingest) : r;
+}
+
+static int open_agents(struct daemon *daemon, struct error *error)
+{
+	const struct agents_options options = {
+		.io = io_posix(),
+		.clock = clock_system(),
+		.state_dir = daemon->config->appliance.state_dir,
+	};
+	return agents_new(&options, error, &daemon->agents);
+}
+
+/* A port that another program has must not keep the rest from running: it is tried again. */
+static void open_door(struct daemon *daemon)
+{
+	const struct agents_door door = {
+		.address = daemon->config->appliance.listen,
+		.may_enroll = registry_may_enroll,
+		.context = daemon->registry,
+		.sessions = ingest_sessions(daemon->ingest),
+	};
+	struct error error = { 0 };
+	if (daemon->listens || strcmp(door.address, "none") == 0)
+		return;
+	int r = agents_listen(daemon->agents, &door, &error);
+	daemon->listens = r == 0;
+	if (r == 0)
+		log_info("agents are answered on %s, port %u", door.address,
+			agents_port(daemon->agents));
+	else if (r != daemon->listen_problem)
+		log_error("%s → %s", error.message, error.mend);
+	daemon->listen_problem = r;
+}
+
+void daemon_upkeep(struct daemon *daemon)
+{
+	open_door(daemon);
 }
 
 /* All methods and kinds of jobs are there before the first call and the first job. */
@@ -150,6 +195,8 @@ static int open_control(struct daemon *daemon, struct error *error)
 	int r = control_new(appliance->control_socket, appliance->control_group, &daemon->control);
 	if (r == 0)
 		r = registry_register(daemon->registry, daemon->control);
+	if (r == 0)
+		r = agents_register(daemon->agents, daemon->control);
 	if (r == 0)
 		r = methods_job_register(daemon->control, daemon->jobs);
 	if (r == 0)
@@ -173,9 +220,13 @@ int daemon_new(struct config *config, struct error *error, struct daemon **ret_d
 	if (r == 0)
 		r = open_jobs(daemon, error);
 	if (r == 0)
+		r = open_agents(daemon, error);
+	if (r == 0)
 		r = open_registry(daemon, error);
 	if (r == 0)
 		r = open_control(daemon, error);
+	if (r == 0)
+		open_door(daemon);
 	if (r < 0) {
 		daemon->config = NULL; /* stays the caller's */
 		daemon_free(daemon);
@@ -217,8 +268,12 @@ void daemon_free(struct daemon *daemon)
 	control_free(daemon->control);
 	if (daemon->jobs)
 		jobs_stop(daemon->jobs);
+	if (daemon->agents)
+		agents_stop(daemon->agents);
+	ingest_free(daemon->ingest);
 	registry_free(daemon->registry);
 	jobs_free(daemon->jobs);
+	agents_free(daemon->agents);
 	blob_azure_free(daemon->vault);
 	cleanup_close(&daemon->state_lock);
 	config_free(daemon->config);

@@ -161,6 +161,8 @@ static void serve(struct daemon *daemon, const sigset_t *signals)
 			(void)notify_send("WATCHDOG=1");
 		if (number < 0)
 			(void)malloc_trim(0);
+		if (number < 0)
+			daemon_upkeep(daemon);
 		if (number == SIGHUP)
 			reload(daemon);
 		if (number == SIGTERM || number == SIGINT)

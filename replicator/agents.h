@@ -47,7 +47,7 @@ void agents_stop(struct agents *agents);
 uint16_t agents_port(struct agents *agents);
 
 /* The machine is removed: its certificates and the keys bound to it are revoked, durably, and its
- * connections ended. */
+ * connections ended and come back: so no lock that serving them takes may be held. */
 int agents_forget_machine(struct agents *agents, const char *machine, struct error *error);
 
 /* Registers key.create, key.list and key.revoke. */

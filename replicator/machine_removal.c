@@ -2,15 +2,17 @@
  * The job machine.remove: three steps, each safe to repeat, so that it is taken up again after a
  * crash and can be started once more after a failure.
  *
- *	stop      the machine leaves the mount; of a group that lives on, its disks leave the
- *	          points made from now on
- *	vault     the last machine's group is deleted there, unless the vault is to be kept
- *	journal   the last machine's journal is deleted; the names are forgotten
+ *	stop      the machine's agent is let in no more; the machine leaves the mount; of a group
+ *that lives on, its disks leave the points made from now on vault     the last machine's group is
+ *deleted there, unless the vault is to be kept journal   the last machine's journal is deleted; the
+ *names are forgotten
  */
 #include <errno.h>
 #include <inttypes.h>
 
 #include "common/log.h"
+#include "replicator/agents.h"
+#include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
 static const char *subject_of(struct job *job)
@@ -31,9 +33,26 @@ static bool is_last(struct registry *registry, const struct machine_entry *machi
 	return registry_count_machines(registry, machine->group) == 1;
 }
 
+/* Without change_lock, which whoever serves its connections may need to come back. */
+static int forget_agent(struct registry *registry, struct job *job, struct error *error)
+{
+	pthread_mutex_lock(&registry->change_lock);
+	struct machine_entry *machine = find(registry, job);
+	pthread_mutex_unlock(&registry->change_lock);
+	int r = 0;
+	if (machine && registry->agents)
+		r = agents_forget_machine(registry->agents, subject_of(job), error);
+	if (r == 0 && machine && registry->ingest)
+		ingest_forget(registry->ingest, subject_of(job));
+	return r;
+}
+
 static int step_stop(struct job *job, void *context, struct error *error)
 {
 	struct registry *registry = context;
+	int r = forget_agent(registry, job, error);
+	if (r < 0)
+		return r;
 	SCOPED_LOCK(&registry->change_lock);
 	struct machine_entry *machine = find(registry, job);
 	if (!machine)
@@ -45,7 +64,7 @@ static int step_stop(struct job *job, void *context, struct error *error)
 	for (unsigned i = 0; i < machine->disk_count; i++) {
 		char name[2 * REGISTRY_NAME_BYTES];
 		snprintf(name, sizeof(name), "%s/%s", machine->name, machine->disks[i].id);
-		int r = group_remove_disk(entry->group, name, error);
+		r = group_remove_disk(entry->group, name, error);
 		if (r < 0)
 			return r;
 	}

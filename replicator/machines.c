@@ -389,3 +389,22 @@ int machine_pause(struct registry *registry, const char *name, bool paused, stru
 		group_pause(entry->group, paused);
 	return 0;
 }
+
+/* ── enrolling ───────────────────────────────────────────────────────────────────────────── */
+
+int registry_may_enroll(void *context, const char *name, struct error *error)
+{
+	struct registry *registry = context;
+	SCOPED_LOCK(&registry->lock);
+	const struct machine_entry *machine = registry_find_machine(registry, name);
+	if (!machine || machine->removing)
+		return error_set(error, -ENOENT,
+			"add it on the appliance: landfall machine add NAME --source agent",
+			"the appliance protects no machine %.80s", name);
+	if (strcmp(machine->source, "agent") != 0)
+		return error_set(error, -ENOENT,
+			"remove it and add it anew: landfall machine add NAME --source agent",
+			"machine %s is not protected by an agent but by the source %s", name,
+			machine->source);
+	return 0;
+}

@@ -131,6 +131,7 @@ static struct registry *make(const struct registry_options *options)
 	registry->clock = options->clock;
 	registry->service = options->vault;
 	registry->jobs = options->jobs;
+	registry->agents = options->agents;
 	registry->journal_bytes = options->journal_bytes;
 	registry->started_ns = clock_realtime_ns(options->clock);
 	registry->state_dir = strdup(options->state_dir);

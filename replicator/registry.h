@@ -21,6 +21,7 @@
 #include "replicator/jobs.h"
 #include "replicator/policy.h"
 
+struct agents;
 struct cJSON;
 struct control;
 struct registry;
@@ -34,6 +35,7 @@ struct registry_options {
 	const struct policy *policies; /* from the configuration file; they win over stored ones */
 	unsigned policy_count;
 	struct jobs *jobs;
+	struct agents *agents; /* whose certificates end with a removed machine; NULL: none */
 };
 
 /* Opens every group and mounts. A group that cannot be opened is shown with its alert and does
@@ -47,6 +49,10 @@ void registry_free(struct registry *registry);
  * file no longer names stay as they are until they are set otherwise. -EINVAL changes nothing. */
 int registry_reload(struct registry *registry, uint64_t journal_bytes,
 	const struct policy *policies, unsigned policy_count, struct error *error);
+
+/* May a machine of that name enrol? Only one that is protected by an agent. Matches
+ * agents_may_enroll; the registry is the context. */
+int registry_may_enroll(void *registry, const char *machine, struct error *error);
 
 /* Registers the methods status, machine.*, point.*, inspect.*, verify, policy.*, vault.*,
  * metrics with the control socket and their job kinds with jobs. SOCKET.md tells parameters and

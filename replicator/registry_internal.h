@@ -116,6 +116,7 @@ struct registry {
 	struct machine_entry *machines;
 	struct group_entry *groups;
 	struct policy_entry *policies;
+	struct agents *agents; /* NULL: none */
 	struct ingest *ingest; /* what agents send; NULL: none is taken in */
 	struct clone_record *clones;
 	struct inspection *inspections;

@@ -24,9 +24,9 @@ struct enroll_request {
 	const char *machine;
 };
 
-/* 0 when the identity is stored. -EEXIST: this machine is enrolled with that appliance as that
- * machine already and its certificate holds; -EINVAL: the key's text is none; -EACCES: the
- * appliance is not the key's, or refuses (its words in `error`); network errors as connection.h. */
+/* 0 when the identity is stored, or was won with this very key before and holds. -EINVAL: the key's
+ * text is none; -EACCES: the appliance is not the key's, or refuses (its words in `error`); network
+ * errors as connection.h. What was stored before stays until then. */
 int enroll_machine(const struct enroll_request *request, struct error *error);
 
 /* A third of its life, or less, is left. */

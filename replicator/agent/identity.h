@@ -15,13 +15,15 @@
 #include "common/error.h"
 #include "common/io.h"
 #include "replicator/wire/connection.h"
+#include "replicator/wire/key_text.h"
 #include "replicator/wire/tls.h"
 
 #define IDENTITY_DEFAULT_DIR "/var/lib/landfall-agent"
 
 struct identity {
 	char machine[TLS_NAME_BYTES];
-	char *appliance; /* HOST:PORT; owned, as the rest */
+	char key_id[KEY_ID_BYTES]; /* of the registration key it was won with */
+	char *appliance;           /* HOST:PORT; owned, as the rest */
 	char *authority_pem, *certificate_pem, *key_pem;
 	int64_t not_before_ns, not_after_ns; /* of the certificate */
 };

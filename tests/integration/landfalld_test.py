@@ -132,8 +132,8 @@ def reloads(work):
 
 def refuses_what_it_must(work):
     base = f"[appliance]\nstate_dir = {work}/x\nmount = {work}/x-fs\n" \
-           f"control_socket = {work}/x.sock\n"
-    refused(work, base + "colour = blue\n", 2, "refused.conf:5", "colour", "→")
+           f"control_socket = {work}/x.sock\nlisten = none\n"
+    refused(work, base + "colour = blue\n", 2, "refused.conf:6", "colour", "→")
     refused(work, base.replace(f"{work}/x.sock", f"{work}/{'y' * 120}"), 2,
             "at most 107 characters")
     pathlib.Path(f"{work}/x.file").write_text("mine", encoding="utf-8")

@@ -95,7 +95,7 @@ class Appliance:
         self.state, self.mnt = self.dir + "/state", self.dir + "/mnt"
         with open(self.dir + "/conf", "w", encoding="utf-8") as f:
             f.write(f"[appliance]\nstate_dir = {self.state}\nmount = {self.mnt}\n"
-                    f"control_socket = {self.dir}/sock\n[journal]\nsize = {journal}\n"
+                    f"control_socket = {self.dir}/sock\nlisten = none\n[journal]\nsize = {journal}\n"
                     "[cache]\nsize = 16M\n")
             if vault:
                 f.write("[vault]\ncontainer = vault\n")

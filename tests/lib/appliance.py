@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -229,7 +230,8 @@ class Appliance:
     """landfalld with a configuration of its own, and landfall to talk to it."""
 
     def __init__(self, build, work, connection_string=None, journal_size="1G", policies=None,
-                 container="test", name="landfalld", journal_dir=None, cache_size="64M"):
+                 container="test", name="landfalld", journal_dir=None, cache_size="64M",
+                 listen="none"):
         self.build = pathlib.Path(build)
         self.work = pathlib.Path(work)
         self.name = name
@@ -241,6 +243,7 @@ class Appliance:
         self.journal = pathlib.Path(journal_dir or self.work / f"{name}-journal")
         self.container = container
         self.process = None
+        self.log_start = 0
         self.environment = dict(os.environ)
         self.environment.pop("AZURE_STORAGE_CONNECTION_STRING", None)
         self.connection_string = connection_string
@@ -248,7 +251,7 @@ class Appliance:
             self.environment["AZURE_STORAGE_CONNECTION_STRING"] = connection_string
         self.settings = {
             "appliance": {"state_dir": self.state, "mount": self.mount,
-                          "control_socket": self.socket},
+                          "control_socket": self.socket, "listen": listen},
             "journal": {"dir": self.journal, "size": journal_size},
             "cache": {"size": cache_size}}
         if connection_string:
@@ -281,6 +284,7 @@ class Appliance:
 
     def launch(self):
         """Starts the daemon and does not wait for it."""
+        self.log_start = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [self.build / "landfalld", "--config", self.config], stdout=log, stderr=log,
@@ -300,6 +304,14 @@ class Appliance:
 
     def alive(self):
         return self.process.poll() is None
+
+    def agent_port(self):
+        """The port for agents of a daemon with listen="127.0.0.1:0"."""
+        def told():
+            text = self.log.read_bytes()[self.log_start:].decode(errors="replace")
+            match = re.search(r"agents are answered on \S+, port (\d+)", text)
+            return match and int(match[1])
+        return wait_until(30, told, "landfalld does not tell its port for agents")
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

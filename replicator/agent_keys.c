@@ -1,0 +1,597 @@
+/*
+ * See agent_keys.h.
+ *
+ * The list in memory is replaced only by what was written: a change is made on a copy of the one
+ * key it concerns, the file is written with the copy in the key's place, and then the copy takes
+ * the place. Keys that ended a month ago are dropped when another is made.
+ *
+ * One lock, held across the writing of the file: enrolling is rare, and whoever waits for it waits
+ * for that file anyway.
+ */
+#include "replicator/agent_keys.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+#include <openssl/crypto.h>
+
+#include "common/buf.h"
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/hmac.h"
+#include "common/rng.h"
+#include "replicator/policy_text.h"
+#include "replicator/sealed_json.h"
+
+#define FILE_MAX_BYTES (64u << 20)
+#define KEEP_ENDED_NS (30 * 86400 * NS_PER_S)
+#define MIN_TTL_S 60
+#define HEX_BYTES (2 * TLS_FINGERPRINT_BYTES + 1)
+
+struct use {
+	char machine[TLS_NAME_BYTES];
+	char public_key[HEX_BYTES];
+	int64_t time_ns;
+	bool ended; /* may not be repeated */
+};
+
+struct key {
+	char id[KEY_ID_BYTES];
+	uint8_t secret_hash[SHA256_BYTES];
+	char machine[TLS_NAME_BYTES]; /* empty: any */
+	int64_t created_ns, expires_ns;
+	unsigned max_uses;
+	bool revoked;
+	struct use *uses; /* owned */
+	unsigned use_count;
+};
+
+struct agent_keys {
+	struct io *io;
+	struct clock_source *clock;
+	char *path;
+	pthread_mutex_t lock;
+	struct key *keys; /* owned, oldest first */
+	unsigned count;
+};
+
+static void key_free(struct key *key)
+{
+	free(key->uses);
+	*key = (struct key){ 0 };
+}
+
+/* Room for one more use than there are. */
+static int key_copy(const struct key *key, struct key *ret_copy)
+{
+	struct key copy = *key;
+	copy.uses = calloc(key->use_count + 1, sizeof(*copy.uses));
+	if (!copy.uses)
+		return -ENOMEM;
+	if (key->use_count > 0)
+		memcpy(copy.uses, key->uses, key->use_count * sizeof(*copy.uses));
+	*ret_copy = copy;
+	return 0;
+}
+
+/* ── the file ────────────────────────────────────────────────────────────────────────────── */
+
+static int write_uses(struct cJSON *object, const struct key *key, bool for_file)
+{
+	struct cJSON *list, *item;
+	int r = json_add_array(object, "uses", &list);
+	for (unsigned i = 0; r == 0 && i < key->use_count; i++) {
+		r = json_add_object(list, NULL, &item);
+		if (r == 0)
+			r = json_add_text(item, "machine", key->uses[i].machine);
+		if (r == 0)
+			r = json_add_time(item, "time", key->uses[i].time_ns);
+		if (r == 0 && for_file)
+			r = json_add_text(item, "public_key_sha256", key->uses[i].public_key);
+		if (r == 0 && for_file)
+			r = json_add_bool(item, "ended", key->uses[i].ended);
+	}
+	return r;
+}
+
+static int write_key(struct cJSON *list, const struct key *key)
+{
+	struct cJSON *object;
+	char hash[HEX_BYTES];
+	hex_encode(key->secret_hash, sizeof(key->secret_hash), hash);
+	int r = json_add_object(list, NULL, &object);
+	if (r == 0)
+		r = json_add_text(object, "id", key->id);
+	if (r == 0)
+		r = json_add_text(object, "secret_sha256", hash);
+	if (r == 0)
+		r = json_add_text(object, "machine", key->machine);
+	if (r == 0)
+		r = json_add_time(object, "created", key->created_ns);
+	if (r == 0)
+		r = json_add_time(object, "expires", key->expires_ns);
+	if (r == 0)
+		r = json_add_u64(object, "max_uses", key->max_uses);
+	if (r == 0)
+		r = json_add_bool(object, "revoked", key->revoked);
+	return r == 0 ? write_uses(object, key, true) : r;
+}
+
+static int save(
+	struct agent_keys *keys, const struct key *list, unsigned count, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	CLEANUP(buf_free) struct buf text = { 0 };
+	struct cJSON *array;
+	int r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_u64(root, "version", 1);
+	if (r == 0)
+		r = json_add_array(root, "keys", &array);
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		r = write_key(array, &list[i]);
+	if (r == 0)
+		r = sealed_json_format(root, &text);
+	if (r == 0)
+		r = io_replace_file(keys->io, keys->path, text.data, text.len);
+	if (r < 0)
+		return error_set(error, r,
+			r == -ENOSPC ? "make room on the filesystem of the state directory"
+				     : "check the appliance's disk and the directory's rights",
+			"%s: cannot be written, so nothing was changed: %s", keys->path,
+			strerrordesc_np(-r));
+	return 0;
+}
+
+static int digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static int read_hash(const struct json *at, const char *name, uint8_t ret_hash[static SHA256_BYTES],
+	struct error *error)
+{
+	char text[HEX_BYTES];
+	int r = json_copy_text(at, name, sizeof(text), text, error);
+	for (size_t i = 0; r == 0 && i < SHA256_BYTES; i++) {
+		int high = digit(text[2 * i]);
+		int low = high < 0 ? -1 : digit(text[2 * i + 1]);
+		if (low < 0)
+			return json_error(at, -EBADMSG, error, "%s is no hash", name);
+		ret_hash[i] = (uint8_t)(high << 4 | low);
+	}
+	return r;
+}
+
+static int read_uses(const struct json *at, struct key *key, struct error *error)
+{
+	struct json list;
+	int r = json_get_array(at, "uses", &list, error);
+	if (r < 0)
+		return r;
+	int n = cJSON_GetArraySize(list.node);
+	key->uses = calloc((size_t)n + 1, sizeof(*key->uses));
+	if (!key->uses)
+		return -ENOMEM;
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);) {
+		struct use *use = &key->uses[key->use_count++];
+		r = json_copy_text(&item, "machine", sizeof(use->machine), use->machine, error);
+		if (r == 0)
+			r = json_copy_text(&item, "public_key_sha256", sizeof(use->public_key),
+				use->public_key, error);
+		if (r == 0)
+			r = json_get_time(&item, "time", &use->time_ns, error);
+		if (r == 0)
+			r = json_get_bool(&item, "ended", &use->ended, error);
+	}
+	return r;
+}
+
+static int read_key(struct agent_keys *keys, const struct json *at, struct error *error)
+{
+	struct key *key = &keys->keys[keys->count++];
+	uint64_t max_uses;
+	int r = json_copy_text(at, "id", sizeof(key->id), key->id, error);
+	if (r == 0)
+		r = read_hash(at, "secret_sha256", key->secret_hash, error);
+	if (r == 0)
+		r = json_copy_text(at, "machine", sizeof(key->machine), key->machine, error);
+	if (r == 0)
+		r = json_get_time(at, "created", &key->created_ns, error);
+	if (r == 0)
+		r = json_get_time(at, "expires", &key->expires_ns, error);
+	if (r == 0)
+		r = json_get_u64(at, "max_uses", &max_uses, error);
+	if (r == 0 && (max_uses == 0 || max_uses > AGENT_KEYS_MAX_USES))
+		r = json_error(at, -EBADMSG, error, "max_uses is out of range");
+	if (r == 0)
+		r = json_get_bool(at, "revoked", &key->revoked, error);
+	if (r == 0)
+		r = read_uses(at, key, error);
+	if (r == 0)
+		key->max_uses = (unsigned)max_uses;
+	return r;
+}
+
+static int parse(struct agent_keys *keys, const char *text, size_t n, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	struct json root, list;
+	int r = sealed_json_parse(keys->path, text, n, error, &json);
+	if (r < 0)
+		return r;
+	json_root(json, keys->path, &root);
+	r = json_get_array(&root, "keys", &list, error);
+	if (r < 0)
+		return r;
+	keys->keys = calloc((size_t)cJSON_GetArraySize(list.node) + 1, sizeof(*keys->keys));
+	if (!keys->keys)
+		return -ENOMEM;
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);)
+		r = read_key(keys, &item, error);
+	return r;
+}
+
+static int load(struct agent_keys *keys, struct error *error)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t n;
+	int r = io_load_file(keys->io, keys->path, FILE_MAX_BYTES, &text, &n);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return error_set(error, r, "check the appliance's disk and the directory's rights",
+			"%s: cannot be read: %s", keys->path, strerrordesc_np(-r));
+	r = parse(keys, text, n, error);
+	if (r < 0 && r != -ENOMEM) {
+		struct error words = error ? *error : (struct error){ 0 };
+		return error_set(error, -EUCLEAN,
+			"move the file away and make new keys; certificates stay good", "%s",
+			words.message);
+	}
+	return r;
+}
+
+int agent_keys_new(struct io *io, struct clock_source *clock, const char *path, struct error *error,
+	struct agent_keys **ret_keys)
+{
+	struct agent_keys *keys = calloc(1, sizeof(*keys));
+	struct error own = { 0 };
+	if (!keys || !(keys->path = strdup(path))) {
+		free(keys);
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	}
+	keys->io = io;
+	keys->clock = clock;
+	pthread_mutex_init(&keys->lock, NULL);
+	int r = load(keys, &own);
+	if (r < 0) {
+		agent_keys_free(keys);
+		return error_set(error, r, own.mend, "%s",
+			own.message[0] ? own.message : strerrordesc_np(-r));
+	}
+	*ret_keys = keys;
+	return 0;
+}
+
+static void free_list(struct key *list, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		key_free(&list[i]);
+	free(list);
+}
+
+void agent_keys_free(struct agent_keys *keys)
+{
+	if (!keys)
+		return;
+	free_list(keys->keys, keys->count);
+	pthread_mutex_destroy(&keys->lock);
+	free(keys->path);
+	free(keys);
+}
+
+/* ── making ──────────────────────────────────────────────────────────────────────────────── */
+
+static int make_secret(struct key *key, struct registration_key *ret_key)
+{
+	uint8_t id[(KEY_ID_BYTES - 1) / 2];
+	struct registration_key made = { 0 };
+	int r = random_bytes(id, sizeof(id));
+	if (r == 0)
+		r = random_bytes(made.secret, sizeof(made.secret));
+	if (r == 0)
+		r = sha256(made.secret, sizeof(made.secret), key->secret_hash);
+	if (r == 0) {
+		hex_encode(id, sizeof(id), made.id);
+		memcpy(key->id, made.id, sizeof(key->id));
+		*ret_key = made;
+	}
+	OPENSSL_cleanse(&made, sizeof(made));
+	return r;
+}
+
+static int check_order(const struct agent_keys_order *order, struct error *error)
+{
+	if (order->ttl_s < MIN_TTL_S || order->ttl_s > AGENT_KEYS_MAX_TTL_S)
+		return error_set(error, -EINVAL, "give e.g. 5d or 12h",
+			"a key holds for a minute at least and %lld days at most",
+			AGENT_KEYS_MAX_TTL_S / 86400);
+	if (order->uses == 0 || order->uses > AGENT_KEYS_MAX_USES)
+		return error_set(error, -EINVAL, NULL, "a key can be used 1 to %u times",
+			AGENT_KEYS_MAX_USES);
+	return order->machine ? name_check("machine", order->machine, error) : 0;
+}
+
+/* The list without what ended long ago, with room for one more. The entries are shared with the
+ * old list, but for *ret_dropped flags. */
+static int next_list(struct agent_keys *keys, int64_t now_ns, struct key **ret_list,
+	unsigned *ret_count, bool *dropped)
+{
+	struct key *list = calloc(keys->count + 1, sizeof(*list));
+	unsigned count = 0;
+	if (!list)
+		return -ENOMEM;
+	for (unsigned i = 0; i < keys->count; i++) {
+		dropped[i] = keys->keys[i].expires_ns + KEEP_ENDED_NS < now_ns;
+		if (!dropped[i])
+			list[count++] = keys->keys[i];
+	}
+	*ret_list = list;
+	*ret_count = count;
+	return 0;
+}
+
+static int append(
+	struct agent_keys *keys, const struct key *key, int64_t now_ns, struct error *error)
+{
+	CLEANUP_FREE struct key *list = NULL;
+	CLEANUP_FREE bool *dropped = calloc(keys->count + 1, sizeof(*dropped));
+	unsigned count;
+	if (!dropped || next_list(keys, now_ns, &list, &count, dropped) < 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	if (count >= AGENT_KEYS_MAX)
+		return error_set(error, -EDQUOT, "give keys a shorter life, or more uses each",
+			"there are %u registration keys already", count);
+	list[count++] = *key;
+	int r = save(keys, list, count, error);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < keys->count; i++)
+		if (dropped[i])
+			key_free(&keys->keys[i]);
+	free(keys->keys);
+	keys->keys = TAKE(list);
+	keys->count = count;
+	return 0;
+}
+
+int agent_keys_create(struct agent_keys *keys, const struct agent_keys_order *order,
+	struct error *error, struct registration_key *ret_key)
+{
+	struct registration_key made;
+	struct key key = { .max_uses = order->uses };
+	int r = check_order(order, error);
+	if (r < 0)
+		return r;
+	if (make_secret(&key, &made) < 0)
+		return error_set(error, -EIO, NULL, "no random numbers for a key");
+	snprintf(key.machine, sizeof(key.machine), "%s", order->machine ? order->machine : "");
+	SCOPED_LOCK(&keys->lock);
+	key.created_ns = clock_realtime_ns(keys->clock);
+	key.expires_ns = key.created_ns + order->ttl_s * NS_PER_S;
+	r = append(keys, &key, key.created_ns, error);
+	if (r == 0)
+		*ret_key = made;
+	OPENSSL_cleanse(&made, sizeof(made));
+	return r;
+}
+
+/* ── using ───────────────────────────────────────────────────────────────────────────────── */
+
+static struct key *find(struct agent_keys *keys, const char *id)
+{
+	for (unsigned i = 0; i < keys->count; i++)
+		if (strcmp(keys->keys[i].id, id) == 0)
+			return &keys->keys[i];
+	return NULL;
+}
+
+/* In constant time, whether there is such a key or not. */
+static bool secret_is_right(const struct key *key, const uint8_t *secret)
+{
+	uint8_t hash[SHA256_BYTES], none[SHA256_BYTES] = { 0 };
+	if (sha256(secret, KEY_SECRET_BYTES, hash) < 0)
+		return false;
+	return CRYPTO_memcmp(hash, key ? key->secret_hash : none, sizeof(hash)) == 0 && key;
+}
+
+static const struct use *find_use(const struct key *key, const struct agent_keys_claim *claim)
+{
+	char public_key[HEX_BYTES];
+	hex_encode(claim->public_key, TLS_FINGERPRINT_BYTES, public_key);
+	for (unsigned i = 0; i < key->use_count; i++)
+		if (!key->uses[i].ended && strcmp(key->uses[i].machine, claim->machine) == 0 &&
+			strcmp(key->uses[i].public_key, public_key) == 0)
+			return &key->uses[i];
+	return NULL;
+}
+
+/* Under lock. */
+static int check(struct agent_keys *keys, const struct agent_keys_claim *claim, struct error *error,
+	struct key **ret_key, struct agent_keys_verdict *ret_verdict)
+{
+	static const char mend[] = "make a new one on the appliance: landfall key create";
+	struct key *key = find(keys, claim->id);
+	if (!secret_is_right(key, claim->secret))
+		return error_set(error, -EACCES, mend,
+			"this is no registration key of this "
+			"appliance's");
+	if (key->revoked)
+		return error_set(
+			error, -EKEYREVOKED, mend, "registration key %s was revoked", key->id);
+	if (clock_realtime_ns(keys->clock) >= key->expires_ns)
+		return error_set(
+			error, -EKEYEXPIRED, mend, "registration key %s has expired", key->id);
+	if (key->machine[0] && strcmp(key->machine, claim->machine) != 0)
+		return error_set(error, -EPERM, mend, "registration key %s is for machine %s alone",
+			key->id, key->machine);
+	bool again = find_use(key, claim) != NULL;
+	if (!again && key->use_count >= key->max_uses)
+		return error_set(error, -EEXIST, mend, "registration key %s is used up", key->id);
+	*ret_key = key;
+	*ret_verdict =
+		(struct agent_keys_verdict){ .bound = key->machine[0] != '\0', .again = again };
+	return 0;
+}
+
+int agent_keys_check(struct agent_keys *keys, const struct agent_keys_claim *claim,
+	struct error *error, struct agent_keys_verdict *ret_verdict)
+{
+	struct key *key;
+	SCOPED_LOCK(&keys->lock);
+	return check(keys, claim, error, &key, ret_verdict);
+}
+
+/* Puts `changed` in the place of `key`, in the file first. Takes it over, also on failure. */
+static int replace(
+	struct agent_keys *keys, struct key *key, struct key *changed, struct error *error)
+{
+	struct key old = *key;
+	*key = *changed;
+	int r = save(keys, keys->keys, keys->count, error);
+	if (r < 0) {
+		*key = old;
+		key_free(changed);
+		return r;
+	}
+	key_free(&old);
+	return 0;
+}
+
+int agent_keys_use(
+	struct agent_keys *keys, const struct agent_keys_claim *claim, struct error *error)
+{
+	struct agent_keys_verdict verdict;
+	struct key *key, changed;
+	SCOPED_LOCK(&keys->lock);
+	int r = check(keys, claim, error, &key, &verdict);
+	if (r < 0 || verdict.again)
+		return r;
+	if (key_copy(key, &changed) < 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	struct use *use = &changed.uses[changed.use_count++];
+	snprintf(use->machine, sizeof(use->machine), "%s", claim->machine);
+	hex_encode(claim->public_key, TLS_FINGERPRINT_BYTES, use->public_key);
+	use->time_ns = clock_realtime_ns(keys->clock);
+	return replace(keys, key, &changed, error);
+}
+
+/* ── revoking ────────────────────────────────────────────────────────────────────────────── */
+
+int agent_keys_revoke(struct agent_keys *keys, const char *id, struct error *error)
+{
+	struct key changed;
+	SCOPED_LOCK(&keys->lock);
+	struct key *key = find(keys, id);
+	if (!key)
+		return error_set(error, -ENOENT, "'landfall key list' shows what there is",
+			"there is no registration key %.40s", id);
+	if (key->revoked)
+		return 0;
+	if (key_copy(key, &changed) < 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	changed.revoked = true;
+	return replace(keys, key, &changed, error);
+}
+
+int agent_keys_forget_machine(struct agent_keys *keys, const char *machine, struct error *error)
+{
+	SCOPED_LOCK(&keys->lock);
+	for (unsigned i = 0; i < keys->count; i++) {
+		struct key *key = &keys->keys[i], changed;
+		bool bound = !key->revoked && strcmp(key->machine, machine) == 0;
+		bool used = false;
+		for (unsigned j = 0; j < key->use_count; j++)
+			used |= !key->uses[j].ended && strcmp(key->uses[j].machine, machine) == 0;
+		if (!bound && !used)
+			continue;
+		if (key_copy(key, &changed) < 0)
+			return error_set(error, -ENOMEM, NULL, "out of memory");
+		changed.revoked |= bound;
+		for (unsigned j = 0; j < changed.use_count; j++)
+			changed.uses[j].ended |= strcmp(changed.uses[j].machine, machine) == 0;
+		int r = replace(keys, key, &changed, error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ── telling ─────────────────────────────────────────────────────────────────────────────── */
+
+static const char *state_of(const struct key *key, int64_t now_ns)
+{
+	if (key->revoked)
+		return "revoked";
+	if (key->use_count >= key->max_uses)
+		return "used";
+	return now_ns >= key->expires_ns ? "expired" : "valid";
+}
+
+static int key_to_json(const struct key *key, int64_t now_ns, struct cJSON *object)
+{
+	int r = json_add_text(object, "id", key->id);
+	if (r == 0 && key->machine[0])
+		r = json_add_text(object, "machine", key->machine);
+	else if (r == 0)
+		r = cJSON_AddNullToObject(object, "machine") ? 0 : -ENOMEM;
+	if (r == 0)
+		r = json_add_text(object, "state", state_of(key, now_ns));
+	if (r == 0)
+		r = json_add_time(object, "created", key->created_ns);
+	if (r == 0)
+		r = json_add_time(object, "expires", key->expires_ns);
+	if (r == 0)
+		r = json_add_u64(object, "max_uses", key->max_uses);
+	return r == 0 ? write_uses(object, key, false) : r;
+}
+
+int agent_keys_to_json(struct agent_keys *keys, struct cJSON **ret_list)
+{
+	CLEANUP(json_freep) struct cJSON *list = cJSON_CreateArray();
+	struct cJSON *object;
+	int64_t now = clock_realtime_ns(keys->clock);
+	if (!list)
+		return -ENOMEM;
+	SCOPED_LOCK(&keys->lock);
+	for (unsigned i = keys->count; i-- > 0;) {
+		int r = json_add_object(list, NULL, &object);
+		if (r == 0)
+			r = key_to_json(&keys->keys[i], now, object);
+		if (r < 0)
+			return r;
+	}
+	*ret_list = TAKE(list);
+	return 0;
+}
+
+int agent_keys_one_to_json(struct agent_keys *keys, const char *id, struct cJSON **ret_key)
+{
+	CLEANUP(json_freep) struct cJSON *object = NULL;
+	int r = json_new_object(&object);
+	if (r < 0)
+		return r;
+	SCOPED_LOCK(&keys->lock);
+	const struct key *key = find(keys, id);
+	if (!key)
+		return -ENOENT;
+	r = key_to_json(key, clock_realtime_ns(keys->clock), object);
+	if (r == 0)
+		*ret_key = TAKE(object);
+	return r;
+}

@@ -1,0 +1,109 @@
+/*
+ * See agents.h: the parts of the agents' door put together, and what is revoked.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "common/log.h"
+#include "replicator/agents_internal.h"
+
+static int open_parts(
+	struct agents *agents, const struct agents_options *options, struct error *error)
+{
+	CLEANUP(buf_free) struct buf pki = { 0 }, keys = { 0 };
+	if (buf_printf(&pki, "%s/pki", options->state_dir) < 0 ||
+		buf_printf(&keys, "%s/agent_keys.json", options->state_dir) < 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	int r = pki_new(options->io, options->clock, pki.data, error, &agents->pki);
+	if (r == 0)
+		r = agent_keys_new(options->io, options->clock, keys.data, error, &agents->keys);
+	if (r == 0)
+		r = pki_server_tls(agents->pki, error, &agents->tls);
+	return r;
+}
+
+int agents_new(
+	const struct agents_options *options, struct error *error, struct agents **ret_agents)
+{
+	struct agents *agents = calloc(1, sizeof(*agents));
+	if (!agents)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	agents->clock = options->clock;
+	pthread_mutex_init(&agents->lock, NULL);
+	pthread_mutex_init(&agents->listener_lock, NULL);
+	int r = open_parts(agents, options, error);
+	if (r < 0) {
+		agents_free(agents);
+		return r;
+	}
+	*ret_agents = agents;
+	return 0;
+}
+
+void agents_free(struct agents *agents)
+{
+	if (!agents)
+		return;
+	agents_stop(agents);
+	tls_free(agents->tls);
+	agent_keys_free(agents->keys);
+	pki_free(agents->pki);
+	pthread_mutex_destroy(&agents->lock);
+	pthread_mutex_destroy(&agents->listener_lock);
+	free(agents);
+}
+
+int agents_listen(struct agents *agents, const struct agents_door *door, struct error *error)
+{
+	const struct agent_listener_options options = {
+		.address = door->address,
+		.tls = agents->tls,
+		.check = pki_check,
+		.check_context = agents->pki,
+		.enroll = agents_enroll,
+		.renew = agents_renew,
+		.context = agents,
+		.sessions = door->sessions,
+	};
+	struct agent_listener *listener;
+	agents->may_enroll = door->may_enroll;
+	agents->may_enroll_context = door->context;
+	int r = agent_listener_new(&options, error, &listener);
+	if (r < 0)
+		return r;
+	SCOPED_LOCK(&agents->listener_lock);
+	agents->listener = listener;
+	return 0;
+}
+
+void agents_stop(struct agents *agents)
+{
+	pthread_mutex_lock(&agents->listener_lock);
+	struct agent_listener *listener = TAKE(agents->listener);
+	pthread_mutex_unlock(&agents->listener_lock);
+	agent_listener_free(listener);
+}
+
+uint16_t agents_port(struct agents *agents)
+{
+	SCOPED_LOCK(&agents->listener_lock);
+	return agents->listener ? agent_listener_port(agents->listener) : 0;
+}
+
+void agents_recheck(struct agents *agents, bool wait)
+{
+	SCOPED_LOCK(&agents->listener_lock);
+	if (agents->listener)
+		agent_listener_recheck(agents->listener, wait);
+}
+
+int agents_forget_machine(struct agents *agents, const char *machine, struct error *error)
+{
+	pthread_mutex_lock(&agents->lock);
+	int r = agent_keys_forget_machine(agents->keys, machine, error);
+	int r2 = pki_revoke_machine(agents->pki, machine, NULL, r < 0 ? NULL : error);
+	pthread_mutex_unlock(&agents->lock);
+	agents_recheck(agents, true);
+	return r < 0 ? r : r2;
+}

@@ -1,0 +1,42 @@
+/*
+ * The inside of the agents' door, shared by the files that make it up and nobody else:
+ *
+ *	agents.c           life, revoking
+ *	agent_enrolment.c  enroll and renew
+ *	methods_key.c      the socket's methods
+ *
+ * lock: one enrolment, renewal or revocation at a time, held across the writing of the keys' and
+ * the certificates' files. So no certificate is issued by a key or for a machine while these are
+ * being revoked.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "common/cleanup.h"
+#include "common/json.h"
+#include "replicator/agent_keys.h"
+#include "replicator/agent_listener.h"
+#include "replicator/agents.h"
+#include "replicator/pki.h"
+
+struct agents {
+	struct clock_source *clock;
+	struct pki *pki;
+	struct agent_keys *keys;
+	struct tls_context *tls;
+
+	pthread_mutex_t lock;
+	pthread_mutex_t listener_lock; /* of the pointer alone; held while its guests are checked */
+	struct agent_listener *listener;
+	agents_may_enroll *may_enroll;
+	void *may_enroll_context;
+};
+
+/* Ends the connections of whoever has lost its certificate; with `wait`, returns when they have
+ * come back. */
+void agents_recheck(struct agents *agents, bool wait);
+
+/* The listener's handlers; `context` is the agents. */
+void agents_enroll(void *context, struct connection *connection, const struct json *message);
+void agents_renew(void *context, struct connection *connection, const struct json *message);
