@@ -2,7 +2,8 @@
  * What a record does to the state: the one place, used when a record is staged and when it is
  * replayed. history.lock is held, or nobody else is there yet.
  *
- * Replay may meet records about things that damage has made unknown; these are passed over.
+ * Replay may meet records about things that damage has made unknown; these are passed over, but for
+ * the data of disks.
  */
 #include <errno.h>
 #include <string.h>
@@ -26,14 +27,17 @@ struct extent record_extent(
 int apply_extent(struct history *history, uint16_t disk_id, const struct extent *extent)
 {
 	struct disk *disk = disk_find(history, disk_id);
-	if (!disk || disk->info.removed)
+	struct extent_map *map = disk ? disk->map : NULL;
+	int r = 0;
+	if (disk && disk->info.removed)
 		return 0;
-	if (!disk->map) {
-		int r = extent_map_new(&disk->map);
-		if (r < 0)
-			return r;
-	}
-	return extent_map_insert(disk->map, extent);
+	if (!disk)
+		r = disk_lost_map(history, disk_id, &map);
+	else if (!map)
+		r = extent_map_new(&disk->map);
+	if (r < 0)
+		return r;
+	return extent_map_insert(map ? map : disk->map, extent);
 }
 
 void apply_extent_soon(struct history *history, uint16_t disk_id, uint64_t lba)
@@ -123,6 +127,7 @@ static int apply_flush_commit(struct history *history, const struct journal_reco
 	if (history->flush_pending <= packed->number)
 		history->flush_pending = 0;
 	drain_end(history, packed->number, record->lsn);
+	history->base_ahead = false;
 	catalogue_note_vault(history);
 	return r;
 }

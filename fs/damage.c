@@ -211,6 +211,20 @@ static struct verdict judge(const struct history *history, const struct replay *
 	return v;
 }
 
+/* Points that a disk's records speak of as sealed were, even if their own records are lost. */
+static void raise_last_point(struct history *history)
+{
+	for (unsigned i = 0; i < history->disk_count; i++) {
+		const struct disk *disk = history->disks[i];
+		uint64_t next = disk->info.added_point;
+		if (disk->size_count > 0)
+			next = MAX(next, disk->sizes[disk->size_count - 1].from_point);
+		if (disk->info.removed)
+			next = MAX(next, disk->removed_point);
+		history->last_point = MAX(history->last_point, next - MIN(next, 1u));
+	}
+}
+
 int damage_settle(struct history *history, struct replay *replay)
 {
 	struct verdict v = judge(history, replay);
@@ -231,6 +245,7 @@ int damage_settle(struct history *history, struct replay *replay)
 		r = judge_points(history, v.from, &changes);
 	if (r < 0)
 		return r;
+	raise_last_point(history);
 	history->staged_lsn = history->durable_lsn = replay->max_lsn;
 	history->proven_lsn = 0;
 	r = new_incarnation(history);

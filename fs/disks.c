@@ -96,6 +96,60 @@ int disk_insert(struct history *history, const struct history_disk *info, struct
 	return 0;
 }
 
+int disk_lost_map(struct history *history, uint16_t id, struct extent_map **ret_map)
+{
+	for (unsigned i = 0; i < history->lost_disk_count; i++) {
+		if (history->lost_disks[i].id == id) {
+			*ret_map = history->lost_disks[i].map;
+			return 0;
+		}
+	}
+	struct lost_disk *grown = realloc(
+		history->lost_disks, (history->lost_disk_count + 1) * sizeof(*history->lost_disks));
+	if (!grown)
+		return -ENOMEM;
+	history->lost_disks = grown;
+	struct lost_disk lost = { .id = id };
+	int r = extent_map_new(&lost.map);
+	if (r < 0)
+		return r;
+	history->lost_disks[history->lost_disk_count++] = lost;
+	history->next_disk = MAX(history->next_disk, id + 1u);
+	*ret_map = lost.map;
+	return 0;
+}
+
+/* What replay found of the disk; NULL: nothing. */
+static struct extent_map *take_lost_map(struct history *history, uint16_t id)
+{
+	for (unsigned i = 0; i < history->lost_disk_count; i++) {
+		struct lost_disk *lost = &history->lost_disks[i];
+		struct extent_map *map = lost->map;
+		if (lost->id != id)
+			continue;
+		*lost = history->lost_disks[--history->lost_disk_count];
+		return map;
+	}
+	return NULL;
+}
+
+static int forget(struct extent_map *map, uint64_t lba, uint64_t sectors, uint32_t segment)
+{
+	return map ? extent_map_forget(map, lba, sectors, segment) : 0;
+}
+
+int disk_forget(
+	struct history *history, uint16_t id, uint64_t lba, uint64_t sectors, uint32_t segment)
+{
+	const struct disk *disk = disk_find(history, id);
+	if (disk)
+		return forget(disk->map, lba, sectors, segment);
+	for (unsigned i = 0; i < history->lost_disk_count; i++)
+		if (history->lost_disks[i].id == id)
+			return forget(history->lost_disks[i].map, lba, sectors, segment);
+	return 0;
+}
+
 static int apply_add(struct history *history, const struct journal_disk *body)
 {
 	if (disk_find(history, body->id))
@@ -108,6 +162,7 @@ static int apply_add(struct history *history, const struct journal_disk *body)
 	int r = disk_insert(history, &info, &disk);
 	if (r < 0)
 		return r;
+	disk->map = take_lost_map(history, body->id);
 	return disk_set_size(disk, body->point, body->size_bytes);
 }
 
@@ -155,6 +210,8 @@ int disk_clear_maps(struct history *history)
 		extent_map_free(history->disks[i]->map);
 		history->disks[i]->map = NULL;
 	}
+	while (history->lost_disk_count > 0)
+		extent_map_free(history->lost_disks[--history->lost_disk_count].map);
 	return 0;
 }
 
@@ -217,8 +274,9 @@ int history_import_disk(struct history *history, const struct history_disk *disk
 		history, disk->id, disk->name, disk->size_bytes, disk->added_point, ret_lsn);
 }
 
+/* `point`: the first that shows it; 0: the next. */
 static int stage_change(struct history *history, uint16_t id, enum journal_disk_action action,
-	uint64_t size_bytes, uint64_t *ret_lsn)
+	uint64_t size_bytes, uint64_t point, uint64_t *ret_lsn)
 {
 	SCOPED_LOCK(&history->lock);
 	const struct disk *disk = disk_find(history, id);
@@ -227,12 +285,15 @@ static int stage_change(struct history *history, uint16_t id, enum journal_disk_
 	if (action == JOURNAL_DISK_GROW &&
 		(!size_good(size_bytes) || size_bytes < disk->info.size_bytes))
 		return -EINVAL;
+	/* Sizes are known by rising point. */
+	if (point > history->last_point || point < disk->sizes[disk->size_count - 1].from_point)
+		point = 0;
 	struct journal_record record = { .type = JOURNAL_DISK };
 	record.disk = (struct journal_disk){
 		.action = (uint16_t)action,
 		.id = id,
 		.size_bytes = size_bytes,
-		.point = history->last_point + 1,
+		.point = point ? point : history->last_point + 1,
 	};
 	return stage_record(history, &record, ret_lsn);
 }
@@ -240,22 +301,28 @@ static int stage_change(struct history *history, uint16_t id, enum journal_disk_
 int history_grow_disk(
 	struct history *history, uint16_t disk, uint64_t size_bytes, uint64_t *ret_lsn)
 {
-	return stage_change(history, disk, JOURNAL_DISK_GROW, size_bytes, ret_lsn);
+	return stage_change(history, disk, JOURNAL_DISK_GROW, size_bytes, 0, ret_lsn);
+}
+
+int history_import_size(struct history *history, uint16_t disk, uint64_t size_bytes,
+	uint64_t from_point, uint64_t *ret_lsn)
+{
+	return stage_change(history, disk, JOURNAL_DISK_GROW, size_bytes, from_point, ret_lsn);
 }
 
 int history_remove_disk(struct history *history, uint16_t disk, uint64_t *ret_lsn)
 {
-	return stage_change(history, disk, JOURNAL_DISK_REMOVE, 0, ret_lsn);
+	return stage_change(history, disk, JOURNAL_DISK_REMOVE, 0, 0, ret_lsn);
 }
 
 int history_clear_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn)
 {
-	return stage_change(history, disk, JOURNAL_DISK_RESYNC_CLEAR, 0, ret_lsn);
+	return stage_change(history, disk, JOURNAL_DISK_RESYNC_CLEAR, 0, 0, ret_lsn);
 }
 
 int history_set_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn)
 {
-	return stage_change(history, disk, JOURNAL_DISK_RESYNC_SET, 0, ret_lsn);
+	return stage_change(history, disk, JOURNAL_DISK_RESYNC_SET, 0, 0, ret_lsn);
 }
 
 unsigned history_disks(struct history *history, struct history_disk *ret_disks, unsigned max)

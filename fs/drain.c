@@ -102,7 +102,7 @@ static int may_begin(const struct history *history)
 		return -EIO;
 	if (!history->base || !history->base->ops->read_live)
 		return -EINVAL;
-	if (history->repair_due)
+	if (history->repair_due || history->base_ahead)
 		return -EUCLEAN;
 	return flush_is_due(history) ? -EBUSY : 0;
 }

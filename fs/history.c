@@ -141,6 +141,9 @@ void history_close(struct history *history)
 	segments_free(history);
 	for (unsigned i = 0; i < history->disk_count; i++)
 		disk_free(history->disks[i]);
+	for (unsigned i = 0; i < history->lost_disk_count; i++)
+		extent_map_free(history->lost_disks[i].map);
+	free(history->lost_disks);
 	free(history->points);
 	free(history->imports);
 	free(history->leftovers);
@@ -303,6 +306,18 @@ static int list_cut_off(struct history *history, uint64_t i, uint32_t flags,
 	*ret_changes = changes;
 	*ret_count = n;
 	return 0;
+}
+
+void history_base_is_ahead(struct history *history, bool is_ahead)
+{
+	SCOPED_LOCK(&history->lock);
+	history->base_ahead = is_ahead;
+}
+
+void history_number_above(struct history *history, uint64_t number)
+{
+	SCOPED_LOCK(&history->lock);
+	history->last_point = MAX(history->last_point, number);
 }
 
 int history_point_drop(struct history *history, uint64_t number, uint32_t flags, uint64_t *ret_lsn)

@@ -99,6 +99,10 @@ int history_import_disk(
 /* Only larger; what is new reads as zeros. */
 int history_grow_disk(
 	struct history *history, uint16_t disk, uint64_t size_bytes, uint64_t *ret_lsn);
+/* As history_grow_disk for a disk that was that large already at point `from_point`, which is known
+ * from the vault: what points from there on have in the base shows again. */
+int history_import_size(struct history *history, uint16_t disk, uint64_t size_bytes,
+	uint64_t from_point, uint64_t *ret_lsn);
 int history_remove_disk(struct history *history, uint16_t disk, uint64_t *ret_lsn);
 /* A comparison with the source has made the head right again. */
 int history_clear_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn);
@@ -143,6 +147,12 @@ struct seal {
  * sizes and dirty data. Not refused for want of room. */
 int history_seal(
 	struct history *history, const struct seal *seal, uint64_t *ret_number, uint64_t *ret_lsn);
+/* Points sealed from now on have numbers above that one (the vault has used it). Not kept: to be
+ * said again after an opening, until a point is sealed. */
+void history_number_above(struct history *history, uint64_t number);
+/* The base holds a newer point than the journal knows of, and nothing may be drained on top of it,
+ * until a flush is committed. Not kept: to be said again after an opening. */
+void history_base_is_ahead(struct history *history, bool is_ahead);
 /* The bookmark of the disk's last durable seal; zeros if it has none. */
 int history_bookmark(
 	struct history *history, uint16_t disk, uint8_t ret_data[static HISTORY_BOOKMARK_BYTES]);

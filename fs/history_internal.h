@@ -124,6 +124,13 @@ struct history {
 	struct disk *disks[HISTORY_MAX_DISKS]; /* by rising id */
 	unsigned disk_count;
 	uint32_t next_disk;
+	/* Disks of which replay found data but no record that adds them: it is lost. Kept in case
+	 * they are imported again. */
+	struct lost_disk {
+		uint16_t id;
+		struct extent_map *map;
+	} * lost_disks;
+	unsigned lost_disk_count;
 
 	struct catalogue_point *points; /* by rising number */
 	uint64_t point_count, point_capacity;
@@ -139,6 +146,7 @@ struct history {
 	uint64_t drain_mark,
 		drain_mark_total; /* the last JOURNAL_DRAIN_BEGIN, payload_total then */
 	bool repair_due;          /* nobody knows what the base holds */
+	bool base_ahead;          /* it holds a point that the journal has lost */
 	uint32_t format;          /* version of the checkpoints */
 	uint64_t head_floor;
 	uint64_t payload_total;
@@ -299,6 +307,11 @@ int disk_insert(struct history *history, const struct history_disk *info, struct
 void disk_free(struct disk *disk);
 void disk_take_bookmarks(struct history *history, const struct journal_seal *seal, uint64_t lsn);
 int disk_clear_maps(struct history *history);
+/* The map of a disk whose record is lost; made if need be. Its number is not given out again. */
+int disk_lost_map(struct history *history, uint16_t id, struct extent_map **ret_map);
+/* No disk maps the segment there any more. */
+int disk_forget(
+	struct history *history, uint16_t id, uint64_t lba, uint64_t sectors, uint32_t segment);
 
 /* catalogue.c */
 struct catalogue_point *catalogue_find(const struct history *history, uint64_t number);

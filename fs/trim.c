@@ -111,10 +111,7 @@ static int forget_run(struct history *history, const struct segment *segment, co
 		uint16_t id;
 		struct extent e;
 		run_unpack(&run->extents[i], segment->seq, &id, &e);
-		const struct disk *disk = disk_find(history, id);
-		int r = disk && disk->map
-				? extent_map_forget(disk->map, e.lba, e.sectors, e.segment)
-				: 0;
+		int r = disk_forget(history, id, e.lba, e.sectors, e.segment);
 		if (r < 0)
 			return r;
 	}
@@ -124,13 +121,14 @@ static int forget_run(struct history *history, const struct segment *segment, co
 /* Without a run: from end to end. */
 static int forget_all(struct history *history, const struct segment *segment)
 {
-	for (unsigned i = 0; i < history->disk_count; i++) {
-		struct extent_map *map = history->disks[i]->map;
-		int r = map ? extent_map_forget(map, 0, EXTENT_MAX_LBA, (uint32_t)segment->seq) : 0;
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < history->disk_count; i++)
+		r = disk_forget(history, history->disks[i]->info.id, 0, EXTENT_MAX_LBA,
+			(uint32_t)segment->seq);
+	for (unsigned i = 0; r == 0 && i < history->lost_disk_count; i++)
+		r = disk_forget(history, history->lost_disks[i].id, 0, EXTENT_MAX_LBA,
+			(uint32_t)segment->seq);
+	return r;
 }
 
 /* Takes the oldest segment out of the state. -EBUSY if somebody has begun to use it, or a vault

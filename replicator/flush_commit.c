@@ -1,13 +1,12 @@
 /*
- * Steps 3 and 4 of a flush: snapshots, hashes, manifest; and finding out what became of a flush
- * whose end nobody saw.
+ * Steps 3 and 4 of a flush: snapshots, hashes, manifest.
  *
  * A snapshot bears a tag {group, point, sequence}. The sequence number is given out once, after
  * everything under older numbers was settled, and stays until the next flush: so whatever bears
  * this flush's tag shows exactly this point, whenever it was made, and may be adopted.
  *
  * A manifest is put with If-None-Match. If its answer is lost for good, the put may still be under
- * way; before a later point is flushed in place of this one, a tombstone takes the name.
+ * way (vault_point_settle).
  */
 #include "replicator/flusher_internal.h"
 
@@ -122,7 +121,7 @@ static int put_manifest(
 	r = vault_object_put(
 		f->options.store, name, &text, "", metadata.items, metadata.count, error, etag);
 	*ret_hash = checksum128(text.data, text.len);
-	if (r == -EEXIST && !m->abandoned)
+	if (r == -EEXIST)
 		r = replace(f, &text, &metadata, m, name, error, ret_hash);
 	return r;
 }
@@ -137,7 +136,7 @@ int flush_commit_point(struct flush *flush, const struct hashes_written *written
 		return r;
 	m->hashes_bytes = written->bytes;
 	m->hashes_digest = written->digest;
-	m->previous = flush->base;
+	m->previous = flush->previous;
 	m->previous_hash = f->previous_hash;
 	r = put_manifest(f, m, flush->error, &hash);
 	if (r < 0)
@@ -147,9 +146,9 @@ int flush_commit_point(struct flush *flush, const struct hashes_written *written
 	return 0;
 }
 
-int flush_load_previous(struct flusher *f, uint64_t number, struct error *error)
+int flush_load_previous(
+	struct flusher *f, uint64_t number, struct error *error, struct manifest *ret_manifest)
 {
-	CLEANUP(manifest_free) struct manifest m = { 0 };
 	char etag[BLOB_ETAG_BYTES];
 	if (f->previous == number && number != 0)
 		return 0;
@@ -157,8 +156,8 @@ int flush_load_previous(struct flusher *f, uint64_t number, struct error *error)
 	f->previous_hash = (struct hash128){ 0 };
 	if (number == 0)
 		return 0;
-	int r = vault_manifest_load(
-		f->options.store, f->options.group, number, error, &m, &f->previous_hash, etag);
+	int r = vault_manifest_load(f->options.store, f->options.group, number, error, ret_manifest,
+		&f->previous_hash, etag);
 	if (r == -ENOENT)
 		return error_set(error, -EUCLEAN,
 			"run landfall vault check; then remove and add the machine",
@@ -166,46 +165,5 @@ int flush_load_previous(struct flusher *f, uint64_t number, struct error *error)
 			number);
 	if (r == 0)
 		f->previous = number;
-	return r;
-}
-
-/* ── a flush whose end nobody saw ────────────────────────────────────────────────────────── */
-
-static int look(struct flusher *f, uint64_t number, struct error *error, bool *ret_there,
-	bool *ret_committed)
-{
-	CLEANUP(manifest_free) struct manifest m = { 0 };
-	char etag[BLOB_ETAG_BYTES];
-	int r = vault_manifest_load(
-		f->options.store, f->options.group, number, error, &m, NULL, etag);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	*ret_there = r == 0;
-	*ret_committed =
-		r == 0 && !m.abandoned && !vault_is_cut(f->options.group, m.generation, number);
-	return 0;
-}
-
-int flush_settle(
-	struct flusher *f, uint64_t number, bool bar, struct error *error, bool *ret_committed)
-{
-	const struct vault_group *group = f->options.group;
-	struct manifest tombstone = { .group = group->id,
-		.number = number,
-		.generation = group->generation,
-		.time_ns = clock_realtime_ns(f->options.clock),
-		.abandoned = true };
-	struct hash128 hash;
-	bool there;
-	int r = look(f, number, error, &there, ret_committed);
-	if (r < 0 || there || !bar)
-		return r;
-	strcpy(tombstone.group_name, group->name);
-	r = put_manifest(f, &tombstone, error, &hash);
-	if (r == -EEXIST)
-		return look(f, number, error, &there, ret_committed);
-	if (r == 0)
-		log_info("group %s: point %" PRIu64 " is given up, a later one takes its place",
-			group->name, number);
 	return r;
 }

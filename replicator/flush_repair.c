@@ -24,8 +24,13 @@ static int learn(
 		.flags = POINT_VAULT | newest->flags,
 		.kind = newest->kind };
 	uint64_t lsn;
-	if (newest->number == *point)
+	/* It stays unknown to the journal, and the flush sends what differs. */
+	if (newest->number == *point || newest->number == f->options.unknown_point)
 		return 0;
+	if (newest->number < f->options.unknown_point)
+		return error_set(error, -EUCLEAN, "run 'landfall vault check'",
+			"point %" PRIu64 ", the newest in the vault, is not whole there",
+			f->options.unknown_point);
 	if (newest->number < *point)
 		return error_set(error, -EUCLEAN, "run 'landfall vault check'",
 			"point %" PRIu64 " should be the newest in the vault, which has none above "

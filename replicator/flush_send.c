@@ -40,7 +40,7 @@ struct sending {
 static int next_change(void *context, uint64_t lba, struct extent *ret_extent)
 {
 	struct sending *s = context;
-	return view_next_change(s->flush->view, s->disk->id, lba, ret_extent);
+	return flush_next_change(s->flush, s->lane, lba, ret_extent);
 }
 
 static bool is_local(void *context, uint64_t lba, uint64_t sectors)
@@ -54,8 +54,7 @@ uint64_t flush_count_changes(struct flush *flush)
 	uint64_t bytes = 0;
 	for (unsigned i = 0; i < flush->manifest.disk_count; i++) {
 		struct extent e;
-		for (uint64_t lba = 0;
-			view_next_change(flush->view, flush->manifest.disks[i].id, lba, &e) == 0;
+		for (uint64_t lba = 0; flush_next_change(flush, i, lba, &e) == 0;
 			lba = e.lba + e.sectors)
 			bytes += e.sectors * SECTOR_BYTES;
 	}
@@ -221,7 +220,7 @@ static int begin(struct sending *s)
 	struct extent first;
 	flush_plan_init(
 		&s->plan, &changes, options->gap_bytes ? options->gap_bytes : DEFAULT_GAP_BYTES);
-	int found = view_next_change(flush->view, s->disk->id, 0, &first);
+	int found = flush_next_change(flush, s->lane, 0, &first);
 	if (found < 0 && found != -ENOENT)
 		return error_set(flush->error, found, NULL,
 			"the changes of disk %s cannot be told: %s", s->disk->name,

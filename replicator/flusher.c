@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "fs/vhd.h"
 
@@ -63,6 +64,7 @@ static void flush_free(struct flush *flush)
 	hashes_writer_free(flush->writer);
 	view_pass_free(flush->pass);
 	view_close(flush->view);
+	flush_free_unknown(flush);
 	manifest_free(&flush->manifest);
 }
 
@@ -123,7 +125,10 @@ static int settle_and_begin(struct flusher *f, uint64_t number, struct error *er
 			" has begun and must be finished or passed by a later one",
 			number, pending);
 	if (pending != 0)
-		r = flush_settle(f, pending, pending != number, error, &committed);
+		r = vault_point_settle(f->options.store, f->options.clock, f->options.group,
+			pending, pending != number, error, &committed);
+	/* After a loss here it may be known already, or be passed by. */
+	committed &= pending > MAX(newest_vault_point(f), f->options.unknown_point);
 	if (r == 0 && committed)
 		r = acknowledge(f, pending, error);
 	if (r < 0)
@@ -222,7 +227,9 @@ static int prepare(struct flush *flush, uint64_t number)
 		.acknowledged_context = f };
 	struct hashes_sink sink;
 	flush->base = newest_vault_point(f);
-	int r = flush_load_previous(f, flush->base, flush->error);
+	flush->previous = MAX(flush->base, f->options.unknown_point);
+	CLEANUP(manifest_free) struct manifest previous = { 0 };
+	int r = flush_load_previous(f, flush->previous, flush->error, &previous);
 	if (r < 0)
 		return r;
 	r = history_view_open(f->options.history, number, &flush->view);
@@ -240,6 +247,8 @@ static int prepare(struct flush *flush, uint64_t number)
 		.changed_bytes = flush->point.changed_bytes };
 	memcpy(flush->manifest.group_name, group->name, sizeof(group->name));
 	r = list_disks(flush);
+	if (r == 0)
+		r = flush_load_unknown(flush, &previous);
 	if (r < 0)
 		return r;
 	r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, &f->cancel, group,
@@ -250,7 +259,7 @@ static int prepare(struct flush *flush, uint64_t number)
 	if (r == 0)
 		r = sender_new(&sending, &flush->sender);
 	if (r == 0)
-		r = hashes_writer_new(&group->id, flush->base, number, &sink, &flush->writer);
+		r = hashes_writer_new(&group->id, flush->previous, number, &sink, &flush->writer);
 	if (r == 0)
 		r = open_lanes(flush);
 	if (r < 0)
@@ -300,7 +309,7 @@ static int flush_point(
 	int r = history_point(f->options.history, number, &flush.point);
 	if (r < 0)
 		return error_set(error, r, NULL, "there is no point %" PRIu64, number);
-	if (number <= newest_vault_point(f))
+	if (number <= MAX(newest_vault_point(f), f->options.unknown_point))
 		return error_set(error, -EINVAL, NULL,
 			"point %" PRIu64 " is not above the newest one in the vault", number);
 	r = settle_and_begin(f, number, error, &done);
@@ -311,7 +320,15 @@ static int flush_point(
 		r = send_and_commit(&flush);
 	if (flush.sender)
 		count(&flush, result);
-	return r < 0 ? r : acknowledge(f, number, error);
+	if (r == 0)
+		r = acknowledge(f, number, error);
+	if (r == 0)
+		f->options.unknown_point = 0;
+	if (r == 0 && flush.above.count > 0)
+		r = flush_adopt_unknown(&flush);
+	if (r == 0 && flush.above.count > 0)
+		r = flush_sync(f, history_staged_lsn(f->options.history), error);
+	return r;
 }
 
 int flusher_flush(

@@ -49,6 +49,9 @@ struct flusher_options {
 	/* Bytes a second allowed now, 0: no limit (bandwidth by the hour). May be NULL. */
 	uint64_t (*bandwidth)(void *context);
 	void *bandwidth_context;
+	/* What vault_agree answered; 0 again once a flush was committed. Nothing at or below it is
+	 * flushed. */
+	uint64_t unknown_point;
 	unsigned parallel;  /* requests at once; 0: 16 */
 	uint32_t gap_bytes; /* joined across if known locally; 0: 64 KiB */
 };

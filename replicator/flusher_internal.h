@@ -5,7 +5,8 @@
  *	flush_plan.c   what has to be sent of a disk
  *	flush_fit.c    step 2: a disk's size and footer
  *	flush_send.c   step 2: the disks' changes, and their hashes
- *	flush_commit.c steps 3 and 4: snapshots, manifest; and what an earlier flush left behind
+ *	flush_unknown.c what else differs, after the journal has lost points of the vault
+ *	flush_commit.c steps 3 and 4: snapshots, manifest
  *	flush_repair.c bases that are in doubt
  *	sender.c       fenced requests, many at once
  */
@@ -43,7 +44,8 @@ struct flusher {
 struct flush {
 	struct flusher *flusher;
 	struct point point;
-	uint64_t base; /* the vault point below */
+	uint64_t base;     /* the history's vault point below */
+	uint64_t previous; /* the vault's own: base, or the newest that the history has lost */
 	struct view *view;
 	struct view_pass *pass;
 	struct sender *sender;
@@ -53,8 +55,20 @@ struct flush {
 	struct manifest manifest;
 	struct flush_disk *disks[HISTORY_MAX_DISKS]; /* beside manifest.disks */
 	uint64_t sent_pages, dirty_pages;
+	/* What differs from base in `previous`, by manifest.disks; NULL: nothing. */
+	struct extent_map *unknown[HISTORY_MAX_DISKS];
+	struct vault_points above; /* the vault's points, if there is such a difference */
 	struct error *error;
 };
+
+/* Finds the pages that `previous` (its manifest) has, or has differently, and the history's base
+ * has not. */
+int flush_load_unknown(struct flush *flush, const struct manifest *previous);
+void flush_free_unknown(struct flush *flush);
+/* As view_next_change of disk manifest.disks[index], with what the base holds differently. */
+int flush_next_change(struct flush *flush, unsigned index, uint64_t lba, struct extent *ret_extent);
+/* After the commit: the history learns of the points that it had lost. Staged. */
+int flush_adopt_unknown(struct flush *flush);
 
 /* Brings the disk's blob to its size and writes its footer. Nothing is under way afterwards. */
 int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes);
@@ -69,13 +83,10 @@ int flush_snapshot_disks(struct flush *flush);
 /* Makes the hashes object and the manifest appear. */
 int flush_commit_point(struct flush *flush, const struct hashes_written *written);
 
-/* What became of point `number`, whose flush was begun and whose end nobody knows. With `bar` set
- * its manifest is kept from ever appearing, unless it is there. */
-int flush_settle(struct flusher *flusher, uint64_t number, bool bar, struct error *error,
-	bool *ret_committed);
 /* Repairs the bases if they are in doubt. */
 int flush_repair(struct flusher *flusher, struct error *error);
 /* Waits until what was staged up to the lsn is durable. */
 int flush_sync(struct flusher *flusher, uint64_t lsn, struct error *error);
-/* The hash of the manifest below. */
-int flush_load_previous(struct flusher *flusher, uint64_t number, struct error *error);
+/* The hash of the manifest below. The manifest itself is empty if this flusher has put it. */
+int flush_load_previous(struct flusher *flusher, uint64_t number, struct error *error,
+	struct manifest *ret_manifest);

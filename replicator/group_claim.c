@@ -110,6 +110,41 @@ static int claim_group(struct worker *w, struct error *error)
 	return 0;
 }
 
+/* After a loss here: a point that can be flushed has a number that the vault has not used. */
+static int seal_above(struct group *group, uint64_t unknown, struct error *error)
+{
+	const struct seal seal = { .kind = POINT_CRASH };
+	struct point newest = { 0 };
+	uint64_t number;
+	pthread_mutex_lock(&group->lock);
+	bool wait = group->paused;
+	pthread_mutex_unlock(&group->lock);
+	/* Then a person says when the next point is right. */
+	wait |= group_resync_disks(group, NULL, 0) > 0;
+	(void)history_point_newest(group->history, POINT_LOCAL, INT64_MAX, &newest);
+	if (wait || newest.number == 0 || newest.number > unknown)
+		return 0;
+	int r = group_seal_now(group, &seal, NULL, &number);
+	return r < 0 ? group_error(error, r, group, "sealing a recovery point") : 0;
+}
+
+/* What the vault holds and what the journal says of it are made to agree. */
+static int agree(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	uint64_t before = history_staged_lsn(group->history), unknown;
+	int r = vault_agree(
+		w->store, group->clock, &group->vault_group, group->history, error, &unknown);
+	if (r < 0)
+		return r;
+	uint64_t lsn = history_staged_lsn(group->history);
+	r = lsn > before ? group_sync(group, lsn) : 0;
+	if (r < 0)
+		return group_error(error, r, group, "writing the journal");
+	atomic_store(&group->unknown_point, unknown);
+	return unknown > 0 ? seal_above(group, unknown, error) : 0;
+}
+
 int worker_claim(struct worker *w, struct error *error)
 {
 	struct group *group = w->group;
@@ -119,6 +154,8 @@ int worker_claim(struct worker *w, struct error *error)
 	r = claim_group(w, error);
 	if (r == -ENOENT)
 		r = create_group(w, error);
+	if (r == 0)
+		r = agree(w, error);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&group->state_lock);

@@ -40,16 +40,18 @@ bool group_next_point(struct group *group, uint64_t *ret_number)
 	struct point newest, kept;
 	history_stats(group->history, &stats);
 	uint64_t pending = history_flush_pending(group->history);
-	uint64_t from = MAX(stats.newest_vault_point + 1, pending);
+	uint64_t unknown = atomic_load(&group->unknown_point);
+	uint64_t newest_there = MAX(stats.newest_vault_point, unknown);
+	uint64_t from = MAX(newest_there + 1, pending);
 	while (history_point_oldest(group->history, from, POINT_LOCAL | POINT_KEEP, &kept) == 0) {
 		*ret_number = kept.number;
 		if (!(kept.flags & POINT_DAMAGED))
 			return true;
 		from = kept.number + 1;
 	}
-	if (stats.newest_point <= stats.newest_vault_point ||
+	if (stats.newest_point <= newest_there ||
 		history_point_newest(group->history, POINT_LOCAL, INT64_MAX, &newest) < 0 ||
-		newest.number <= stats.newest_vault_point || (newest.flags & POINT_DAMAGED))
+		newest.number <= newest_there || (newest.flags & POINT_DAMAGED))
 		return false;
 	*ret_number = newest.number;
 	return true;
@@ -67,7 +69,8 @@ static int open_flusher(
 		.sync = sync_for_flusher,
 		.sync_context = group,
 		.bandwidth = bandwidth_now,
-		.bandwidth_context = group };
+		.bandwidth_context = group,
+		.unknown_point = atomic_load(&group->unknown_point) };
 	struct flusher *flusher;
 	int r = flusher_new(&options, &flusher);
 	if (r < 0)
@@ -155,6 +158,7 @@ int worker_flush(struct worker *w, struct error *error, bool *ret_asked)
 	r = flusher_flush(flusher, number, error, &result);
 	close_flusher(group, flusher);
 	if (r == 0) {
+		atomic_store(&group->unknown_point, 0);
 		count_flush(group, &result);
 		ask_for_rest(group, number);
 		log_debug("group %s: point %" PRIu64 " is in the vault, %" PRIu64

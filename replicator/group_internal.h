@@ -60,6 +60,8 @@ struct group {
 	_Atomic uint64_t admitted_bytes;       /* since the fill was looked at */
 	_Atomic enum backpressure_level level; /* as of then */
 	_Atomic uint64_t refused_writes;
+	_Atomic uint64_t
+		unknown_point;       /* newest of the vault, if the journal has lost it; else 0 */
 	pthread_mutex_t bucket_lock; /* leaf */
 	struct token_bucket bucket;  /* under bucket_lock */
 
@@ -153,6 +155,8 @@ bool group_disk_is_full(struct group *group);
 void *group_timer_main(void *argument);
 int group_seal_now(struct group *group, const struct seal *seal, const struct group_due *answers,
 	uint64_t *ret_number);
+/* How many disks need a resync; their names, as far as they fit. */
+unsigned group_resync_disks(struct group *group, char *ret_names, size_t size);
 /* Looks for the newest point whose verification failed, for its alert. */
 void group_find_failed_point(struct group *group);
 void group_alert_closed(struct group *group, const struct error *error);

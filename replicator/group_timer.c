@@ -78,7 +78,7 @@ static int clear_resync(struct group *group)
 	return r == 0 && lsn > 0 ? group_sync(group, lsn) : r;
 }
 
-static unsigned resync_disks(struct group *group, char *ret_names, size_t size)
+unsigned group_resync_disks(struct group *group, char *ret_names, size_t size)
 {
 	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
 	unsigned count = disks ? history_disks(group->history, disks, HISTORY_MAX_DISKS) : 0;
@@ -111,7 +111,7 @@ int group_seal(struct group *group, const struct seal *seal, const struct group_
 	if (group_disk_is_full(group))
 		return error_set(error, -ENOSPC, "make room on it",
 			"group %s: the disk that holds %s is full", group->name, group->directory);
-	if (resync_disks(group, names, sizeof(names)) > 0) {
+	if (group_resync_disks(group, names, sizeof(names)) > 0) {
 		if (!resynced)
 			return error_set(error, -EBUSY,
 				"write their content again from the source, then create the point "
@@ -358,7 +358,7 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	if (first_member(group, member, sizeof(member)))
 		f.member = member;
 	memcpy(f.first_fault, group->report.first_fault, sizeof(f.first_fault));
-	f.resync_disks = resync_disks(group, f.resync_names, sizeof(f.resync_names));
+	f.resync_disks = group_resync_disks(group, f.resync_names, sizeof(f.resync_names));
 	pthread_mutex_lock(&group->state_lock);
 	memcpy(f.owner, group->state.owner, sizeof(f.owner));
 	pthread_mutex_unlock(&group->state_lock);

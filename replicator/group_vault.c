@@ -152,7 +152,9 @@ static int look_again(struct worker *w, struct error *error)
 
 static void judge(struct worker *w, int r, struct error *error, enum work work)
 {
-	bool in_flush = work == WORK_FLUSH || work == WORK_RETAIN;
+	/* A claim that ends so found that nothing may be flushed. */
+	bool in_flush =
+		work == WORK_FLUSH || work == WORK_RETAIN || (work == WORK_CLAIM && r == -EUCLEAN);
 	if ((r == -ESTALE || r == -EBUSY) && work != WORK_CLAIM)
 		r = look_again(w, error);
 	if (r == 0)

@@ -109,6 +109,16 @@ int vault_group_delete(struct blob_store *store, struct vault_group *group, stru
 int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
 	struct error *error);
 
+/* Compares the history with the vault, once the group is claimed and before anything is flushed.
+ * Records that were lost here are made up for where the vault tells them: points that it holds are
+ * marked, bases that hold part of a forgotten flush are repaired, points that are gone are dropped.
+ * What it stages is the caller's to commit. `ret_unknown`: the newest point of the vault, if it is
+ * one that the history has lost (flusher_options.unknown_point), else 0. -EUCLEAN: nothing may be
+ * flushed. May be repeated. */
+int vault_agree(struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, struct history *history, struct error *error,
+	uint64_t *ret_unknown);
+
 /* Sets POINT_KEEP in what the vault tells about a point, so that it outlives the appliance.
  * -ENOENT. */
 int vault_point_keep(struct blob_store *store, const struct vault_group *group, uint64_t number,

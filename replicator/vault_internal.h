@@ -9,6 +9,7 @@
  *	vault_points.c   listing, manifests, hashes       vault_repair.c    half-written bases
  *	vault_io.c       objects and reads, tried again   vault_base.c      reading for the history
  *	vault_import.c   points into a new history        vault_proofs.c   page hashes, gathered
+ *	vault_agree.c    what history and vault know, after a loss here
  */
 #pragma once
 
@@ -112,6 +113,13 @@ const struct vault_point_item *vault_points_below(
 int vault_manifest_load(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	struct error *error, struct manifest *ret_manifest, struct hash128 *ret_hash,
 	char ret_etag[static BLOB_ETAG_BYTES]);
+
+/* What became of point `number`, whose flush was begun and whose end nobody knows. With `bar` set
+ * its manifest is kept from ever appearing, unless it is there: a put whose answer was lost may
+ * still be under way, so a tombstone takes the name. The point's own flush may replace that. */
+int vault_point_settle(struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, uint64_t number, bool bar, struct error *error,
+	bool *ret_committed);
 
 /* The metadata of a manifest's object; the texts live in the struct. */
 struct vault_metadata {

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/rng.h"
 #include "common/utc.h"
 #include "fs/point.h"
@@ -244,6 +245,58 @@ int vault_manifest_load(struct blob_store *store, const struct vault_group *grou
 	*ret_manifest = m;
 	m = (struct manifest){ 0 };
 	return 0;
+}
+
+/* ── a flush whose end nobody saw ────────────────────────────────────────────────────────── */
+
+static int look(struct blob_store *store, const struct vault_group *group, uint64_t number,
+	struct error *error, bool *ret_there, bool *ret_committed)
+{
+	CLEANUP(manifest_free) struct manifest m = { 0 };
+	char etag[BLOB_ETAG_BYTES];
+	int r = vault_manifest_load(store, group, number, error, &m, NULL, etag);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	*ret_there = r == 0;
+	*ret_committed = r == 0 && !m.abandoned && !vault_is_cut(group, m.generation, number);
+	return 0;
+}
+
+static int put_tombstone(struct blob_store *store, const struct manifest *m, struct error *error)
+{
+	CLEANUP(buf_free) struct buf text = { 0 };
+	struct vault_metadata metadata;
+	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
+	int r = manifest_format(m, &text);
+	if (r < 0)
+		return error_set(error, r, NULL, "not enough memory for a manifest");
+	vault_manifest_metadata(m, m->flags, &metadata);
+	vault_manifest_name(m->group_name, m->number, name);
+	return vault_object_put(
+		store, name, &text, "", metadata.items, metadata.count, error, etag);
+}
+
+int vault_point_settle(struct blob_store *store, struct clock_source *clock,
+	const struct vault_group *group, uint64_t number, bool bar, struct error *error,
+	bool *ret_committed)
+{
+	struct manifest tombstone = { .group = group->id,
+		.number = number,
+		.generation = group->generation,
+		.time_ns = clock_realtime_ns(clock),
+		.abandoned = true };
+	bool there;
+	int r = look(store, group, number, error, &there, ret_committed);
+	if (r < 0 || there || !bar)
+		return r;
+	strcpy(tombstone.group_name, group->name);
+	r = put_tombstone(store, &tombstone, error);
+	if (r == -EEXIST)
+		return look(store, group, number, error, &there, ret_committed);
+	if (r == 0)
+		log_info("group %s: point %" PRIu64 " is given up, a later one takes its place",
+			group->name, number);
+	return r;
 }
 
 /* ── hashes ──────────────────────────────────────────────────────────────────────────────── */

@@ -2,12 +2,17 @@
  * Vault and flusher against a plain model, on disks of real VHD sizes: a life of writes, seals,
  * flushes, deletions, growth, crashes and restarts over a service that loses, doubles and delays.
  *
- *	vault_sim_test [--seed S] [--crash-points N] [--replay random:SEED] [--verbose]
+ *	vault_sim_test [--mode random|rot] [--seed S] [--crash-points N]
+ *	               [--replay random:SEED|rot:SEED] [--verbose]
  *
  * The model keeps the image of all disks at every seal. Whatever the vault shows as a committed
  * point must be that image, byte for byte, read past the code under test; footer included. At a
  * life's end a second appliance takes over: the same must hold there, the first can change
  * nothing more, and the second goes on.
+ *
+ * With rot, records in the appliance's journal are damaged now and then while it is off. What the
+ * journal loses by it is its own simulation's matter; here the vault may hold points that the
+ * journal does not know of any more, and whatever is flushed then must be exact all the same.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,6 +25,7 @@
 #include "common/cleanup.h"
 #include "common/checksum.h"
 #include "common/rng.h"
+#include "fs/journal_format.h"
 #include "fs/vhd.h"
 #include "replicator/flusher.h"
 #include "replicator/head_hashes.h"
@@ -57,6 +63,11 @@ struct life {
 	const char *directory;
 	unsigned disk_count, faults;
 	bool settled; /* nothing is under way any more */
+	bool rots;
+	uint64_t unknown; /* what vault_agree said */
+	bool refused;     /* it said that nothing may be flushed */
+	uint64_t rots_done;
+	uint64_t rotten; /* how often something was lost */
 	struct image now, points[POINTS];
 	uint64_t crashes, verified;
 	jmp_buf *failed;
@@ -177,6 +188,9 @@ static bool open_history(struct life *l)
 		.limit_bytes = 64 * MIB,
 		.segment_bytes = 1 << 20 };
 	int r = history_open(&options, &report, &error, &l->history);
+	l->rotten += r == 0 && report.damaged_after > 0;
+	if (r == 0 && report.faults > 0)
+		trace(l, "damaged after %" PRIu64 ": %s", report.damaged_after, report.first_fault);
 	if (r < 0 && !io_sim_is_off(l->disk))
 		fail(l, "history_open answers %d: %s", r, error.message);
 	return r == 0;
@@ -190,9 +204,34 @@ static bool make_flusher(struct life *l)
 		.group = &l->group,
 		.sync = sync_to,
 		.sync_context = l,
+		.unknown_point = l->unknown,
 		.parallel = 1 + (unsigned)below(l, 8),
 		.gap_bytes = (uint32_t)below(l, 20) * 4096 };
 	return flusher_new(&options, &l->flusher) == 0;
+}
+
+/* What cannot be read is written again, as a comparison with the source does. */
+static int read_sectors(struct life *l, uint16_t disk, uint64_t lba, uint32_t sectors, uint8_t *to)
+{
+	uint64_t lsn;
+	int r = 0;
+	for (unsigned try = 0; try < TRIES; try++) {
+		r = history_read(l->history, disk, lba, sectors, to);
+		if (!passes(r))
+			break;
+	}
+	if (r != -EIO || !l->rots)
+		return r;
+	if (sectors == 1) {
+		memset(to, 0xee, SECTOR_BYTES);
+		r = history_write(l->history, disk, lba, 1, to, &lsn);
+		return r == -EAGAIN && commit(l) ? history_write(l->history, disk, lba, 1, to, &lsn)
+						 : r;
+	}
+	r = 0;
+	for (uint32_t i = 0; r == 0 && i < sectors; i++)
+		r = read_sectors(l, disk, lba + i, 1, to + (size_t)i * SECTOR_BYTES);
+	return r;
 }
 
 /* The head after a restart is what it is: the history's own simulation judges it. */
@@ -207,17 +246,19 @@ static void read_head(struct life *l)
 		memset(l->now.data[i], 0, MAX_BYTES);
 		l->now.bytes[i] = disks[i].size_bytes;
 		for (uint64_t at = 0; at < disks[i].size_bytes; at += MIB) {
-			int r = 0;
-			for (unsigned try = 0; try < TRIES; try++) {
-				r = history_read(l->history, disks[i].id, at / SECTOR_BYTES,
-					MIB / SECTOR_BYTES, l->now.data[i] + at);
-				if (!passes(r))
-					break;
-			}
+			int r = read_sectors(l, disks[i].id, at / SECTOR_BYTES, MIB / SECTOR_BYTES,
+				l->now.data[i] + at);
 			if (r < 0)
 				fail(l, "reading the head answers %d", r);
 		}
 	}
+}
+
+static int agree(struct life *l, struct error *error)
+{
+	int r = vault_agree(l->store, &l->clock.source, &l->group, l->history, error, &l->unknown);
+	l->refused = l->rots && r == -EUCLEAN;
+	return l->refused ? 0 : r;
 }
 
 static bool start(struct life *l)
@@ -231,7 +272,58 @@ static bool start(struct life *l)
 		return false;
 	if (vault_base_new(service, &l->group, &l->base) < 0)
 		abort();
-	return open_history(l) && make_flusher(l);
+	if (!open_history(l))
+		return false;
+	if (!PERSIST(l, "vault_agree", agree(l, &error)))
+		return false;
+	return commit(l) && make_flusher(l);
+}
+
+/* ── rot ─────────────────────────────────────────────────────────────────────────────────── */
+
+struct record_search {
+	struct life *l;
+	unsigned type; /* 0: any */
+	unsigned found;
+	char path[256]; /* one of them, chosen by chance */
+	uint64_t at;
+};
+
+static void search_file(void *context, const char *path, uint64_t bytes)
+{
+	struct record_search *s = context;
+	struct journal_record record;
+	struct io_file *file;
+	if (!strstr(path, ".seg") || io_open(io_sim_io(s->l->disk), path, IO_READ, &file) < 0)
+		return;
+	for (uint64_t at = 0; at + sizeof(record) <= bytes; at += JOURNAL_PAGE_BYTES) {
+		if (io_read_all(file, &record, sizeof(record), at) < 0 ||
+			record.magic != JOURNAL_RECORD_MAGIC || (s->type && record.type != s->type))
+			continue;
+		/* Late ones are lost alone more often, and tell more. */
+		if (below(s->l, ++s->found) != 0 && below(s->l, 3) != 0)
+			continue;
+		snprintf(s->path, sizeof(s->path), "%s", path);
+		s->at = at;
+	}
+	io_close(file);
+}
+
+static void rot_record(struct life *l)
+{
+	static const unsigned types[] = { 0, JOURNAL_SEAL, JOURNAL_FLUSH_BEGIN,
+		JOURNAL_FLUSH_COMMIT, JOURNAL_DISK, JOURNAL_POINT_FLAGS };
+	struct record_search search = { .l = l, .type = types[below(l, ARRAY_SIZE(types))] };
+	const uint8_t mask = 0x20;
+	io_sim_each_file(l->disk, search_file, &search);
+	if (search.found == 0)
+		return;
+	trace(l, "rot of a record of type %u in %s at %" PRIu64, search.type, search.path,
+		search.at);
+	/* Elsewhere each time: twice the same would make it good again. */
+	uint64_t at = search.at + 64 + ++l->rots_done % 2048;
+	if (io_sim_rot(l->disk, search.path, at, &mask, 1) < 0)
+		abort();
 }
 
 static void restart(struct life *l)
@@ -244,6 +336,8 @@ static void restart(struct life *l)
 		blob_sim_power_cut(l->service);
 		stop(l);
 		io_sim_power_on(l->disk, (enum io_sim_keep)below(l, IO_SIM_KEEP_MODES));
+		if (l->rots && below(l, 2) == 0)
+			rot_record(l);
 		if (below(l, 3) == 0)
 			io_sim_crash_at(l->disk, io_sim_ops(l->disk) + 1 + below(l, 40));
 		if (start(l))
@@ -255,7 +349,8 @@ static void restart(struct life *l)
 		restart(l);
 		return;
 	}
-	read_head(l);
+	if (!l->refused)
+		read_head(l);
 }
 
 /* ── what it does ────────────────────────────────────────────────────────────────────────── */
@@ -276,6 +371,9 @@ static bool update_group(struct life *l)
 		all[i].vhd_id.bytes[0] = (uint8_t)disks[i].id;
 		all[i].created_ns = 1700000000ll * NS_PER_S;
 	}
+	/* The vault does not forget a disk that the history has lost. */
+	for (unsigned i = n; i < l->group.disk_count; i++)
+		all[n++] = l->group.disks[i];
 	free(l->group.disks);
 	l->group.disks = all;
 	l->group.disk_count = n;
@@ -352,6 +450,7 @@ static void seal(struct life *l)
 		return;
 	if (number >= POINTS)
 		fail(l, "too many points");
+	trace(l, "seal %" PRIu64, number);
 	image_copy(&l->points[number], &l->now);
 	l->points[number].sealed = true;
 	commit(l);
@@ -375,9 +474,11 @@ static void flush(struct life *l)
 	for (unsigned i = 0; i < n; i++)
 		if (points[i].flags & POINT_VAULT)
 			least = points[i].number;
+	least = MAX(least, l->unknown);
 	least = MAX(least + 1, pending);
 	for (unsigned i = 0; i < n; i++)
-		if (points[i].number >= least)
+		if (points[i].number >= least && !(points[i].flags & POINT_DAMAGED) &&
+			(points[i].flags & POINT_LOCAL))
 			points[candidates++] = points[i];
 	if (candidates == 0 || !commit(l))
 		return;
@@ -387,8 +488,19 @@ static void flush(struct life *l)
 	for (unsigned tries = 1 + (unsigned)below(l, 4); tries > 0; tries--) {
 		int r = flusher_flush(l->flusher, number, &error, &result);
 		trace(l, "flush %" PRIu64 ": %d %s", number, r, r < 0 ? error.message : "");
+		if (r == 0)
+			l->unknown = 0;
 		if (r == 0 || io_sim_is_off(l->disk))
 			break;
+		if (l->rots && (r == -EIO || r == -ENODATA))
+			break; /* its content cannot be proven */
+		if (l->rots && r == -EINVAL && l->faults > 0) {
+			/* A repair's resize came late; the next flusher looks at the sizes anew. */
+			flusher_free(l->flusher);
+			if (!make_flusher(l))
+				abort();
+			continue;
+		}
 		if (r < 0 && below(l, 4) == 0)
 			collect(l);
 		if (!passes(r))
@@ -522,7 +634,7 @@ static void told_fault(void *context, const char *text)
 {
 	struct life *l = context;
 	/* A snapshot that was under way may have come since the collection. */
-	if (strstr(text, "belongs to no point") && !l->settled)
+	if (strstr(text, "belongs to no point") && (!l->settled || l->rots))
 		return;
 	fail(l, "vault_check: %s", text);
 }
@@ -583,12 +695,13 @@ static void first_is_refused(struct life *l)
 	struct point newest = { 0 }, vaulted = { 0 };
 	history_point_newest(l->history, 0, INT64_MAX, &newest);
 	history_point_newest(l->history, POINT_VAULT, INT64_MAX, &vaulted);
-	if (newest.number <= vaulted.number || newest.number < history_flush_pending(l->history))
+	if (newest.number <= MAX(vaulted.number, l->unknown) ||
+		newest.number < history_flush_pending(l->history))
 		return;
 	int r = flusher_flush(l->flusher, newest.number, &error, &result);
 	for (unsigned try = 0; passes(r) && try < TRIES; try++)
 		r = flusher_flush(l->flusher, newest.number, &error, &result);
-	if (r != -ESTALE)
+	if (r != -ESTALE && !(l->rots && (r == -ENODATA || r == -EIO)))
 		fail(l, "the first appliance's flush answers %d: %s", r, error.message);
 	trace(l, "refused: %s", error.message);
 }
@@ -643,13 +756,17 @@ static void after_takeover(struct life *l)
 	blob_sim_land_all(l->service);
 	uint64_t pending = history_flush_pending(l->history);
 	struct flusher_result result;
-	if (pending != 0)
+	struct point last = { 0 };
+	history_point(l->history, pending, &last);
+	/* One that is damaged is passed by, by whatever is flushed next. */
+	if (pending != 0 && (last.flags & POINT_LOCAL) && !(last.flags & POINT_DAMAGED))
 		PERSIST(l, "the last flush", flusher_flush(l->flusher, pending, &error, &result));
 	l->settled = true;
 	check_all(l);
 	blob_sim_set_faults(l->service, 0);
 	blob_sim_set_overload(l->service, 0);
-	rot_is_found(l);
+	if (!l->rots) /* else the newest here may not be the newest there */
+		rot_is_found(l);
 }
 
 /* A flush was cut short: what it sent last may still land, before or after others go on. */
@@ -691,6 +808,10 @@ static void live(struct life *l)
 	blob_sim_set_overload(l->service, l->faults);
 	for (uint64_t step = 20 + below(l, 120); step > 0; step--) {
 		uint64_t what = below(l, 100);
+		if (l->disk_count == 0)
+			add_disk(l);
+		if (l->disk_count == 0)
+			continue;
 		if (what < 50)
 			put(l);
 		else if (what < 62)
@@ -715,10 +836,18 @@ static void live(struct life *l)
 			io_sim_power_cut(l->disk);
 		if (io_sim_is_off(l->disk)) {
 			restart(l);
-			after_cut(l);
+			if (!l->refused)
+				after_cut(l);
 		}
 		if (io_sim_is_off(l->disk))
 			restart(l);
+		if (l->refused)
+			break;
+	}
+	if (l->refused) {
+		trace(l, "refused");
+		stop(l);
+		return;
 	}
 	check_all(l);
 	/* The last that the first one sends is under way when it is taken over. */
@@ -727,6 +856,10 @@ static void live(struct life *l)
 	flush(l);
 	if (io_sim_is_off(l->disk))
 		restart(l);
+	if (l->refused) {
+		stop(l);
+		return;
+	}
 	second = take_over(l);
 	after_takeover(second);
 	blob_sim_power_cut(l->service);
@@ -734,12 +867,13 @@ static void live(struct life *l)
 	stop(second);
 	l->verified = second->verified;
 	l->crashes = second->crashes;
+	l->rotten = second->rotten;
 	memcpy(&l->now, &second->now, sizeof(l->now));
 	memcpy(l->points, second->points, sizeof(l->points));
 }
 
-static int run(
-	const struct sim_settings *settings, uint64_t seed, uint64_t *crashes, uint64_t *verified)
+static int run(const struct sim_settings *settings, uint64_t seed, bool rots, uint64_t *crashes,
+	uint64_t *verified, uint64_t *rotten)
 {
 	static const unsigned faults[] = { 0, 3, 10, 30 };
 	static struct life l;
@@ -748,7 +882,8 @@ static int run(
 	memset(&l, 0, sizeof(l));
 	l.failed = &failed;
 	l.failure = failure;
-	sim_replay_set(settings, "random:%#" PRIx64, seed);
+	sim_replay_set(settings, "%s:%#" PRIx64, rots ? "rot" : "random", seed);
+	l.rots = rots;
 	rng_seed(&l.rng, seed);
 	clock_sim_init(&l.clock);
 	l.trace = settings->trace;
@@ -769,6 +904,7 @@ static int run(
 		}
 	}
 	*crashes += l.crashes + 1;
+	*rotten += l.rotten;
 	*verified += l.verified;
 	return r ? sim_replay_report(l.failure) : 0;
 }
@@ -776,20 +912,28 @@ static int run(
 int main(int argc, char **argv)
 {
 	struct sim_settings settings;
-	uint64_t crashes = 0, verified = 0, lives = 0;
+	uint64_t crashes = 0, verified = 0, lives = 0, rotten = 0;
 	int r = 0;
 	if (sim_settings_parse(argc, argv, "random", 500, &settings) < 0) {
-		fprintf(stderr, "usage: vault_sim_test [--seed S] [--crash-points N]\n"
-				"         [--replay random:SEED] [--verbose]\n");
+		fprintf(stderr,
+			"usage: vault_sim_test [--mode random|rot] [--seed S]\n"
+			"         [--crash-points N] [--replay random|rot:SEED] [--verbose]\n");
 		return 2;
 	}
 	printf("seed %#" PRIx64 "\n", settings.seed);
 	fflush(stdout);
 	if (settings.replay && strncmp(settings.replay, "random:", 7) == 0)
-		return run(&settings, strtoull(settings.replay + 7, NULL, 0), &crashes, &verified);
+		return run(&settings, strtoull(settings.replay + 7, NULL, 0), false, &crashes,
+			&verified, &rotten);
+	if (settings.replay && strncmp(settings.replay, "rot:", 4) == 0)
+		return run(&settings, strtoull(settings.replay + 4, NULL, 0), true, &crashes,
+			&verified, &rotten);
+	bool rots = strcmp(settings.mode, "rot") == 0;
 	for (; r == 0 && crashes < settings.crash_points; lives++)
-		r = run(&settings, sim_mix(settings.seed, lives), &crashes, &verified);
-	printf("%s: %" PRIu64 " lives, %" PRIu64 " crash points, %" PRIu64 " points exact\n",
-		r == 0 ? "passed" : "FAILED", lives, crashes, verified);
+		r = run(&settings, sim_mix(settings.seed, lives), rots, &crashes, &verified,
+			&rotten);
+	printf("%s: %" PRIu64 " lives, %" PRIu64 " crash points, %" PRIu64 " losses, %" PRIu64
+	       " points exact\n",
+		r == 0 ? "passed" : "FAILED", lives, crashes, rotten, verified);
 	return r;
 }
