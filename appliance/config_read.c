@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "appliance/config_keys.h"
+#include "common/human.h"
 #include "common/bytes.h"
 #include "common/cleanup.h"
 

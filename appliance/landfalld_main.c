@@ -19,7 +19,7 @@
 
 #include "appliance/config.h"
 #include "appliance/daemon.h"
-#include "appliance/notify.h"
+#include "common/notify.h"
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "common/log.h"

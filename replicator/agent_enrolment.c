@@ -17,7 +17,7 @@
 
 #include "common/log.h"
 #include "replicator/agents_internal.h"
-#include "replicator/policy_text.h"
+#include "common/human.h"
 #include "replicator/sealed_json.h"
 
 struct enrolment {

@@ -24,7 +24,7 @@
 #include "common/cleanup.h"
 #include "common/hmac.h"
 #include "common/rng.h"
-#include "replicator/policy_text.h"
+#include "common/human.h"
 #include "replicator/sealed_json.h"
 
 #define FILE_MAX_BYTES (64u << 20)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "common/human.h"
 #include "common/log.h"
 #include "fs/vhd.h"
 #include "replicator/registry_internal.h"

@@ -14,7 +14,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "replicator/policy_text.h"
+#include "common/human.h"
 
 #define MINUTE_S 60
 #define HOUR_S 3600

@@ -57,8 +57,3 @@ uint64_t policy_bandwidth(const struct policy *policy, unsigned minute);
  * future count as now. */
 void policy_thin(const struct policy *policy, const struct point *points, unsigned count,
 	int64_t now_ns, bool *ret_drop);
-
-/* "90s", "5m", "2h", "1d", "0" → seconds. Shared with the command line's durations. */
-int duration_parse(const char *text, int64_t *ret_seconds);
-/* "1 GiB"-like sizes: digits and K, M, G or T (1024s), "iB" or "B" may follow. */
-int size_parse(const char *text, uint64_t *ret_bytes);

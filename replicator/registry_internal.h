@@ -35,7 +35,7 @@
 #include "common/json.h"
 #include "replicator/backpressure.h"
 #include "replicator/control.h"
-#include "replicator/policy_text.h"
+#include "common/human.h"
 #include "replicator/registry.h"
 
 #define REGISTRY_NAME_BYTES (NAME_MAX_CHARACTERS + 1)

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "appliance/cli.h"
-#include "appliance/notify.h"
+#include "common/notify.h"
 #include "common/bytes.h"
 #include "common/cleanup.h"
 

@@ -12,7 +12,7 @@
 #include "common/clock.h"
 #include "common/rng.h"
 #include "replicator/policy.h"
-#include "replicator/policy_text.h"
+#include "common/human.h"
 
 #define HOUR (3600 * NS_PER_S)
 #define DAY (24 * HOUR)

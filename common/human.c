@@ -1,11 +1,11 @@
 /*
- * Durations, sizes, rates and times of day as people write them.
+ * Durations, sizes, times of day and names as people write them.
  *
  * Everything is read strictly: what is left over after a value makes it invalid, and so does
  * what does not fit. What the format functions write, the parse functions read back to the same
  * value. Pure; any thread.
  */
-#include "replicator/policy_text.h"
+#include "common/human.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "common/bytes.h"
-#include "replicator/policy.h"
 
 #define DURATION_MAX_S (100ll * 366 * 86400)
 

@@ -1,6 +1,5 @@
 /*
- * Durations, sizes, times of day and names as people write them; see policy.h for
- * duration_parse and size_parse.
+ * Durations, sizes, times of day and names as people write them.
  */
 #pragma once
 
@@ -13,6 +12,10 @@
 #define MINUTES_PER_DAY 1440u
 #define NAME_MAX_CHARACTERS 63
 
+/* "90s", "5m", "2h", "1d", "0" → seconds. 0 or -EINVAL. */
+int duration_parse(const char *text, int64_t *ret_seconds);
+/* "1 GiB"-like sizes: digits and K, M, G or T (1024s), "iB" or "B" may follow. 0 or -EINVAL. */
+int size_parse(const char *text, uint64_t *ret_bytes);
 /* The shortest text that duration_parse reads back to the same value. 0 or -ENOMEM. */
 int duration_format(int64_t seconds, struct buf *ret_text);
 /* Likewise for size_parse: "20M", "1000". */

@@ -2,7 +2,7 @@
  * systemd's notification protocol, without its library: the socket's name is a path, or, with a
  * leading '@', an abstract name. No state; a lost message is told to the caller only.
  */
-#include "appliance/notify.h"
+#include "common/notify.h"
 
 #include <errno.h>
 #include <stddef.h>
