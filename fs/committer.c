@@ -281,7 +281,14 @@ static bool has_disk(struct committer *c, uint16_t disk)
 	return history_disk(c->history, disk, &info) == 0 && !info.removed;
 }
 
-/* Settles what all disks have; the first error. */
+static bool has_failed(struct committer *c)
+{
+	SCOPED_LOCK(&c->lock);
+	return c->failed;
+}
+
+/* Settles what all disks have; the first error. What cannot be proven is -ENODATA, for -EIO means
+ * that the journal failed. */
 static int settle(struct committer *c)
 {
 	int first_error = 0;
@@ -295,7 +302,7 @@ static int settle(struct committer *c)
 			return first_error;
 		int r = parts_settle(one.parts);
 		if (r < 0 && first_error == 0 && has_disk(c, one.disk))
-			first_error = r;
+			first_error = r == -EIO && !has_failed(c) ? -ENODATA : r;
 	}
 }
 
