@@ -527,10 +527,19 @@ static int cache_base_read(
 	return 0;
 }
 
+/* What can change is not kept. */
+static int cache_base_read_live(
+	struct base *base, uint16_t disk, uint64_t offset, void *data, size_t n)
+{
+	struct cache_base *b = CONTAINER_OF(base, struct cache_base, base);
+	return b->below->ops->read_live ? b->below->ops->read_live(b->below, disk, offset, data, n)
+					: -EIO;
+}
+
 int cache_base_new(
 	struct cache *cache, const struct uuid *group, struct base *below, struct base **ret_base)
 {
-	static const struct base_ops ops = { .read = cache_base_read };
+	static const struct base_ops ops = { .read = cache_base_read, .read_live = cache_base_read_live };
 	CLEANUP_FREE struct cache_base *b = calloc(1, sizeof(*b));
 	if (!b)
 		return -ENOMEM;

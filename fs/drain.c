@@ -58,7 +58,7 @@ void drain_apply(struct history *history, const struct journal_record *record)
 	if (record->drain.number == 0) {
 		history->repair_due = false;
 		history->drain = (struct journal_drain){ 0 };
-	} else if (record->drain.number > history->last_point) {
+	} else {
 		history->drain = record->drain;
 	}
 }
@@ -151,7 +151,8 @@ int history_drain_commit(struct history *history, const struct view *view, const
 	SCOPED_LOCK(&history->lock);
 	if (view->mark != history->drain_mark || view->number <= history->last_point)
 		return -ESTALE;
-	out->number = view->number;
+	/* Should numbers have been passed over meanwhile, it stays what the first round said. */
+	out->number = history->drain.lsn > 0 ? history->drain.number : view->number;
 	out->lsn = view->mark;
 	out->payload_total = history->drain_mark_total;
 	out->disk_count = (uint16_t)view->disk_count;
@@ -165,15 +166,32 @@ int history_drain_commit(struct history *history, const struct view *view, const
 	return stage_record(history, &record, ret_lsn);
 }
 
+static bool is_sealed(const struct history *history)
+{
+	for (uint64_t i = history->point_count; i > 0; i--)
+		if (history->points[i - 1].point.flags & POINT_DRAINED)
+			return true;
+	return false;
+}
+
+uint64_t history_oldest_pending(struct history *history)
+{
+	SCOPED_LOCK(&history->lock);
+	uint64_t pending = history->flush_pending;
+	return history->drain.lsn > 0 && pending > history->drain.number ? history->drain.number
+									 : pending;
+}
+
 void history_drain_state(struct history *history, struct history_drain *ret_drain)
 {
 	SCOPED_LOCK(&history->lock);
 	const struct journal_drain *d = &history->drain;
-	struct history_drain drain = { 0 };
+	struct history_drain drain = { .next = history->last_point + 1,
+		.flush_due = flush_is_due(history) };
 	if (d->lsn > 0) {
 		drain.number = d->number;
 		drain.lsn = d->lsn;
-		drain.sealed = history->last_point >= d->number;
+		drain.sealed = is_sealed(history);
 		drain.proof_bytes = d->proof_bytes;
 		memcpy(drain.proof, d->proof, d->proof_bytes);
 	}

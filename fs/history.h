@@ -253,6 +253,9 @@ int history_flush_begin(struct history *history, uint64_t number, uint64_t *ret_
 int history_flush_commit(struct history *history, uint64_t number, uint64_t *ret_lsn);
 /* The flush that was begun and not committed; 0 if none. */
 uint64_t history_flush_pending(struct history *history);
+/* The oldest point for which things may be in the vault that no manifest explains yet: that one, or
+ * an older one that was drained. 0 if there is none. */
+uint64_t history_oldest_pending(struct history *history);
 
 /* True if acknowledged records were lost, among them perhaps what told what a flush or a drain has
  * sent: then whatever the base holds, it must be made what vault point `ret_point` shows (0: zeros)
@@ -283,6 +286,8 @@ struct history_drain {
 	uint64_t number; /* of the point that is or will be made of it; 0: nothing is drained */
 	uint64_t lsn;    /* everything up to it is in the base */
 	bool sealed;     /* the point is made */
+	bool flush_due;  /* a sealed point is not in the vault: no round may begin */
+	uint64_t next;   /* what the next seal will be called */
 	size_t proof_bytes;
 	uint8_t proof[HISTORY_DRAIN_PROOF_BYTES]; /* as the last round gave it */
 };

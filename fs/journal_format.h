@@ -134,9 +134,9 @@ static_assert(sizeof(struct journal_point) == 56, "as documented");
 
 /* What of the point to come lies in the base already. */
 struct journal_drain {
-	uint64_t number;        /* of that point: the next to be sealed. 0 in a record: the base was
-				   repaired, and nothing is drained */
-	uint64_t lsn;           /* of the JOURNAL_DRAIN_BEGIN: the base holds all data before it */
+	uint64_t number; /* of that point: the next to be sealed when it began. 0 in a record: the
+			    base was repaired, and nothing is drained */
+	uint64_t lsn;    /* of the JOURNAL_DRAIN_BEGIN: the base holds all data before it */
 	uint64_t payload_total; /* as of then */
 	uint16_t disk_count;
 	uint16_t proof_bytes;

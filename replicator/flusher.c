@@ -112,11 +112,21 @@ static int acknowledge(struct flusher *f, uint64_t number, struct error *error)
 	return r < 0 ? r : commit(f, number, error);
 }
 
+int flush_settle_pending(struct flusher *f, uint64_t number, bool bar, struct error *error)
+{
+	const struct flusher_options *o = &f->options;
+	bool committed = false;
+	int r = vault_point_settle(
+		o->store, o->clock, o->group, number, bar, error, &committed);
+	/* After a loss here it may be known already, or be passed by. */
+	committed &= number > MAX(newest_vault_point(f), o->unknown_point);
+	return r == 0 && committed ? acknowledge(f, number, error) : r;
+}
+
 /* Makes sure of an earlier flush's end, then begins this one. `ret_done`: it had succeeded. */
 static int settle_and_begin(struct flusher *f, uint64_t number, struct error *error, bool *ret_done)
 {
 	uint64_t pending = history_flush_pending(f->options.history);
-	bool committed = false;
 	int r = 0;
 	*ret_done = false;
 	if (number < pending)
@@ -125,15 +135,10 @@ static int settle_and_begin(struct flusher *f, uint64_t number, struct error *er
 			" has begun and must be finished or passed by a later one",
 			number, pending);
 	if (pending != 0)
-		r = vault_point_settle(f->options.store, f->options.clock, f->options.group,
-			pending, pending != number, error, &committed);
-	/* After a loss here it may be known already, or be passed by. */
-	committed &= pending > MAX(newest_vault_point(f), f->options.unknown_point);
-	if (r == 0 && committed)
-		r = acknowledge(f, pending, error);
+		r = flush_settle_pending(f, pending, pending != number, error);
 	if (r < 0)
 		return r;
-	*ret_done = committed && pending == number;
+	*ret_done = pending == number && newest_vault_point(f) == number;
 	if (!*ret_done)
 		r = flush_repair(f, error);
 	if (r < 0 || *ret_done)
@@ -232,7 +237,12 @@ static int prepare(struct flush *flush, uint64_t number)
 	int r = flush_load_previous(f, flush->previous, flush->error, &previous);
 	if (r < 0)
 		return r;
-	r = history_view_open(f->options.history, number, &flush->view);
+	r = flush_load_drained(flush);
+	if (r < 0)
+		return r;
+	r = flush->mark > 0 ? history_drain_view(
+				      f->options.history, number, flush->mark, &flush->view)
+			    : history_flush_view(f->options.history, number, &flush->view);
 	if (r < 0 || view_base_number(flush->view) != flush->base)
 		return error_set(flush->error, r < 0 ? r : -EUCLEAN, NULL,
 			"point %" PRIu64 " cannot be opened for the flush: %s", number,
@@ -251,15 +261,20 @@ static int prepare(struct flush *flush, uint64_t number)
 		r = flush_load_unknown(flush, &previous);
 	if (r < 0)
 		return r;
-	r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, &f->cancel, group,
-		number, flush->error, &sink);
+	uint64_t named = flush->drained_number ? flush->drained_number : number;
+	if (flush->mark > 0 || flush->drained_number > 0)
+		r = vault_drained_stage(&flush->stage, f->options.store, f->options.clock,
+			&f->cancel, group, named, &flush->part, flush->error, &sink);
+	else
+		r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, &f->cancel,
+			group, number, flush->error, &sink);
 	if (r < 0)
 		return r;
 	r = view_pass_new(flush->view, &flush->pass);
 	if (r == 0)
 		r = sender_new(&sending, &flush->sender);
 	if (r == 0)
-		r = hashes_writer_new(&group->id, flush->previous, number, &sink, &flush->writer);
+		r = hashes_writer_new(&group->id, flush->previous, named, &sink, &flush->writer);
 	if (r == 0)
 		r = open_lanes(flush);
 	if (r < 0)
@@ -283,7 +298,9 @@ static int send_and_commit(struct flush *flush)
 			*flush->error = flush->stage.error;
 		return r;
 	}
-	return flush_commit_point(flush, &written);
+	if (flush->drained_number > 0)
+		r = flush_merge_drained(flush, &written);
+	return r < 0 ? r : flush_commit_point(flush, &written);
 }
 
 static void count(const struct flush *flush, struct flusher_result *result)
@@ -328,7 +345,61 @@ static int flush_point(
 		r = flush_adopt_unknown(&flush);
 	if (r == 0 && flush.above.count > 0)
 		r = flush_sync(f, history_staged_lsn(f->options.history), error);
+	if (r == 0)
+		flush_delete_garbage(&flush);
 	return r;
+}
+
+static int drain_round(struct flusher *f, struct error *error, struct flusher_result *result)
+{
+	CLEANUP(flush_free) struct flush flush = { .flusher = f, .error = error };
+	bool sealed = false;
+	int r = flush_begin_round(&flush);
+	if (r < 0)
+		return r;
+	result->point = flush.point.number;
+	atomic_store(&f->point, flush.point.number);
+	r = prepare(&flush, flush.point.number);
+	if (r == 0)
+		r = flush_send_round(&flush, &sealed);
+	if (flush.sender)
+		count(&flush, result);
+	result->drained = r == 0 && !sealed;
+	return r;
+}
+
+/* Says who owns the group now, if that is why it failed. */
+static int conclude(struct flusher *f, int r, struct error *local, struct error *error)
+{
+	atomic_store(&f->point, 0);
+	if (r == -EBUSY)
+		r = -ESTALE; /* leased by another */
+	if (r == -ESTALE) {
+		struct error better;
+		if (vault_owner_confirm(f->options.store, f->options.group, &better) == -ESTALE)
+			*local = better;
+	}
+	if (r < 0) {
+		local->code = r;
+		if (error)
+			*error = *local;
+	}
+	return r;
+}
+
+int flusher_drain(struct flusher *f, struct error *error, struct flusher_result *ret_result)
+{
+	struct flusher_result result = { 0 };
+	struct error local = { 0 };
+	int64_t start = clock_monotonic_ns(f->options.clock);
+	atomic_store(&f->done_bytes, 0);
+	atomic_store(&f->total_bytes, 0);
+	int r = conclude(f, drain_round(f, &local, &result), &local, error);
+	if (r < 0)
+		return r;
+	result.duration_ns = clock_monotonic_ns(f->options.clock) - start;
+	*ret_result = result;
+	return 0;
 }
 
 int flusher_flush(
@@ -340,22 +411,9 @@ int flusher_flush(
 	atomic_store(&f->done_bytes, 0);
 	atomic_store(&f->total_bytes, 0);
 	atomic_store(&f->point, number);
-	int r = flush_point(f, number, &local, &result);
-	atomic_store(&f->point, 0);
-	if (r == -EBUSY)
-		r = -ESTALE; /* leased by another */
-	if (r == -ESTALE) {
-		/* In words: who owns the group now. */
-		struct error better;
-		if (vault_owner_confirm(f->options.store, f->options.group, &better) == -ESTALE)
-			local = better;
-	}
-	if (r < 0) {
-		local.code = r;
-		if (error)
-			*error = local;
+	int r = conclude(f, flush_point(f, number, &local, &result), &local, error);
+	if (r < 0)
 		return r;
-	}
 	result.duration_ns = clock_monotonic_ns(f->options.clock) - start;
 	*ret_result = result;
 	return 0;

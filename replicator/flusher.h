@@ -20,6 +20,10 @@
  * buffers, 16 MiB for hashes that wait for their disk's turn (hashes.h), one part of the hashes
  * (4 MiB), and what the view takes for its map.
  *
+ * An epoch that is larger than the journal is *drained* ahead of its seal: steps 1 and 2 for what is
+ * there, in rounds, and hashes beside the points that prove it. Snapshots are never taken of that,
+ * and readers of older points notice nothing. The flush of the point then sends the rest.
+ *
  * A flusher is one thread's; it starts none. It drives many requests at once through the store
  * and honours the limits of a page blob (requests and bytes a second) ahead of the service's 503.
  */
@@ -60,6 +64,7 @@ struct flusher_result {
 	uint64_t point;
 	uint64_t put_bytes, put_requests, clear_bytes, clear_requests;
 	uint64_t bridged_bytes;   /* unchanged bytes sent to join neighbours */
+	bool drained;             /* flusher_drain: the round counts, and the journal may be trimmed */
 	uint64_t retries, fences; /* fences: attempts raised after an ambiguous result */
 	int64_t duration_ns;
 };
@@ -78,6 +83,11 @@ void flusher_free(struct flusher *flusher);
  * later point may be flushed. A flush that was begun before a crash is redone from step 2. */
 int flusher_flush(struct flusher *flusher, uint64_t number, struct error *error,
 	struct flusher_result *ret_result);
+/* Sends what is staged and not sealed ahead of its seal, a round: without a snapshot, under the
+ * number of the point to come (fs/history.h, "Draining"). Then the journal may be trimmed. Blocks;
+ * errors as flusher_flush, and -EALREADY: a sealed point is to be flushed first. 0 without
+ * result.drained if a point was sealed meanwhile: it is to be flushed. */
+int flusher_drain(struct flusher *flusher, struct error *error, struct flusher_result *ret_result);
 /* What it is at; any thread. */
 void flusher_progress(struct flusher *flusher, struct flusher_progress *ret_progress);
 /* Ends this flusher: the flush under way and any later one with -ECANCELED, soon; any thread. */

@@ -7,6 +7,7 @@
  *	flush_send.c   step 2: the disks' changes, and their hashes
  *	flush_unknown.c what else differs, after the journal has lost points of the vault
  *	flush_commit.c steps 3 and 4: snapshots, manifest
+ *	flush_drain.c  what goes ahead of its seal, and the flush of the rest
  *	flush_repair.c bases that are in doubt
  *	sender.c       fenced requests, many at once
  */
@@ -20,6 +21,7 @@
 #include "replicator/hashes.h"
 #include "replicator/manifest.h"
 #include "replicator/sender.h"
+#include "replicator/vault_drained.h"
 #include "replicator/vault_internal.h"
 
 /* What a flusher knows of a disk from flush to flush. */
@@ -43,9 +45,10 @@ struct flusher {
 /* One flush under way. */
 struct flush {
 	struct flusher *flusher;
-	struct point point;
-	uint64_t base;     /* the history's vault point below */
-	uint64_t previous; /* the vault's own: base, or the newest that the history has lost */
+	struct point point; /* of a round of a drain: its number only */
+	uint64_t mark;      /* where the round cuts the journal; 0: a flush */
+	uint64_t base;      /* the history's vault point below */
+	uint64_t previous;  /* the vault's own: base, or the newest that the history has lost */
 	struct view *view;
 	struct view_pass *pass;
 	struct sender *sender;
@@ -58,6 +61,11 @@ struct flush {
 	/* What differs from base in `previous`, by manifest.disks; NULL: nothing. */
 	struct extent_map *unknown[HISTORY_MAX_DISKS];
 	struct vault_points above; /* the vault's points, if there is such a difference */
+	uint64_t drained_number;      /* the parts are named by it; 0: nothing was drained */
+	struct drained_proof drained; /* so far */
+	struct drained_part part;     /* what this adds */
+	struct drained_part garbage[2 * DRAINED_PARTS + 2]; /* parts that are merged into others */
+	unsigned garbage_count;
 	struct error *error;
 };
 
@@ -83,6 +91,20 @@ int flush_snapshot_disks(struct flush *flush);
 /* Makes the hashes object and the manifest appear. */
 int flush_commit_point(struct flush *flush, const struct hashes_written *written);
 
+/* What became of point `number`, whose flush was begun and whose end nobody knows; if it had
+ * succeeded the journal learns so. With `bar` set it never will any more. */
+int flush_settle_pending(struct flusher *flusher, uint64_t number, bool bar, struct error *error);
+/* What was drained before, and the part that is added to it. */
+int flush_load_drained(struct flush *flush);
+/* The round's number and mark, durable. */
+int flush_begin_round(struct flush *flush);
+/* Once it is prepared. `ret_sealed`: a point was sealed meanwhile, and nothing was noted. */
+int flush_send_round(struct flush *flush, bool *ret_sealed);
+/* Of a point that was drained: what was just written becomes a part, and all parts the hashes of
+ * the point, staged. */
+int flush_merge_drained(struct flush *flush, struct hashes_written *written);
+/* Deletes parts that nobody needs any more. */
+void flush_delete_garbage(struct flush *flush);
 /* Repairs the bases if they are in doubt. */
 int flush_repair(struct flusher *flusher, struct error *error);
 /* Waits until what was staged up to the lsn is durable. */

@@ -42,6 +42,9 @@ void hashes_writer_free(struct hashes_writer *writer);
  * answers is handed up. */
 int hashes_writer_add(struct hashes_writer *writer, uint16_t disk, uint32_t first_page,
 	uint32_t count, const uint64_t *hashes);
+/* From now on told of everything that is added. */
+void hashes_writer_tell(struct hashes_writer *writer,
+	void (*told)(void *context, uint16_t disk, uint32_t count, bool zero), void *context);
 int hashes_writer_finish(struct hashes_writer *writer, struct hashes_written *ret_written);
 
 /* ── writing several disks at once ───────────────────────────────────────────────────────── */

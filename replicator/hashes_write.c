@@ -22,6 +22,8 @@
 struct hashes_writer {
 	struct hashes_sink sink;
 	struct buf part;
+	void (*told)(void *context, uint16_t disk, uint32_t count, bool zero);
+	void *told_context;
 	unsigned parts;
 	uint64_t bytes, digest;
 	uint32_t blocks;
@@ -149,6 +151,13 @@ static int put_block(struct hashes_writer *w, uint16_t disk)
 	return put(w, bytes, at);
 }
 
+void hashes_writer_tell(struct hashes_writer *w,
+	void (*told)(void *context, uint16_t disk, uint32_t count, bool zero), void *context)
+{
+	w->told = told;
+	w->told_context = context;
+}
+
 static int close_block(struct hashes_writer *w)
 {
 	end_range(w);
@@ -189,6 +198,8 @@ int hashes_writer_add(struct hashes_writer *w, uint16_t disk, uint32_t first, ui
 	if (disk == 0 || disk < w->disk || (disk == w->disk && first < next) ||
 		first + count < first)
 		return -EINVAL;
+	if (w->told)
+		w->told(w->told_context, disk, count, !hashes);
 	if (disk != w->disk) {
 		int r = close_block(w);
 		if (r < 0)

@@ -1,8 +1,10 @@
 /*
- * The newest vault point's proofs, a window at a time, with the journal's extents laid over them.
+ * The newest vault point's proofs and those of what was drained since, a window at a time, with the
+ * journal's extents laid over them.
  *
- * Which vault point is the newest may change at any moment, and what it holds then leaves the
- * journal's map: so the overlay counts only if the point was still the newest after it was taken.
+ * Which vault point is the newest, and how far the epoch is drained, may change at any moment, and
+ * what they hold then leaves the journal's map: so the overlay counts only if both were still the
+ * same after it was taken.
  */
 #include "replicator/head_hashes.h"
 
@@ -13,6 +15,7 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "replicator/hashes.h"
+#include "replicator/vault_drained.h"
 #include "replicator/vault_internal.h"
 #include "replicator/vault_proofs.h"
 
@@ -24,6 +27,12 @@
 static_assert(WINDOW_PAGES <= VAULT_PROOFS_WINDOW_PAGES, "a window of ours is one of the proofs'");
 static_assert(WINDOW_PAGES % HEAD_CHUNK_PAGES == 0, "windows hold whole chunks");
 
+/* What lies under the journal. */
+struct under {
+	uint64_t point;   /* UINT64_MAX: not known yet */
+	uint64_t drained; /* up to this lsn; 0: nothing */
+};
+
 struct head_hashes {
 	struct history *history;
 	struct blob_service *service;
@@ -32,9 +41,9 @@ struct head_hashes {
 	uint64_t zero_hash;
 	struct blob_store *store; /* NULL until the vault is needed */
 	struct vault_proofs *proofs;
-	uint64_t point; /* that the proofs are of; UINT64_MAX: none yet */
+	struct under under; /* that the proofs are of */
 	/* the window */
-	uint64_t window_point; /* UINT64_MAX: none */
+	struct under window_under;
 	uint32_t first_page, end_page;
 	uint8_t *states;
 	uint64_t *hashes;
@@ -55,7 +64,7 @@ int head_hashes_new(struct history *history, struct blob_service *service,
 	h->service = service;
 	h->disk = disk;
 	h->zero_hash = hashes_of_zeros();
-	h->point = h->window_point = UINT64_MAX;
+	h->under.point = h->window_under.point = UINT64_MAX;
 	if (group) {
 		memcpy(h->group.name, group->name, sizeof(h->group.name));
 		h->group.id = group->id;
@@ -84,42 +93,61 @@ void head_hashes_free(struct head_hashes *h)
 	free(h);
 }
 
-static uint64_t newest_vault_point(struct head_hashes *h)
+/* A point comes into the vault with the end of its drain, so looked at in this order nothing is
+ * missed: the drain that is seen stands on the point that is seen before and after. */
+static struct under look_under(struct head_hashes *h, struct history_drain *ret_drain)
 {
-	struct history_stats stats;
-	history_stats(h->history, &stats);
-	return stats.newest_vault_point;
+	struct history_stats before, after;
+	do {
+		history_stats(h->history, &before);
+		history_drain_state(h->history, ret_drain);
+		history_stats(h->history, &after);
+	} while (before.newest_vault_point != after.newest_vault_point);
+	return (struct under){ after.newest_vault_point, ret_drain->number ? ret_drain->lsn : 0 };
+}
+
+static bool is_same(const struct under *a, const struct under *b)
+{
+	return a->point == b->point && a->drained == b->drained;
 }
 
 /* ── what the vault proves ───────────────────────────────────────────────────────────────── */
 
-static int open_proofs(struct head_hashes *h, uint64_t point, struct error *error)
+static int open_proofs(struct head_hashes *h, const struct under *under,
+	const struct history_drain *drain, struct error *error)
 {
+	struct drained_proof parts;
+	bool vault = under->point > 0 || under->drained > 0;
 	int r = 0;
-	if (h->proofs && h->point == point)
+	if (h->proofs && is_same(&h->under, under))
 		return 0;
 	vault_proofs_free(h->proofs);
 	h->proofs = NULL;
-	if (point > 0 && (!h->service || h->group.name[0] == '\0'))
+	if (vault && (!h->service || h->group.name[0] == '\0'))
 		return error_set(error, -ENOTCONN, "see 'landfall vault check'",
 			"the vault is needed to compare, and cannot be asked now");
-	if (point > 0 && !h->store)
+	if (vault && !h->store)
 		r = h->service->ops->open_store(h->service, NULL, error, &h->store);
 	if (r == 0)
-		r = vault_proofs_open(h->store, &h->group, point, error, &h->proofs);
-	if (r == 0)
-		h->point = point;
+		r = vault_proofs_open(h->store, &h->group, under->point, error, &h->proofs);
+	if (r == 0 && under->drained > 0)
+		r = vault_drained_parse(drain->proof, drain->proof_bytes, error, &parts);
+	if (r == 0 && under->drained > 0)
+		r = vault_proofs_add_drained(h->proofs, drain->number, &parts, error);
+	h->under = *under;
+	if (r < 0)
+		h->under.point = UINT64_MAX;
 	return r;
 }
 
-/* The window that holds [first, end), of the vault point. */
-static int load_window(
-	struct head_hashes *h, uint64_t point, uint32_t first, uint32_t end, struct error *error)
+/* The window that holds [first, end). */
+static int load_window(struct head_hashes *h, const struct under *under,
+	const struct history_drain *drain, uint32_t first, uint32_t end, struct error *error)
 {
-	if (h->window_point == point && first >= h->first_page && end <= h->end_page)
+	if (is_same(&h->window_under, under) && first >= h->first_page && end <= h->end_page)
 		return 0;
-	h->window_point = UINT64_MAX;
-	int r = open_proofs(h, point, error);
+	h->window_under.point = UINT64_MAX;
+	int r = open_proofs(h, under, drain, error);
 	if (r < 0)
 		return r;
 	h->first_page = first;
@@ -127,7 +155,7 @@ static int load_window(
 	r = vault_proofs_window(
 		h->proofs, h->disk, h->first_page, h->end_page, error, h->states, h->hashes);
 	if (r == 0)
-		h->window_point = point;
+		h->window_under = *under;
 	return r;
 }
 
@@ -207,16 +235,17 @@ int head_hashes_pages(struct head_hashes *h, uint64_t chunk, struct error *error
 	const uint64_t lba = (uint64_t)first * PAGE_SECTORS;
 	const uint32_t pages = (uint32_t)MIN(
 		info.size_bytes / HASHES_PAGE_BYTES - first, (uint64_t)HEAD_CHUNK_PAGES);
-	uint64_t point;
+	struct history_drain drain;
+	struct under under, now;
 	do {
-		point = newest_vault_point(h);
-		int r = load_window(h, point, first, first + HEAD_CHUNK_PAGES, error);
-		if (r < 0 && newest_vault_point(h) != point)
-			continue;
-		if (r < 0)
+		under = look_under(h, &drain);
+		int r = load_window(h, &under, &drain, first, first + HEAD_CHUNK_PAGES, error);
+		if (r == 0)
+			find_changes(h, lba, changed);
+		now = look_under(h, &drain);
+		if (r < 0 && is_same(&under, &now))
 			return r;
-		find_changes(h, lba, changed);
-	} while (newest_vault_point(h) != point);
+	} while (!is_same(&under, &now));
 	tell_proven(h, first, ret_pages);
 	return hash_changes(h, lba, changed, pages, error, ret_pages);
 }

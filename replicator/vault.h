@@ -157,6 +157,9 @@ int vault_point_verify(struct blob_store *store, const struct vault_group *group
 int vault_base_new(
 	struct blob_service *service, const struct vault_group *group, struct base **ret_base);
 int vault_base_update(struct base *base, const struct vault_group *group);
+/* The group was taken over, or is ours again: what lies there of a disk now is read only while it is
+ * ours. */
+void vault_base_lose(struct base *base, bool lost);
 /* Closes the stores if none was needed since the last call: connections of a base that nobody reads
  * are not kept. Any thread. */
 void vault_base_rest(struct base *base);

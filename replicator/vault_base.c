@@ -6,6 +6,9 @@
  * ranges are asked for by windows of 128 MiB and kept as one bit for each 4 KiB, so that zeros
  * are never fetched. Readers take stores from a pool, one each while they read.
  *
+ * What lies there now of a disk is read from its blob, and nothing about it is remembered. Once the
+ * group is another's that is not ours to read: it may be older than what was drained.
+ *
  * Threads: any, several at once. The lock is held for memory work only; a window or manifest
  * that two readers miss at once is fetched twice, and one copy is kept.
  */
@@ -53,6 +56,12 @@ struct vault_base {
 	struct blob_store *idle[MAX_IDLE_STORES];
 	unsigned idle_count;
 	bool used; /* since vault_base_rest */
+	bool lost; /* the group is another's */
+	struct live_disk {
+		uint16_t id;
+		char blob[VAULT_NAME_BYTES];
+	} *disks;
+	unsigned disk_count;
 };
 
 /* ── stores ──────────────────────────────────────────────────────────────────────────────── */
@@ -297,6 +306,13 @@ static int read_with(struct vault_base *b, struct blob_store *store, uint16_t di
 	return run_batch(&reading);
 }
 
+static int told_by(int r)
+{
+	if (r == -EBADMSG)
+		return -EIO;
+	return r == -ECONNREFUSED || r == -ECONNRESET ? -ETIMEDOUT : r;
+}
+
 static int base_read(
 	struct base *base, uint16_t disk, uint64_t point, uint64_t offset, void *data, size_t n)
 {
@@ -307,14 +323,58 @@ static int base_read(
 		return r;
 	r = read_with(b, store, disk, point, offset, data, n);
 	give_store(b, store);
-	if (r == -EBADMSG)
-		return -EIO;
-	if (r == -ECONNREFUSED || r == -ECONNRESET)
-		return -ETIMEDOUT;
-	return r;
+	return told_by(r);
 }
 
-static const struct base_ops vault_base_ops = { .read = base_read };
+static int blob_of(struct vault_base *b, uint16_t disk, char ret_blob[static VAULT_NAME_BYTES])
+{
+	SCOPED_LOCK(&b->lock);
+	if (b->lost)
+		return -EIO;
+	for (unsigned i = 0; i < b->disk_count; i++) {
+		if (b->disks[i].id != disk)
+			continue;
+		memcpy(ret_blob, b->disks[i].blob, VAULT_NAME_BYTES);
+		return 0;
+	}
+	return -ENOENT;
+}
+
+static int read_blob(
+	struct blob_store *store, const char *blob, uint64_t offset, uint8_t *data, uint64_t n)
+{
+	struct reading reading = { .store = store };
+	int r = 0;
+	while (r == 0 && n > 0) {
+		uint64_t length = MIN(n, (uint64_t)BLOB_MAX_PUT_BYTES);
+		reading.requests[reading.count++] = (struct blob_request){
+			.blob = blob, .offset = offset, .length = length, .data = data
+		};
+		offset += length;
+		data += length;
+		n -= length;
+		if (reading.count == BATCH)
+			r = run_batch(&reading);
+	}
+	return r < 0 ? r : run_batch(&reading);
+}
+
+static int base_read_live(struct base *base, uint16_t disk, uint64_t offset, void *data, size_t n)
+{
+	struct vault_base *b = CONTAINER_OF(base, struct vault_base, base);
+	char blob[VAULT_NAME_BYTES];
+	struct blob_store *store;
+	int r = blob_of(b, disk, blob);
+	if (r == 0)
+		r = take_store(b, &store);
+	if (r < 0)
+		return r;
+	r = read_blob(store, blob, offset, data, n);
+	give_store(b, store);
+	return told_by(r);
+}
+
+static const struct base_ops vault_base_ops = { .read = base_read, .read_live = base_read_live };
 
 int vault_base_new(
 	struct blob_service *service, const struct vault_group *group, struct base **ret_base)
@@ -324,9 +384,12 @@ int vault_base_new(
 		return -ENOMEM;
 	b->base.ops = &vault_base_ops;
 	b->service = service;
-	memcpy(b->group.name, group->name, sizeof(b->group.name));
-	b->group.id = group->id;
 	pthread_mutex_init(&b->lock, NULL);
+	int r = vault_base_update(&b->base, group);
+	if (r < 0) {
+		vault_base_free(&b->base);
+		return r;
+	}
 	*ret_base = &b->base;
 	return 0;
 }
@@ -334,10 +397,29 @@ int vault_base_new(
 int vault_base_update(struct base *base, const struct vault_group *group)
 {
 	struct vault_base *b = CONTAINER_OF(base, struct vault_base, base);
-	SCOPED_LOCK(&b->lock);
+	struct live_disk *disks = calloc(group->disk_count + 1u, sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		disks[i].id = group->disks[i].id;
+		vault_blob_name(group->disks[i].name, disks[i].blob);
+	}
+	pthread_mutex_lock(&b->lock);
 	memcpy(b->group.name, group->name, sizeof(b->group.name));
 	b->group.id = group->id;
+	struct live_disk *old = b->disks;
+	b->disks = disks;
+	b->disk_count = group->disk_count;
+	pthread_mutex_unlock(&b->lock);
+	free(old);
 	return 0;
+}
+
+void vault_base_lose(struct base *base, bool lost)
+{
+	struct vault_base *b = CONTAINER_OF(base, struct vault_base, base);
+	SCOPED_LOCK(&b->lock);
+	b->lost = lost;
 }
 
 void vault_base_rest(struct base *base)
@@ -367,5 +449,6 @@ void vault_base_free(struct base *base)
 	for (unsigned i = 0; i < b->idle_count; i++)
 		b->idle[i]->ops->free(b->idle[i]);
 	pthread_mutex_destroy(&b->lock);
+	free(b->disks);
 	free(b);
 }

@@ -4,6 +4,7 @@
  * owner.json is written first, blobs follow: whoever finds owner.json can finish what an
  * interrupted call left undone, and does (vault_disk_ensure is idempotent).
  */
+#include "replicator/vault_drained.h"
 #include "replicator/vault_internal.h"
 
 #include <errno.h>
@@ -151,6 +152,7 @@ int vault_group_delete(struct blob_store *store, struct vault_group *group, stru
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
 	char object[VAULT_NAME_BYTES];
+	unsigned parts = 0;
 	int r = vault_owner_confirm(store, group, error);
 	if (r == 0)
 		r = vault_points_list(store, group, error, &points);
@@ -161,6 +163,8 @@ int vault_group_delete(struct blob_store *store, struct vault_group *group, stru
 		if (r == 0)
 			r = vault_object_delete(store, object, error);
 	}
+	if (r == 0)
+		r = vault_drained_collect(store, group, 0, error, &parts);
 	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
 		r = delete_disk(store, &group->disks[i], error);
 	vault_owner_name(group->name, object);

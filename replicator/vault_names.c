@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "replicator/drained_format.h"
 #include "replicator/sealed_json.h"
 
 void vault_blob_name(const char *disk, char ret_name[static VAULT_NAME_BYTES])
@@ -36,6 +37,34 @@ void vault_hashes_name(const char *group, uint64_t number, char ret_name[static 
 {
 	snprintf(ret_name, VAULT_NAME_BYTES, VAULT_GROUPS_PREFIX "%s/points/%" PRIu64 ".hashes",
 		group, number);
+}
+
+void vault_drained_name(const char *group, uint64_t number, const struct drained_part *part,
+	char ret_name[static VAULT_NAME_BYTES])
+{
+	snprintf(ret_name, VAULT_NAME_BYTES,
+		VAULT_GROUPS_PREFIX "%s/points/%" PRIu64 ".%" PRIu64 "-%" PRIu64 "-%" PRIu64
+				    ".drained",
+		group, number, part->generation, part->from, part->to);
+}
+
+bool vault_drained_of_name(
+	const char *group, const char *name, uint64_t *ret_number, struct drained_part *ret_part)
+{
+	char prefix[VAULT_NAME_BYTES], back[VAULT_NAME_BYTES];
+	struct drained_part part = { 0 };
+	uint64_t number;
+	vault_points_prefix(group, prefix);
+	if (strncmp(name, prefix, strlen(prefix)) != 0 ||
+		sscanf(name + strlen(prefix), "%" SCNu64 ".%" SCNu64 "-%" SCNu64 "-%" SCNu64,
+			&number, &part.generation, &part.from, &part.to) != 4)
+		return false;
+	vault_drained_name(group, number, &part, back);
+	if (strcmp(back, name) != 0)
+		return false;
+	*ret_number = number;
+	*ret_part = part;
+	return true;
 }
 
 bool vault_point_of_name(

@@ -19,6 +19,13 @@ void vault_manifest_name(
 	const char *group, uint64_t number, char ret_name[static VAULT_NAME_BYTES]);
 void vault_hashes_name(const char *group, uint64_t number, char ret_name[static VAULT_NAME_BYTES]);
 
+struct drained_part;
+void vault_drained_name(const char *group, uint64_t number, const struct drained_part *part,
+	char ret_name[static VAULT_NAME_BYTES]);
+/* True for the name of a part; its bytes and digest are not told. */
+bool vault_drained_of_name(
+	const char *group, const char *name, uint64_t *ret_number, struct drained_part *ret_part);
+
 /* What a name below the group's points prefix is: true and its number for `<number>.json`
  * (ret_hashes false) and `<number>.hashes` (true); false for anything else. */
 bool vault_point_of_name(

@@ -14,6 +14,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "replicator/vault_drained.h"
 #include "replicator/vault_snapshots.h"
 
 struct collector {
@@ -134,6 +135,8 @@ static int collect(struct collector *c, struct error *error)
 		return r;
 	for (unsigned i = 0; r == 0 && i < points.count; i++)
 		r = collect_objects(c, &points.items[i], error);
+	if (r == 0)
+		r = vault_drained_collect(c->store, c->group, c->pending, error, &c->deleted);
 	return r < 0 ? r : collect_snapshots(c, error);
 }
 

@@ -12,10 +12,13 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "replicator/vault_drained.h"
 #include "replicator/vault_internal.h"
 
 struct proof {
 	uint64_t number;
+	bool drained; /* a part, beside the points */
+	struct drained_part part;
 	struct hashes_mark mark;
 };
 
@@ -69,6 +72,8 @@ static int check_coverage(const struct vault_proofs *p, const struct proof *proo
 	hashes_reader_coverage(reader, &group, &from, &number);
 	if (number != proof->number || memcmp(&group, &p->group->id, sizeof(group)) != 0)
 		return error_set(error, -EBADMSG, NULL, "%s is of another point", name);
+	if (proof->drained)
+		return 0; /* whatever it covers lies over the point */
 	uint64_t below = proof + 1 < p->proofs + p->count ? proof[1].number : 0;
 	if (from > below)
 		return error_set(error, -EBADMSG, NULL,
@@ -88,6 +93,8 @@ static int gather(
 	if (proof->mark.offset != 0 && is_past(w, proof->mark.next_disk, proof->mark.next_page))
 		return 0;
 	vault_hashes_open(&hashes, p->store, p->group, proof->number, &source);
+	if (proof->drained)
+		vault_drained_name(p->group->name, proof->number, &proof->part, hashes.name);
 	int r = hashes_reader_new(&source, error, &reader);
 	if (r == -ENOENT)
 		return error_set(error, -EBADMSG, NULL, "%s is missing", hashes.name);
@@ -165,6 +172,24 @@ int vault_proofs_open(struct blob_store *store, const struct vault_group *group,
 		return r;
 	}
 	*ret_proofs = p;
+	return 0;
+}
+
+int vault_proofs_add_drained(struct vault_proofs *p, uint64_t drained_number,
+	const struct drained_proof *drained, struct error *error)
+{
+	struct proof *proofs = calloc(p->count + drained->count + 1u, sizeof(*proofs));
+	if (!proofs)
+		return error_set(error, -ENOMEM, NULL, "not enough memory");
+	for (unsigned i = 0; i < drained->count; i++)
+		proofs[i] = (struct proof){ .number = drained_number,
+			.drained = true,
+			.part = drained->parts[drained->count - 1 - i] };
+	if (p->count > 0)
+		memcpy(proofs + drained->count, p->proofs, p->count * sizeof(*proofs));
+	free(p->proofs);
+	p->proofs = proofs;
+	p->count += drained->count;
 	return 0;
 }
 

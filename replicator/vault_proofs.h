@@ -24,11 +24,15 @@ enum page_state {
 };
 
 struct vault_proofs;
+struct drained_proof;
 
 /* The proofs of point `number` (0: of nothing, every page is untold). Lists the points, reads no
  * hashes yet. Borrows store and group. -ENOENT: the point is not in the vault. */
 int vault_proofs_open(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	struct error *error, struct vault_proofs **ret_proofs);
+/* And over that what was drained for the point `drained_number` to come. Copies the list. */
+int vault_proofs_add_drained(struct vault_proofs *proofs, uint64_t drained_number,
+	const struct drained_proof *drained, struct error *error);
 void vault_proofs_free(struct vault_proofs *proofs);
 
 /* Fills in `states` and, where PAGE_HASHED, `hashes` of the pages [first_page, end_page) of a disk,

@@ -2,7 +2,7 @@
  * The whole stack under crashes: history, flusher and vault over a simulated disk and a simulated
  * blob service that loses, doubles and delays.
  *
- *	flusher_sim_test [--seed S] [--crash-points N] [--replay random:SEED] [--verbose]
+ *	flusher_sim_test [--seed S] [--crash-points N] [--replay random:SEED] [--drains] [--verbose]
  *
  * A life is one of history_life.h, with crashes at any operation of the disk or the service. At
  * its end, and now and then within, every manifest and snapshot is checked and every byte of
@@ -35,8 +35,10 @@ static void whole_life(struct run *run)
 static int random_run(const struct sim_settings *settings, uint64_t seed, struct run_totals *totals)
 {
 	static struct run run;
-	sim_replay_set(settings, "random:%#" PRIx64, seed);
+	sim_replay_set(
+		settings, "random:%#" PRIx64 "%s", seed, settings->drains ? " --drains" : "");
 	run_begin(&run, seed, IO_SIM_HONEST, totals, settings->trace);
+	run.drains = settings->drains;
 	int r = setjmp(run.failed);
 	if (r == 0)
 		whole_life(&run);
@@ -55,7 +57,7 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (sim_settings_parse(argc, argv, "random", 2000, &settings) < 0) {
 		fprintf(stderr, "usage: flusher_sim_test [--seed S] [--crash-points N]\n"
-				"         [--replay random:SEED] [--verbose]\n");
+				"         [--replay random:SEED] [--drains] [--verbose]\n");
 		return 2;
 	}
 	printf("seed %#" PRIx64 "\n", settings.seed);

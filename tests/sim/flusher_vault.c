@@ -2,9 +2,9 @@
  * The real vault and flusher in a simulated life.
  *
  * The flusher stages records in the history by itself. When it waits for them to be durable, the
- * model is told which: the mark that a flush began or, once the history shows the point in the
- * vault, that it is committed. If the power goes out in that very commit nobody knows which was
- * staged, so what is possible is staged in the model, and recovery finds out.
+ * model is told which: the mark that a flush or a drain began, that one is committed, or that what
+ * was drained has arrived. While its requests are under way the machine goes on writing, reading
+ * and sealing.
  */
 #include "tests/sim/flusher_vault.h"
 
@@ -32,8 +32,8 @@ struct flusher_vault {
 	struct flusher *flusher;
 	struct uuid appliance;
 	unsigned faults, overload;
-	uint64_t flushing;
-	bool begun, staged;
+	uint64_t vault_point, drained; /* as the flusher's last record left them */
+	bool disturb;
 };
 
 static struct flusher_vault *vault_of(struct run *run)
@@ -174,34 +174,70 @@ static int update_disks(struct run *run, struct flusher_vault *v)
 	return r < 0 ? r : vault_base_update(v->base, &v->group);
 }
 
-static void stage(struct run *run, enum model_op_kind kind, uint64_t lsn)
+/* Which record it was that the flusher staged: the history's state tells at once. */
+static struct model_op staged_op(struct run *run)
 {
-	struct model_op op = { .kind = kind, .number = vault_of(run)->flushing, .lsn = lsn };
-	model_stage(&run->model, &op);
-	run->last_lsn = MAX(run->last_lsn, lsn);
+	struct flusher_vault *v = vault_of(run);
+	struct model_op op = { .kind = MODEL_FLUSH_BEGIN };
+	struct history_stats stats;
+	struct history_drain drain;
+	history_stats(run->history, &stats);
+	history_drain_state(run->history, &drain);
+	if (stats.newest_vault_point != v->vault_point) {
+		op.kind = MODEL_FLUSH_COMMIT;
+		op.number = v->vault_point = stats.newest_vault_point;
+		v->drained = drain.lsn;
+	} else if (drain.lsn != v->drained) {
+		op.kind = MODEL_DRAIN;
+		op.number = drain.number;
+		v->drained = drain.lsn;
+	} else {
+		op.number = history_flush_pending(run->history);
+	}
+	return op;
+}
+
+static void note_state(struct run *run)
+{
+	struct flusher_vault *v = vault_of(run);
+	struct history_stats stats;
+	struct history_drain drain;
+	history_stats(run->history, &stats);
+	history_drain_state(run->history, &drain);
+	v->vault_point = stats.newest_vault_point;
+	v->drained = drain.lsn;
+	v->disturb = run->drains && rng_below(&run->rng, 2);
 }
 
 /* The flusher waits for what it staged. */
 static int sync_for_flusher(void *context, uint64_t lsn)
 {
 	struct run *run = context;
-	struct flusher_vault *v = vault_of(run);
 	uint64_t durable;
-	run_trace(run, "flusher waits for %" PRIu64, lsn);
+	struct model_op op = staged_op(run);
+	op.lsn = lsn;
+	run_trace(run, "flusher waits for %" PRIu64 ", %s of %" PRIu64, lsn,
+		op.kind == MODEL_FLUSH_BEGIN    ? "begin"
+		: op.kind == MODEL_FLUSH_COMMIT ? "commit"
+						: "drain",
+		op.number);
+	model_stage(&run->model, &op);
+	run->last_lsn = MAX(run->last_lsn, lsn);
 	int r = history_commit(run->history, &durable);
-	struct point point = { 0 };
-	bool shown = r == 0 && history_point(run->history, v->flushing, &point) == 0 &&
-		     (point.flags & POINT_VAULT);
-	if (!v->begun) {
-		stage(run, MODEL_FLUSH_BEGIN, lsn);
-		v->begun = true;
-	} else if (!v->staged && (shown || r < 0)) {
-		stage(run, MODEL_FLUSH_COMMIT, lsn);
-		v->staged = true;
-	}
 	if (r < 0)
 		return r;
 	run_note_durable(run);
+	return 0;
+}
+
+/* Asked while requests are under way: what the machine goes on doing. */
+static uint64_t disturb_flusher(void *context)
+{
+	struct run *run = context;
+	struct flusher_vault *v = vault_of(run);
+	if (v->disturb && !io_sim_is_off(run->sim) && !io_sim_has_failed(run->sim) &&
+		rng_below(&run->rng, 8) == 0)
+		v->disturb = step_disturb(run) == 0;
 	return 0;
 }
 
@@ -216,6 +252,8 @@ static int make_flusher(struct run *run, struct flusher_vault *v)
 		.group = &v->group,
 		.sync = sync_for_flusher,
 		.sync_context = run,
+		.bandwidth = disturb_flusher,
+		.bandwidth_context = run,
 		.parallel = 1 + (unsigned)rng_below(&run->rng, 8),
 		.gap_bytes = (uint32_t)rng_below(&run->rng, 4) * 4096,
 	};
@@ -236,9 +274,7 @@ static int vault_flush(struct run *run, uint64_t number)
 	unsigned tries = rng_below(&run->rng, 4) ? TRIES : 1;
 	for (unsigned i = 0; i < tries; i++) {
 		struct flusher_result result;
-		v->flushing = number;
-		v->begun = run->model.live.flush_pending == number;
-		v->staged = false;
+		note_state(run);
 		r = flusher_flush(v->flusher, number, &error, &result);
 		run_trace(run, "flush of %" PRIu64 ": %d %s", number, r, r ? error.message : "");
 		if (r == 0 || !may_try_again(run, r, &error, "flush"))
@@ -254,6 +290,31 @@ static int vault_flush(struct run *run, uint64_t number)
 	if (!p || !(p->point.flags & POINT_VAULT))
 		run_fail(run, "point %" PRIu64 " was flushed but is no vault point", number);
 	return 0;
+}
+
+static int vault_drain(struct run *run)
+{
+	struct flusher_vault *v = vault_of(run);
+	struct error error = { 0 };
+	int r = step_commit(run);
+	if (r == 0)
+		r = update_disks(run, v);
+	if (r == 0)
+		r = make_flusher(run, v);
+	if (r < 0)
+		return run_dead(run, r, "beginning a drain");
+	unsigned tries = rng_below(&run->rng, 4) ? TRIES : 1;
+	for (unsigned i = 0; i < tries; i++) {
+		struct flusher_result result;
+		note_state(run);
+		r = flusher_drain(v->flusher, &error, &result);
+		run_trace(run, "drain: %d %s", r, r ? error.message : "");
+		if (r == 0 || r == -EALREADY || !may_try_again(run, r, &error, "drain"))
+			break;
+	}
+	if (blob_sim_violation(v->service))
+		run_fail(run, "%s", blob_sim_violation(v->service));
+	return io_sim_is_off(run->sim) || io_sim_has_failed(run->sim) ? -EIO : 0;
 }
 
 static bool vault_has(struct run *run, uint64_t number)
@@ -297,6 +358,7 @@ static const struct run_vault flusher_run_vault = {
 	.open = vault_begin_life,
 	.close = vault_end_life,
 	.fail = vault_fail,
+	.drain = vault_drain,
 };
 
 void flusher_vault_begin(struct run *run, unsigned faults, unsigned overload)
@@ -335,7 +397,7 @@ void flusher_vault_check(struct run *run)
 	blob_sim_set_faults(v->service, 0);
 	blob_sim_set_overload(v->service, 0);
 	int r = vault_collect_orphans(
-		v->store, &v->group, history_flush_pending(run->history), &error, &deleted);
+		v->store, &v->group, history_oldest_pending(run->history), &error, &deleted);
 	if (r == 0)
 		r = vault_check(v->store, tell_fault, run, &error, &report);
 	if (r < 0)
@@ -366,7 +428,7 @@ static void forget_what_is_local(struct run *run, struct model_state *state)
 		if (!(state->points[i].point.flags & POINT_VAULT))
 			continue;
 		state->points[n] = state->points[i];
-		state->points[n++].point.flags &= ~(uint32_t)POINT_LOCAL;
+		state->points[n++].point.flags &= ~(uint32_t)(POINT_LOCAL | POINT_DRAINED);
 	}
 	state->point_count = n;
 }

@@ -121,6 +121,8 @@ int step_flush_begin(struct run *run, uint64_t number);
 int step_flush_commit(struct run *run, uint64_t number);
 int step_drain(struct run *run);
 int step_drain_to_memory(struct run *run);
+/* What goes on while a drain or a flush is under way. */
+int step_disturb(struct run *run);
 /* Its parts, for other vaults: began with that number, ended. */
 int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_lsn);
 int step_drain_commit(struct run *run, const struct view *view);

@@ -477,8 +477,7 @@ int step_drain_commit(struct run *run, const struct view *view)
 static int step_put_some(struct run *run, bool zero);
 static int step_read_some(struct run *run);
 
-/* What goes on while a drain is under way. */
-static int disturb(struct run *run)
+int step_disturb(struct run *run)
 {
 	int r = 0;
 	for (uint64_t n = below(run, 6); r == 0 && n > 0; n--) {
@@ -507,7 +506,7 @@ int step_drain_to_memory(struct run *run)
 		return run_dead(run, r, "drain_view");
 	}
 	spoil_live(run, run->passing_view);
-	r = disturb(run);
+	r = step_disturb(run);
 	if (r == 0)
 		r = read_unchanged(run, run->passing_view, image);
 	if (r == 0 && below(run, 4) == 0)
@@ -515,7 +514,7 @@ int step_drain_to_memory(struct run *run)
 	if (r == 0)
 		r = send_live(run, run->passing_view, image);
 	if (r == 0)
-		r = disturb(run);
+		r = step_disturb(run);
 	if (r == 0)
 		r = step_drain_commit(run, run->passing_view);
 	view_close(run->passing_view);
@@ -527,7 +526,17 @@ int step_drain_to_memory(struct run *run)
 
 int step_drain(struct run *run)
 {
-	return run->vault->drain(run);
+	/* Mostly what is in the way is flushed first, and room is made afterwards. */
+	uint64_t number = run->model.durable.last_number;
+	const struct model_point *p = model_point(&run->model.durable, number);
+	int r = 0;
+	if (p && model_point(&run->model.live, number) && p->image->count > 0 &&
+		number > run->model.live.newest_vault && number >= run->model.live.flush_pending &&
+		below(run, 2))
+		r = run->vault->flush(run, number);
+	if (r == 0)
+		r = run->vault->drain(run);
+	return r == 0 && below(run, 2) ? step_trim(run, 0) : r;
 }
 
 static const struct point *listed(const struct point *points, unsigned n, uint64_t number)
