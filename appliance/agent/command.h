@@ -74,3 +74,5 @@ enum agent_exit agent_fail(const struct error *error);
 /* ── the commands ────────────────────────────────────────────────────────────────────────── */
 
 enum agent_exit agent_enroll(const struct agent_arguments *arguments);
+enum agent_exit agent_replicate(const struct agent_arguments *arguments);
+enum agent_exit agent_show_status(const struct agent_arguments *arguments);

@@ -26,7 +26,45 @@ static const struct agent_option enroll[] = {
 	END,
 };
 
+#define STATUS_FILE                                                   \
+	{                                                             \
+		"status-file", "FILE",                                \
+			"where the running agent tells how it fares " \
+			"(/run/landfall-agent/status.json)",          \
+			false, false                                  \
+	}
+
+static const struct agent_option run[] = {
+	{ "disk", "ID=PATH", "a disk to protect; none named: every disk of the machine", true,
+		false },
+	{ "freeze", "MOUNTPOINT", "a filesystem to freeze beside those on the disks", true, false },
+	{ "pre-freeze", "COMMAND", "run before the freeze of an application-consistent point",
+		false, false },
+	{ "post-thaw", "COMMAND", "run after it", false, false },
+	{ "freeze-timeout", "TIME", "thaw after this in any case (10s)", false, false },
+	{ "bandwidth", "RATE", "send no more a second, e.g. 20M", false, false },
+	{ "read-limit", "RATE", "read no more a second from the disks", false, false },
+	{ "connections", "N", "to the appliance (2)", false, false },
+	{ "no-compression", NULL, "never compress what is sent", false, false },
+	{ "capture", "WAY", "auto, bpf, perf or scan (auto)", false, false },
+	{ "pin-dir", "DIR",
+		"of a bpffs, where marks outlive the agent "
+		"(/sys/fs/bpf/landfall-agent)",
+		false, false },
+	STATUS_FILE,
+	STATE_DIR,
+	END,
+};
+
+static const struct agent_option status[] = {
+	{ "json", NULL, "print the document as it is", false, false },
+	STATUS_FILE,
+	END,
+};
+
 const struct agent_command agent_commands[] = {
 	{ "enroll", "win a certificate for this machine", enroll, agent_enroll },
+	{ "run", "replicate this machine's disks until told to stop", run, agent_replicate },
+	{ "status", "tell how the running agent fares", status, agent_show_status },
 	{ NULL, NULL, NULL, NULL },
 };

@@ -1,0 +1,211 @@
+/*
+ * landfall-agent run: replicates until it is told to stop. In the foreground; logs to stderr;
+ * tells the service manager when the disks are tracked.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "appliance/agent/command.h"
+#include "common/cleanup.h"
+#include "common/human.h"
+#include "common/log.h"
+#include "common/notify.h"
+#include "replicator/agent/identity.h"
+#include "replicator/agent/run.h"
+#include "replicator/agent/status.h"
+
+#define PATHS_MAX 64u
+#define BPF_FS "/sys/fs/bpf"
+#define BPF_FS_MAGIC_NUMBER 0xcafe4a11
+
+struct words {
+	struct agent_disk disks[SOURCE_DISKS_MAX];
+	char *texts[SOURCE_DISKS_MAX]; /* owned: the disks' words */
+	unsigned disk_count;
+	const char *freeze[PATHS_MAX + 1];
+};
+
+static void words_free(struct words *words)
+{
+	for (unsigned i = 0; i < words->disk_count; i++)
+		free(words->texts[i]);
+}
+
+/* ── words ───────────────────────────────────────────────────────────────────────────────── */
+
+static int read_disk(struct words *words, const char *word, struct error *error)
+{
+	const char *equals = strchr(word, '=');
+	if (!equals || equals == word || !equals[1])
+		return error_set(error, -EINVAL, "write e.g. --disk root=/dev/sda",
+			"--disk %.80s is not ID=PATH", word);
+	if (words->disk_count == SOURCE_DISKS_MAX)
+		return error_set(
+			error, -EINVAL, NULL, "more than %u disks are named", SOURCE_DISKS_MAX);
+	char *text = strdup(word);
+	if (!text)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	text[equals - word] = '\0';
+	words->texts[words->disk_count] = text;
+	words->disks[words->disk_count++] =
+		(struct agent_disk){ .id = text, .path = text + (equals - word) + 1 };
+	return name_check("disk", text, error);
+}
+
+static int read_words(
+	const struct agent_arguments *arguments, struct words *words, struct error *error)
+{
+	const char *word;
+	int r = 0;
+	for (unsigned i = 0; r == 0 && (word = agent_argument_at(arguments, "disk", i)); i++)
+		r = read_disk(words, word, error);
+	for (unsigned i = 0; r == 0 && (word = agent_argument_at(arguments, "freeze", i)); i++) {
+		if (i == PATHS_MAX)
+			return error_set(error, -EINVAL, NULL, "more than %u --freeze", PATHS_MAX);
+		words->freeze[i] = word;
+	}
+	return r;
+}
+
+static int read_rate(const struct agent_arguments *arguments, const char *name, uint64_t *ret,
+	struct error *error)
+{
+	const char *word = agent_argument(arguments, name);
+	if (!word || strcmp(word, "unlimited") == 0)
+		return 0;
+	if (size_parse(word, ret) < 0 || *ret < 65536)
+		return error_set(error, -EINVAL, "write e.g. 20M: bytes a second, 64K at least",
+			"--%s %.40s is not a rate", name, word);
+	return 0;
+}
+
+static int read_number(const struct agent_arguments *arguments, const char *name, unsigned least,
+	unsigned most, unsigned *ret, struct error *error)
+{
+	const char *word = agent_argument(arguments, name);
+	char *end;
+	if (!word)
+		return 0;
+	unsigned long value = strtoul(word, &end, 10);
+	if (*word < '0' || *word > '9' || *end || value < least || value > most)
+		return error_set(error, -EINVAL, NULL,
+			"--%s %.40s: a number from %u to %u is wanted", name, word, least, most);
+	*ret = (unsigned)value;
+	return 0;
+}
+
+static int read_method(const char *word, enum tracker_method *ret, struct error *error)
+{
+	static const struct {
+		const char *word;
+		enum tracker_method method;
+	} methods[] = { { "auto", TRACKER_AUTO }, { "bpf", TRACKER_BPF }, { "perf", TRACKER_PERF },
+		{ "scan", TRACKER_SCAN } };
+	for (unsigned i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+		if (word && strcmp(methods[i].word, word) != 0)
+			continue;
+		*ret = methods[i].method;
+		return 0;
+	}
+	return error_set(error, -EINVAL, "they are auto, bpf, perf and scan",
+		"there is no way to capture called '%.40s'", word);
+}
+
+static int read_options(
+	const struct agent_arguments *arguments, struct agent_options *options, struct error *error)
+{
+	const char *word = agent_argument(arguments, "freeze-timeout");
+	int64_t seconds = 0;
+	int r = read_rate(arguments, "read-limit", &options->read_bytes_per_s, error);
+	if (r == 0)
+		r = read_rate(arguments, "bandwidth", &options->send_bytes_per_s, error);
+	if (r == 0)
+		r = read_number(arguments, "connections", 1, 8, &options->connections, error);
+	if (r == 0)
+		r = read_method(agent_argument(arguments, "capture"), &options->method, error);
+	if (r < 0 || !word)
+		return r;
+	if (duration_parse(word, &seconds) < 0 || seconds < 1 || seconds > 60)
+		return error_set(error, -EINVAL, "write e.g. 10s; from 1s to 60s",
+			"--freeze-timeout %.40s is not a duration that can be", word);
+	options->freeze_timeout_ms = (unsigned)(seconds * 1000);
+	return 0;
+}
+
+/* ── the process ─────────────────────────────────────────────────────────────────────────── */
+
+/* Marks outlive us only in a bpffs. Systemd mounts it; where it does not, we do. */
+static const char *find_pin_dir(const struct agent_arguments *arguments)
+{
+	const char *word = agent_argument(arguments, "pin-dir");
+	struct statfs fs;
+	if (word)
+		return *word ? word : NULL;
+	if (statfs(BPF_FS, &fs) == 0 && fs.f_type == BPF_FS_MAGIC_NUMBER)
+		return AGENT_PIN_DIR;
+	if (mount("bpf", BPF_FS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") == 0)
+		return AGENT_PIN_DIR;
+	log_warning("no bpffs can be had at " BPF_FS
+		    " (%s): after a restart of the agent all disks "
+		    "are compared",
+		strerrordesc_np(errno));
+	return NULL;
+}
+
+static int stop_signals(struct error *error)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	int fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return fd < 0 ? error_set(error, -errno, NULL, "signals cannot be waited for: %s",
+				strerrordesc_np(errno))
+		      : fd;
+}
+
+static void tell_ready(void *context)
+{
+	(void)context;
+	(void)notify_send("READY=1");
+}
+
+enum agent_exit agent_replicate(const struct agent_arguments *arguments)
+{
+	CLEANUP(words_free) struct words words = { 0 };
+	struct error error = { 0 };
+	const char *state = agent_argument(arguments, "state-dir");
+	const char *status = agent_argument(arguments, "status-file");
+	struct agent_options options = { .io = io_posix(),
+		.state_dir = state ? state : IDENTITY_DEFAULT_DIR,
+		.status_path = status ? status : AGENT_STATUS_DEFAULT_PATH,
+		.disks = words.disks,
+		.freeze_paths = words.freeze,
+		.pre_freeze = agent_argument(arguments, "pre-freeze"),
+		.post_thaw = agent_argument(arguments, "post-thaw"),
+		.freeze_timeout_ms = AGENT_FREEZE_TIMEOUT_MS,
+		.connections = AGENT_CONNECTIONS,
+		.zstd = !agent_argument(arguments, "no-compression"),
+		.ready = tell_ready };
+	int r = read_words(arguments, &words, &error);
+	if (r == 0)
+		r = read_options(arguments, &options, &error);
+	if (r < 0)
+		return agent_fail(&error);
+	options.disk_count = words.disk_count;
+	CLEANUP_CLOSE int stop = stop_signals(&error);
+	if (stop < 0)
+		return agent_fail(&error);
+	options.stop_fd = stop;
+	options.pin_dir = find_pin_dir(arguments);
+	r = agent_run(&options, &error);
+	(void)notify_send("STOPPING=1");
+	return r < 0 ? agent_fail(&error) : AGENT_DONE;
+}

@@ -1,0 +1,105 @@
+"""The agent end to end: a live disk becomes recovery points that equal it, and goes on where it
+was after every kind of end."""
+
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from agent import Agent, LoopDisk
+from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
+                       wait_until)
+
+POLICY = {"default": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert": "2h"}}
+
+
+def equal(appliance, disk, point, name="root"):
+    """The point's disk is the source, byte for byte."""
+    path = f"{appliance.mount}/web/points/{point['name']}/{name}.vhd"
+    with open(path, "rb") as there, open(disk.device, "rb") as here:
+        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for at in range(0, disk.size, MIB):
+            n = min(MIB, disk.size - at)
+            check(there.read(n) == here.read(n), f"{path} differs in MiB {at // MIB}")
+
+
+def sent(agent):
+    return agent.status().get("sent_bytes", 0)
+
+
+def first_sync(appliance, agent, disk):
+    step("a disk is compared, sent and sealed")
+    disk.write(3 * MIB, os.urandom(5 * MIB))
+    disk.write(disk.size - 4096, os.urandom(4096))
+    appliance.call("machine", "add", "web", "--source", "agent")
+    agent.enroll(appliance)
+    agent.start({"root": disk.device})
+    agent.wait_state("replicating")
+    point = appliance.create_point("web")
+    equal(appliance, disk, point)
+    check(sent(agent) < 7 * MIB, f"{sent(agent)} bytes were sent for 5 MiB")
+
+
+def deltas(appliance, agent, disk):
+    step("what is written afterwards is all that is sent")
+    before = sent(agent)
+    disk.write(17 * MIB + 8192, os.urandom(300_000 // 512 * 512))
+    point = appliance.create_point("web")
+    equal(appliance, disk, point)
+    wait_until(20, lambda: sent(agent) > before, "nothing was sent")
+    check(sent(agent) - before < MIB, f"{sent(agent) - before} bytes were sent for 300,000")
+
+
+def restarts(appliance, agent, disk):
+    for end, how in ((agent.stop, "stopped"), (agent.kill, "killed")):
+        step(f"an agent that is {how} goes on where it was, changes in between included")
+        end()
+        disk.write(30 * MIB, os.urandom(MIB))
+        agent.start()
+        agent.wait_state("replicating")
+        equal(appliance, disk, appliance.create_point("web"))
+        compared = agent.status()["compared_chunks"]
+        check(compared == 0, f"{compared} chunks were compared after a restart")
+        check(sent(agent) < 3 * MIB, f"{sent(agent)} bytes were sent for 1 MiB")
+
+
+def appliance_dies(appliance, agent, disk):
+    step("an appliance that is killed costs the delta")
+    appliance.kill()
+    disk.write(40 * MIB, os.urandom(2 * MIB))
+    appliance.start()
+    agent.wait_state("replicating", seconds=90)
+    equal(appliance, disk, appliance.create_point("web"))
+    check(agent.status()["compared_chunks"] == 0, "it was compared")
+
+
+def grows(appliance, agent, disk):
+    step("a disk that grows is protected with what it grew by")
+    disk.grow(disk.size + 8 * MIB)
+    disk.write(disk.size - MIB, os.urandom(MIB))
+    wait_until(30, lambda: appliance.machine("web")["disks"][0]["size_bytes"] == disk.size,
+               "the appliance does not know the new size")
+    agent.wait_state("replicating")
+    equal(appliance, disk, appliance.create_point("web"))
+
+
+def test(work):
+    need("losetup")
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, policies=POLICY,
+                      listen="127.0.0.1:0") as appliance, \
+            LoopDisk(work, "root", 64 * MIB) as disk, Agent(BUILD, work, "web") as agent:
+        appliance.call("vault", "init")
+        first_sync(appliance, agent, disk)
+        deltas(appliance, agent, disk)
+        restarts(appliance, agent, disk)
+        # The port is another one after a restart unless it is named.
+        appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
+        appliance.write_config()
+        appliance_dies(appliance, agent, disk)
+        grows(appliance, agent, disk)
+        point = appliance.create_point("web", wait="vault")
+        shell(BUILD / "landfall", "--socket", appliance.socket, "verify", "web", str(point["number"]))
+
+
+run_test(test)
