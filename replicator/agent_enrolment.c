@@ -21,7 +21,7 @@
 #include "replicator/sealed_json.h"
 
 struct enrolment {
-	const char *machine, *csr, *id, *host;
+	const char *machine, *csr, *id;
 	uint8_t secret[KEY_SECRET_BYTES];
 	uint8_t public_key[TLS_FINGERPRINT_BYTES];
 };
@@ -68,15 +68,14 @@ static const char *word_for(int code)
 }
 
 /* What only concerns our own disk is not for strangers. */
-static void refuse(struct connection *connection, const char *what, const struct error *error)
+static int refuse(struct connection *connection, int code, const struct error *error)
 {
-	const char *word = word_for(error->code);
+	const char *word = word_for(code);
 	bool ours = strcmp(word, "failed") == 0;
-	log_warning("agents' port: %s: %s is refused: %s", connection_address(connection), what,
-		error->message);
 	(void)connection_send_error(connection, word,
 		ours ? "the appliance cannot do this now" : error->message,
 		ours ? "see the appliance's log" : error->mend);
+	return code;
 }
 
 /* ── enroll ──────────────────────────────────────────────────────────────────────────────── */
@@ -95,8 +94,6 @@ static int read_enrolment(
 		r = json_get_text(message, "machine", &ret_enrolment->machine, error);
 	if (r == 0)
 		r = json_get_text(message, "csr", &ret_enrolment->csr, error);
-	if (r == 0)
-		r = json_find_text(message, "host", &ret_enrolment->host, error);
 	if (r < 0)
 		return error_set(error, -EBADMSG, NULL, "the request is not complete");
 	if (key_check_id(ret_enrolment->id) < 0 ||
@@ -155,24 +152,22 @@ static int grant(struct agents *agents, const struct enrolment *enrolment, struc
 	return r;
 }
 
-void agents_enroll(void *context, struct connection *connection, const struct json *message)
+int agents_enroll(void *context, struct connection *connection, const struct json *message,
+	struct error *error)
 {
 	struct agents *agents = context;
-	struct enrolment enrolment = { .host = "" };
-	struct error error = { 0 };
+	struct enrolment enrolment = { 0 };
 	CLEANUP_FREE char *certificate = NULL;
-	int r = read_enrolment(message, &enrolment, &error);
+	int r = read_enrolment(message, &enrolment, error);
 	if (r == 0)
-		r = grant(agents, &enrolment, &error, &certificate);
+		r = grant(agents, &enrolment, error, &certificate);
 	OPENSSL_cleanse(enrolment.secret, sizeof(enrolment.secret));
-	if (r < 0) {
-		error.code = r;
-		refuse(connection, "an enrolment", &error);
-		return;
-	}
+	if (r < 0)
+		return refuse(connection, r, error);
 	log_info("machine %s is enrolled by registration key %s, from %s", enrolment.machine,
 		enrolment.id, connection_address(connection));
 	answer(agents, connection, certificate);
+	return 0;
 }
 
 /* ── renew ───────────────────────────────────────────────────────────────────────────────── */
@@ -198,18 +193,16 @@ static int renew(struct agents *agents, const struct tls_peer *peer, const struc
 	return pki_issue(agents->pki, &request, error, ret_certificate);
 }
 
-void agents_renew(void *context, struct connection *connection, const struct json *message)
+int agents_renew(void *context, struct connection *connection, const struct json *message,
+	struct error *error)
 {
 	struct agents *agents = context;
 	const struct tls_peer *peer = connection_peer(connection);
-	struct error error = { 0 };
 	CLEANUP_FREE char *certificate = NULL;
-	int r = renew(agents, peer, message, &error, &certificate);
-	if (r < 0) {
-		error.code = r;
-		refuse(connection, "a renewal", &error);
-		return;
-	}
+	int r = renew(agents, peer, message, error, &certificate);
+	if (r < 0)
+		return refuse(connection, r, error);
 	log_info("machine %s has renewed its certificate", peer->machine);
 	answer(agents, connection, certificate);
+	return 0;
 }

@@ -46,8 +46,10 @@ struct agent_listener {
 	struct tls_context *tls;
 	tls_check *check;
 	void *check_context;
-	void (*enroll)(void *context, struct connection *connection, const struct json *message);
-	void (*renew)(void *context, struct connection *connection, const struct json *message);
+	int (*enroll)(void *context, struct connection *connection, const struct json *message,
+		struct error *error);
+	int (*renew)(void *context, struct connection *connection, const struct json *message,
+		struct error *error);
 	void *context;
 	struct agent_sessions *sessions;
 	int fd, stop_fd;
@@ -68,7 +70,8 @@ struct agent_listener {
 /* ── telling ─────────────────────────────────────────────────────────────────────────────── */
 
 /* What strangers do is worth a line, but not as many as they like. */
-static void log_stranger(struct agent_listener *listener, const char *text)
+static void log_stranger(struct agent_listener *listener, const struct guest *guest,
+	const char *what, const char *text)
 {
 	int64_t minute = clock_monotonic_ns(clock_system()) / (60 * NS_PER_S);
 	uint64_t dropped = 0;
@@ -86,7 +89,8 @@ static void log_stranger(struct agent_listener *listener, const char *text)
 		log_warning("agents' port: %llu more connections were refused without a line each",
 			(unsigned long long)dropped);
 	if (tell)
-		log_warning("agents' port: %s", text);
+		log_warning("agents' port: %s: %s%s", connection_address(guest->connection), what,
+			text);
 }
 
 /* ── guests ──────────────────────────────────────────────────────────────────────────────── */
@@ -129,12 +133,9 @@ static int check_name(struct guest *guest, const struct json *message)
 {
 	const struct tls_peer *peer = connection_peer(guest->connection);
 	const char *machine = peer->machine;
-	char text[256];
 	if (json_find_text(message, "machine", &machine, NULL) < 0 ||
 		strcmp(machine, peer->machine) != 0) {
-		snprintf(text, sizeof(text), "%s: machine %s says it is another",
-			connection_address(guest->connection), peer->machine);
-		log_stranger(guest->listener, text);
+		log_stranger(guest->listener, guest, peer->machine, " says it is another machine");
 		(void)connection_send_error(guest->connection, "machine",
 			"the certificate is another machine's", "enrol this machine by its name");
 		return -EPERM;
@@ -160,17 +161,18 @@ static void attend(struct guest *guest, const char *type, const struct json *mes
 {
 	struct agent_listener *listener = guest->listener;
 	bool known = connection_peer(guest->connection)->known;
-	char text[256];
-	if (strcmp(type, "enroll") == 0 && !known)
-		listener->enroll(listener->context, guest->connection, message);
-	else if (strcmp(type, "renew") == 0 && known)
-		listener->renew(listener->context, guest->connection, message);
-	else if ((strcmp(type, "hello") == 0 || strcmp(type, "join") == 0) && known)
+	struct error error = { 0 };
+	if (strcmp(type, "enroll") == 0 && !known) {
+		if (listener->enroll(listener->context, guest->connection, message, &error) < 0)
+			log_stranger(listener, guest, "an enrolment is refused: ", error.message);
+	} else if (strcmp(type, "renew") == 0 && known) {
+		if (listener->renew(listener->context, guest->connection, message, &error) < 0)
+			log_stranger(listener, guest, "a renewal is refused: ", error.message);
+	} else if ((strcmp(type, "hello") == 0 || strcmp(type, "join") == 0) && known) {
 		serve(guest, type, message);
-	else {
-		snprintf(text, sizeof(text), "%s: %s", connection_address(guest->connection),
+	} else {
+		log_stranger(listener, guest, "",
 			known ? "an unknown first word" : "a first word that needs a certificate");
-		log_stranger(listener, text);
 		(void)connection_send_error(guest->connection, known ? "unknown" : "certificate",
 			known ? "this cannot be said first" : "only enrolled machines may say this",
 			known ? NULL : "run landfall-agent enroll");
@@ -195,8 +197,12 @@ static void *run_guest(void *context)
 		attend(guest, type, &message);
 		connection_finish(guest->connection, FINISH_MS);
 	} else if (r != -ECANCELED) {
-		log_stranger(guest->listener,
-			error.message[0] ? error.message : "a certificate is no longer good");
+		/* Its words begin with the address already. */
+		size_t n = strlen(connection_address(guest->connection));
+		bool told = strncmp(error.message, connection_address(guest->connection), n) == 0;
+		log_stranger(guest->listener, guest, "",
+			told ? error.message + n + strlen(": ")
+			     : "its certificate is no longer good");
 	}
 	json_freep(&json);
 	json = NULL;
@@ -277,9 +283,7 @@ static void let_in(struct agent_listener *listener, int fd, const struct sockadd
 			end_guest(guest);
 		return;
 	}
-	char text[256];
-	snprintf(text, sizeof(text), "%s: %s", connection_address(guest->connection), refusal);
-	log_stranger(listener, text);
+	log_stranger(listener, guest, "", refusal);
 	connection_free(guest->connection);
 	free(guest);
 }

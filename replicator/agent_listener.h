@@ -30,9 +30,12 @@ struct agent_listener_options {
 	struct tls_context *tls;
 	tls_check *check; /* as the handshake's; asked again before a connection is handed over */
 	void *check_context;
-	/* `enroll` of a stranger, `renew` of a machine: answers on the connection. */
-	void (*enroll)(void *context, struct connection *connection, const struct json *message);
-	void (*renew)(void *context, struct connection *connection, const struct json *message);
+	/* `enroll` of a stranger, `renew` of a machine: answers on the connection. A refusal fails,
+	 * with words for the log. */
+	int (*enroll)(void *context, struct connection *connection, const struct json *message,
+		struct error *error);
+	int (*renew)(void *context, struct connection *connection, const struct json *message,
+		struct error *error);
 	void *context;
 	struct agent_sessions *sessions; /* NULL: hello and join are refused */
 };

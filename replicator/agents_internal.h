@@ -38,5 +38,7 @@ struct agents {
 void agents_recheck(struct agents *agents, bool wait);
 
 /* The listener's handlers; `context` is the agents. */
-void agents_enroll(void *context, struct connection *connection, const struct json *message);
-void agents_renew(void *context, struct connection *connection, const struct json *message);
+int agents_enroll(void *context, struct connection *connection, const struct json *message,
+	struct error *error);
+int agents_renew(void *context, struct connection *connection, const struct json *message,
+	struct error *error);

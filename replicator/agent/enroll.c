@@ -229,6 +229,9 @@ static int win(const struct enroll_request *request, const struct registration_k
 		return r;
 	r = ask(tls, request->appliance, question, -1, identity, error);
 	tls_free(tls);
+	if ((r == -ECONNRESET || r == -ETIMEDOUT) && error && !error->mend[0])
+		snprintf(error->mend, sizeof(error->mend),
+			"run the same command again: its key serves until it has succeeded");
 	return r == 0 ? check_authority(identity, key, error) : r;
 }
 
