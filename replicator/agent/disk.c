@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
@@ -151,6 +152,18 @@ static bool mounted_with_dax(dev_t dev)
 	return dax;
 }
 
+/* Device-mapper counts even where the attribute says it does not; before Linux 5.18 it counted the
+ * rest of what it split twice. */
+static bool is_counted(const char *directory, enum disk_kind kind)
+{
+	struct utsname name;
+	unsigned version = 0, patch = 0;
+	if (kind != DISK_DM)
+		return attribute_number(directory, "queue/iostats") != 0;
+	return uname(&name) == 0 && sscanf(name.release, "%u.%u", &version, &patch) == 2 &&
+	       (version > 5 || (version == 5 && patch >= 18));
+}
+
 static void fill_gendisk(const char *directory, struct disk *disk)
 {
 	char text[32];
@@ -161,7 +174,7 @@ static void fill_gendisk(const char *directory, struct disk *disk)
 	disk->removable = attribute_number(directory, "removable") != 0;
 	disk->dax = attribute_number(directory, "queue/dax") != 0;
 	disk->bio_based = !attribute_exists(directory, "mq");
-	disk->counted = attribute_number(directory, "queue/iostats") != 0;
+	disk->counted = is_counted(directory, disk->kind);
 	disk->sequence = attribute_number(directory, "diskseq");
 	attribute(directory, "queue/zoned", text, sizeof(text));
 	disk->zoned = text[0] && strcmp(text, "none") != 0;
