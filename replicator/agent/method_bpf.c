@@ -300,7 +300,7 @@ static int build_from(struct method_bpf *m, struct bpf_object *object)
 
 static int build(struct method_bpf *m)
 {
-	LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "landfall");
+	const struct bpf_object_open_opts opts = { .sz = sizeof(opts), .object_name = "landfall" };
 	raise_memlock();
 	struct bpf_object *object =
 		bpf_object__open_mem(capture_bpf_object, capture_bpf_object_bytes, &opts);
@@ -416,7 +416,8 @@ static int bpf_map_find(struct method *method, unsigned slot, uint64_t bytes, ui
 static int bpf_map_make(struct method *method, unsigned slot, uint64_t bytes, uint8_t **ret_map)
 {
 	struct method_bpf *m = (struct method_bpf *)method;
-	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	const struct bpf_map_create_opts opts = { .sz = sizeof(opts),
+		.map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP };
 	uint32_t key = slot;
 	void *memory = NULL;
 

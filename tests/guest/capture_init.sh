@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2086,SC2046,SC2254 # names without blanks; patterns
 # The guest's first process: makes filesystems on disks of every kind, runs loads and cuts, and says
 # on the console how each went. Lines for the test begin with "@": "@ok WHAT", "@bad WHAT",
 # "@say TEXT", "@end".
