@@ -160,10 +160,11 @@ static int azure_create(
 }
 
 static int azure_resize(struct blob_store *store, const char *blob, uint64_t size_bytes,
-	const char *lease_id, struct blob_error *error)
+	const char *lease_id, const char *if_match, struct blob_error *error)
 {
 	struct azureblob_error e = { 0 };
-	const struct azureblob_conditions conditions = { .lease_id = lease_id };
+	const struct azureblob_conditions conditions = { .lease_id = lease_id,
+		.if_match = if_match };
 	int r = azureblob_resize(client_of(store), blob, size_bytes, &conditions, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }

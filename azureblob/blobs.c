@@ -76,7 +76,8 @@ int azureblob_resize(struct azureblob *client, const char *blob, uint64_t size_b
 	int r = check_size(size_bytes, error);
 	if (r < 0)
 		return r;
-	call_begin(client, &request, "PUT", blob, CALL_REPEATABLE);
+	call_begin(client, &request, "PUT", blob,
+		conditions && conditions->if_match ? CALL_FENCED : CALL_REPEATABLE);
 	call_query(&request, "comp", "properties");
 	call_headerf(&request, "x-ms-blob-content-length", "%" PRIu64, size_bytes);
 	call_conditions(&request, conditions);

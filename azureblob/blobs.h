@@ -17,6 +17,7 @@ int azureblob_container_delete(struct azureblob *client, struct azureblob_error 
 int azureblob_create(struct azureblob *client, const char *blob, uint64_t size_bytes,
 	const struct http_headers *metadata, struct azureblob_error *error);
 
+/* With an ETag to match it is not repeated after an unknown end: a repetition would be refused. */
 int azureblob_resize(struct azureblob *client, const char *blob, uint64_t size_bytes,
 	const struct azureblob_conditions *conditions, struct azureblob_error *error);
 

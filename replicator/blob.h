@@ -102,8 +102,10 @@ struct blob_store_ops {
 	/* If-None-Match: an existing blob is never replaced (-EEXIST). */
 	int (*create)(struct blob_store *store, const char *blob, uint64_t size_bytes,
 		struct blob_error *error);
+	/* if_match: the ETag of the blob as it was seen, the fence of a change that knows no
+	 * sequence number: one that lands after any other change is refused. */
 	int (*resize)(struct blob_store *store, const char *blob, uint64_t size_bytes,
-		const char *lease_id, struct blob_error *error);
+		const char *lease_id, const char *if_match, struct blob_error *error);
 	int (*properties)(struct blob_store *store, const char *blob, struct blob_error *error,
 		struct blob_properties *ret_properties);
 	/* Raises the sequence number to at least `at_least`; returns what it is then. */

@@ -4,7 +4,7 @@
  * A disk is grown here and not earlier, since the snapshots of older points must keep their size:
  * its old footer is cleared first, then the blob grows, then the new footer is written. A flush
  * redone after a crash finds one of these states and, not having proven the footer itself, writes
- * it again.
+ * it again. Resizing knows no sequence number; vault_disk_resize tells what fences it.
  */
 #include "replicator/flusher_internal.h"
 
@@ -14,20 +14,30 @@
 #include "fs/vhd.h"
 #include "replicator/backoff.h"
 
-static int resize(struct flush *flush, struct flush_disk *disk, uint64_t blob_bytes)
+/* Asked after the number was raised: from then on nobody's late resize can change it. */
+static int look(struct flush *flush, struct flush_disk *disk, struct backoff *backoff)
 {
 	struct blob_store *store = flush->flusher->options.store;
 	struct blob_error e = { 0 };
-	struct backoff backoff;
+	struct blob_properties properties;
 	int r;
-	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
 	do {
-		r = store->ops->resize(store, disk->blob, blob_bytes, disk->target.lease_id, &e);
-	} while (r < 0 && backoff_again(&backoff, r, &e));
+		r = store->ops->properties(store, disk->blob, &e, &properties);
+	} while (r < 0 && backoff_again(backoff, r, &e));
 	if (r < 0)
-		return vault_fail(flush->error, r, &e, "cannot resize %s", disk->blob);
-	disk->target.size_bytes = blob_bytes;
+		return vault_fail(flush->error, r, &e, "cannot look at %s", disk->blob);
+	disk->target.size_bytes = properties.size_bytes;
 	return 0;
+}
+
+static int resize(
+	struct flush *flush, struct flush_disk *disk, uint64_t blob_bytes, struct backoff *backoff)
+{
+	int r = vault_disk_resize(flush->flusher->options.store, disk->blob, blob_bytes,
+		disk->target.lease_id, backoff, flush->error);
+	if (r == 0)
+		disk->target.size_bytes = blob_bytes;
+	return r;
 }
 
 static int put_footer(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
@@ -50,16 +60,19 @@ static int put_footer(struct flush *flush, struct flush_disk *disk, uint64_t dis
 
 int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_bytes)
 {
-	uint64_t want = disk_bytes + VHD_FOOTER_BYTES, have = disk->target.size_bytes;
-	int r = 0;
-	if (have < want) {
+	uint64_t want = disk_bytes + VHD_FOOTER_BYTES;
+	struct backoff backoff;
+	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
+	int r = look(flush, disk, &backoff);
+	uint64_t have = disk->target.size_bytes;
+	if (r == 0 && have < want) {
 		r = sender_clear(flush->sender, &disk->target, have - VHD_FOOTER_BYTES,
 			VHD_FOOTER_BYTES, flush->error);
 		if (r == 0)
 			r = sender_drain(flush->sender, flush->error);
 	}
 	if (r == 0 && have != want)
-		r = resize(flush, disk, want);
+		r = resize(flush, disk, want, &backoff);
 	if (r == 0)
 		r = put_footer(flush, disk, disk_bytes);
 	if (r == 0)

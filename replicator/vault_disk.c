@@ -16,6 +16,8 @@
 #include "replicator/backoff.h"
 #include "replicator/sender.h"
 
+#define RESIZE_LOOKS 8u
+
 const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t id)
 {
 	for (unsigned i = 0; i < group->disk_count; i++)
@@ -153,6 +155,26 @@ static int put_footer(struct blob_store *store, const struct vault_group *group,
 			VHD_FOOTER_BYTES, error);
 	sender_buffer_release(sender, buffer);
 	return r < 0 ? r : sender_drain(sender, error);
+}
+
+int vault_disk_resize(struct blob_store *store, const char *blob, uint64_t blob_bytes,
+	const char *lease_id, struct backoff *backoff, struct error *error)
+{
+	struct blob_error e = { 0 };
+	unsigned moved = 0;
+	int r;
+	do {
+		struct blob_properties properties;
+		r = store->ops->properties(store, blob, &e, &properties);
+		if (r == 0 && properties.size_bytes == blob_bytes)
+			return 0;
+		if (r == 0)
+			r = store->ops->resize(
+				store, blob, blob_bytes, lease_id, properties.etag, &e);
+		/* The lease may hold and the ETag not. */
+	} while (r < 0 &&
+		 (backoff_again(backoff, r, &e) || (r == -ESTALE && moved++ < RESIZE_LOOKS)));
+	return r < 0 ? vault_fail(error, r, &e, "cannot resize %s", blob) : 0;
 }
 
 int vault_disk_ensure(struct blob_store *store, const struct vault_group *group,

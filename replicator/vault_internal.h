@@ -72,6 +72,12 @@ int vault_disk_ensure(struct blob_store *store, const struct vault_group *group,
  * leased under an id that is neither; -ENOENT: no blob. */
 int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, const char *from, struct error *error);
+/* Gives the blob its size, footer included. A resize that lands late, even in another life, could
+ * cut the blob off: no sequence number fences it, but the ETag it was made for does, which every
+ * later change of the blob makes void. So whoever relies on the size looks after a raise. */
+struct backoff;
+int vault_disk_resize(struct blob_store *store, const char *blob, uint64_t blob_bytes,
+	const char *lease_id, struct backoff *backoff, struct error *error);
 const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t id);
 
 /* ── points (vault_points.c) ─────────────────────────────────────────────────────────────── */

@@ -204,18 +204,10 @@ static int reset(struct repair *repair, const struct vault_disk *disk, struct er
 
 static int fit_size(struct repair *repair, struct error *error)
 {
-	struct blob_store *store = repair->store;
-	struct blob_error e = { 0 };
 	struct backoff backoff;
-	int r;
-	if (repair->target.size_bytes == repair->blob_bytes)
-		return 0;
 	backoff_start(&backoff, NULL, NULL);
-	do {
-		r = store->ops->resize(
-			store, repair->blob, repair->blob_bytes, repair->target.lease_id, &e);
-	} while (r < 0 && backoff_again(&backoff, r, &e));
-	return r < 0 ? vault_fail(error, r, &e, "cannot resize %s", repair->blob) : 0;
+	return vault_disk_resize(repair->store, repair->blob, repair->blob_bytes,
+		repair->target.lease_id, &backoff, error);
 }
 
 static int allocate(struct repair *repair)

@@ -199,11 +199,12 @@ static int sim_create(
 }
 
 static int sim_resize(struct blob_store *s, const char *blob, uint64_t size_bytes,
-	const char *lease_id, struct blob_error *error)
+	const char *lease_id, const char *if_match, struct blob_error *error)
 {
 	return simple(s,
 		(struct sim_change){ .verb = SIM_RESIZE,
 			.blob = (char *)blob,
+			.if_match = (char *)if_match,
 			.length = size_bytes,
 			.lease = (char *)lease_id },
 		error);

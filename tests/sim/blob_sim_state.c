@@ -380,14 +380,22 @@ int blob_state_apply(
 	case SIM_CLEAR_PAGES:
 		return apply_pages(service, c, blob);
 	case SIM_RESIZE:
+		if (!c->if_match)
+			blob_state_violation(service, "%s resized without If-Match", c->blob);
 		r = check_lease(blob, c->lease);
 		if (r == 0)
+			r = check_match(blob, c->if_match);
+		if (r == 0) {
 			content_resize(&blob->content, c->length);
+			touch(service, blob);
+		}
 		return r;
 	case SIM_RAISE:
 		r = check_lease(blob, c->lease);
-		if (r == 0)
+		if (r == 0) {
 			blob->sequence = MAX(blob->sequence, c->sequence);
+			touch(service, blob);
+		}
 		answer->sequence = blob->sequence;
 		return r;
 	case SIM_SNAPSHOT:
