@@ -66,7 +66,9 @@ static int take_record(void *context, uint64_t offset, const struct journal_reco
 			r = apply_record(history, record);
 			if (record->type == JOURNAL_DATA)
 				apply_data_totals(history, record);
-			if (record->type == JOURNAL_POINT_IMPORT)
+			/* Else it only joined the catalogue, and a loss may have raised it. */
+			if (record->type == JOURNAL_POINT_IMPORT &&
+				history->head_floor == record->lsn)
 				walk->replay->floor_before = history->head_floor;
 		}
 	}
