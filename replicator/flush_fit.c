@@ -70,6 +70,10 @@ int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_b
 			VHD_FOOTER_BYTES, flush->error);
 		if (r == 0)
 			r = sender_drain(flush->sender, flush->error);
+		/* Data will lie there: the clear is refused should it come a second time. */
+		if (r == 0)
+			r = sender_raise(flush->sender, &disk->target, disk->target.sequence + 1,
+				flush->error);
 	}
 	if (r == 0 && have != want)
 		r = resize(flush, disk, want, &backoff);
