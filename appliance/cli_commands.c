@@ -61,6 +61,7 @@ static const struct cli_option key_create[] = {
 };
 static const struct cli_option point_create[] = {
 	OPTION("app", NULL, "application-consistent: what writes is quiesced"),
+	OPTION("resynced", NULL, "after a loss here: all content was written again"),
 	OPTION("wait", "local|vault", "until it is durable there (local)"),
 	DETACH,
 	END,

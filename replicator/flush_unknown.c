@@ -153,7 +153,7 @@ int flush_adopt_unknown(struct flush *flush)
 		const struct vault_point_item *item = &flush->above.items[i];
 		uint64_t lsn;
 		if (!vault_point_is_committed(item) || !item->told || item->number <= flush->base ||
-			item->number > options->unknown_point)
+			item->number > flush->previous)
 			continue;
 		const struct point point = { .number = item->number,
 			.time_ns = item->time_ns,

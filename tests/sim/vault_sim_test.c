@@ -441,6 +441,29 @@ static void put(struct life *l)
 	memcpy(l->now.data[d] + lba * SECTOR_BYTES, data, n * SECTOR_BYTES);
 }
 
+/* What was sealed reads as the head did, where it reads. */
+static void check_view(struct life *l, uint64_t number)
+{
+	struct view *view;
+	if (history_view_open(l->history, number, &view) < 0)
+		return;
+	for (unsigned d = 0; d < DISKS; d++) {
+		static uint8_t data[MIB];
+		for (uint64_t at = 0; at < l->now.bytes[d]; at += MIB) {
+			int r = view_read(view, (uint16_t)(d + 1), at / SECTOR_BYTES,
+				MIB / SECTOR_BYTES, data);
+			for (uint64_t i = 0; r == 0 && i < MIB; i++)
+				if (data[i] != l->now.data[d][at + i])
+					fail(l,
+						"sealed as %" PRIu64 " disk %u reads %u at %" PRIu64
+						", the head was %u",
+						number, d + 1, data[i], at + i,
+						l->now.data[d][at + i]);
+		}
+	}
+	view_close(view);
+}
+
 static void seal(struct life *l)
 {
 	struct seal seal = { .kind = POINT_CRASH, .time_ns = clock_realtime_ns(&l->clock.source) };
@@ -453,7 +476,8 @@ static void seal(struct life *l)
 	trace(l, "seal %" PRIu64, number);
 	image_copy(&l->points[number], &l->now);
 	l->points[number].sealed = true;
-	commit(l);
+	if (commit(l) && l->rots)
+		check_view(l, number);
 }
 
 static void collect(struct life *l)
