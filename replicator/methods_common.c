@@ -12,13 +12,15 @@ int parameter_text(const struct cJSON *parameters, const char *name, bool requir
 	const struct cJSON *item = cJSON_GetObjectItemCaseSensitive(parameters, name);
 	if (!item || cJSON_IsNull(item)) {
 		if (required)
-			return error_set(error, -EINVAL, "see SOCKET.md for the method",
+			return error_set(error, -EINVAL,
+				"see --help of the command, or SOCKET.md for the method",
 				"the parameter %s is missing", name);
 		*ret_text = NULL;
 		return 0;
 	}
 	if (!cJSON_IsString(item))
-		return error_set(error, -EINVAL, "see SOCKET.md for the method",
+		return error_set(error, -EINVAL,
+			"see --help of the command, or SOCKET.md for the method",
 			"the parameter %s must be a text", name);
 	*ret_text = item->valuestring;
 	return 0;
@@ -29,7 +31,8 @@ int parameter_flag(
 {
 	const struct cJSON *item = cJSON_GetObjectItemCaseSensitive(parameters, name);
 	if (item && !cJSON_IsNull(item) && !cJSON_IsBool(item))
-		return error_set(error, -EINVAL, "see SOCKET.md for the method",
+		return error_set(error, -EINVAL,
+			"see --help of the command, or SOCKET.md for the method",
 			"the parameter %s must be true or false", name);
 	*ret_flag = cJSON_IsTrue(item);
 	return 0;

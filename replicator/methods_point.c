@@ -19,7 +19,8 @@ static int number_parameter(const struct cJSON *parameters, const char *name, ui
 	if (!cJSON_IsNumber(item) || item->valuedouble < (double)least ||
 		item->valuedouble > (double)most ||
 		item->valuedouble != (double)(uint64_t)item->valuedouble)
-		return error_set(error, -EINVAL, "see SOCKET.md for the method",
+		return error_set(error, -EINVAL,
+			"see --help of the command, or SOCKET.md for the method",
 			"the parameter %s must be a whole number from %" PRIu64 " to %" PRIu64,
 			name, least, most);
 	*number = (uint64_t)item->valuedouble;
