@@ -16,6 +16,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ["LANDFALL_BUILD"])
 LANDFALL = BUILD / "landfall"
 LANDFALLD = BUILD / "landfalld"
+AGENT = BUILD / "landfall-agent"
 faults = []
 
 
@@ -150,6 +151,56 @@ def check_landfalld():
     check(result.returncode == 0, f"the sample is refused: {result.stderr}")
 
 
+def agent_in_man():
+    """{command: {option: takes a value}} and the options before COMMANDS of landfall-agent(8)."""
+    source = (TOP / "appliance/man/landfall-agent.8").read_text(encoding="utf-8")
+    head, commands = source.split(".Sh COMMANDS\n")
+    found, name = {}, None
+    for line in commands.split("\n.Sh ")[0].splitlines():
+        if match := re.match(r"\.It Ic (\S+)$", line):
+            name = match[1]
+            found[name] = {}
+        elif match := re.match(r"\.It Fl -(\S+)( Ar \S+)?$", line):
+            found[name][match[1]] = bool(match[2])
+    return found, {m[1]: bool(m[2]) for m in re.finditer(r"^\.It Fl -(\S+)( Ar \S+)?$", head, re.M)}
+
+
+def complete_agent(words):
+    script = (f". {TOP}/appliance/completion/landfall-agent; "
+              f"COMP_WORDS=({' '.join(shlex.quote(w) for w in ['landfall-agent', *words])}); "
+              f"COMP_CWORD={len(words)}; _landfall_agent; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+    result = run("bash", "-c", script)
+    check(not result.stderr, f"completion of landfall-agent {words}: {result.stderr}")
+    return set(result.stdout.split())
+
+
+def check_agent():
+    text = run(AGENT, "--help").stdout
+    helped = set(re.findall(r"^  ([a-z]+) ", text.split("\ncommands:\n")[1].split("\n\n")[0], re.M))
+    manned, general = agent_in_man()
+    check(helped == set(manned), f"landfall-agent: help has {helped}, man page {set(manned)}")
+    check(options_in_help(text, "options") == general, "landfall-agent: general options differ")
+    check(complete_agent([""]) == helped, f"landfall-agent: completion {complete_agent([''])}")
+    for name in helped:
+        result = run(AGENT, name, "--help")
+        check(result.returncode == 0 and not result.stderr, f"landfall-agent {name} --help fails")
+        options = options_in_help(result.stdout, "options")
+        check(options == manned[name],
+              f"landfall-agent {name}: help has {options}, man page {manned[name]}")
+        wanted = {f"--{o}" for o in options} | {"--help", "--version"}
+        offered = complete_agent([name, "--"])
+        check(offered == wanted, f"landfall-agent {name}: completion differs in {offered ^ wanted}")
+        for option, takes_value in options.items():
+            if takes_value:
+                check(run(AGENT, name, f"--{option}").returncode == 2,
+                      f"landfall-agent {name} --{option} without value is no usage error")
+        for word in ("--frob", "word"):
+            check(run(AGENT, name, word).returncode == 2, f"landfall-agent {name} {word}")
+    check(run(AGENT, "--version").stdout.startswith("landfall-agent "), "landfall-agent --version")
+    for words in ([], ["frob"], ["enroll"], ["enroll", "--appliance", "a:1", "--machine", "m"]):
+        check(run(AGENT, *words).returncode == 2, f"landfall-agent {words} is no usage error")
+
+
 def keys_of_config():
     """(section, key) pairs of the table in config_keys.c."""
     source = (TOP / "appliance/config_keys.c").read_text(encoding="utf-8")
@@ -210,6 +261,7 @@ def main():
     check_nouns(table)
     check_completion(table, general)
     check_landfalld()
+    check_agent()
     check_config_manual()
     check_errors()
     for fault in faults:
