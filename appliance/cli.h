@@ -169,6 +169,7 @@ enum exit_code cli_machine_list(struct cli *cli);
 enum exit_code cli_machine_show(struct cli *cli);
 enum exit_code cli_machine_remove(struct cli *cli);
 enum exit_code cli_machine_pause(struct cli *cli);
+enum exit_code cli_resync(struct cli *cli);
 enum exit_code cli_point_list(struct cli *cli);
 enum exit_code cli_point_show(struct cli *cli);
 enum exit_code cli_point_create(struct cli *cli);

@@ -91,6 +91,10 @@ static const struct cli_option verify[] = {
 	DETACH,
 	END,
 };
+static const struct cli_option resync[] = {
+	OPTION("disk", "ID", "only this disk"),
+	END,
+};
 static const struct cli_option takeover[] = {
 	OPTION("group", "GROUP", "only this group (all of the vault)"),
 	DETACH,
@@ -123,7 +127,9 @@ const struct cli_command cli_commands[] = {
 	{ "clone remove", "[ID]", "remove a clone", clone_remove, cli_clone_remove },
 	{ "inspect", "[MACHINE] [POINT]", "mount the filesystems of a recovery point read-only",
 		inspect, cli_inspect },
-	{ "verify", "MACHINE [POINT]", "prove every byte of a recovery point", verify, cli_verify },
+	{ "verify", "MACHINE [POINT]", "prove a recovery point, or what is current", verify,
+		cli_verify },
+	{ "resync", "MACHINE", "compare the disks with their source all over", resync, cli_resync },
 	{ "job list", "", "list jobs, newest first", none, cli_job_list },
 	{ "job show", "ID", "show a job, its steps and its error", none, cli_job_show },
 	{ "job watch", "ID", "follow a job to its end", none, cli_job_watch },

@@ -127,3 +127,15 @@ enum exit_code cli_machine_pause(struct cli *cli)
 			cli_get_bool(machine, "paused") ? "paused" : "at work");
 	return code;
 }
+
+enum exit_code cli_resync(struct cli *cli)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	const cJSON *machine = cli_get(result, "machine");
+	if (machine)
+		printf("%s: its disks are compared with their source; 'landfall status' tells how "
+		       "far it is\n",
+			cli_get_text(machine, "name"));
+	return code;
+}

@@ -214,6 +214,12 @@ enum exit_code cli_verify(struct cli *cli)
 	const cJSON *found = cli_get(job, "result");
 	if (!found)
 		return code;
+	if (strcmp(cli_get_text(found, "where"), "source") == 0) {
+		printf("the current content: %s, %s compared with the source",
+			cli_get_text(found, "verdict"), cli_get_size(found, "bytes", text));
+		printf(", %s differed\n", cli_get_size(found, "differing_bytes", text));
+		return code;
+	}
 	printf("point %s: %s, %s read from the %s\n",
 		cli_get_text(cli_get(result, "point"), "name"), cli_get_text(found, "verdict"),
 		cli_get_size(found, "bytes", text),

@@ -16,12 +16,14 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
 #include "replicator/agent_sessions.h"
 
 struct cJSON;
+struct group;
 struct ingest;
 struct registry;
 
@@ -36,5 +38,24 @@ int ingest_machine_json(struct ingest *ingest, const char *machine, struct cJSON
  * connected, else when it comes. -ENOENT: the machine has no such disk. */
 int ingest_resync(
 	struct ingest *ingest, const char *machine, const char *disk, struct error *error);
+/* Who asks for a verification. */
+struct ingest_verify_job {
+	bool repair;
+	bool (*should_stop)(void *context);
+	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+	void *context;
+};
+
+struct ingest_verify_result {
+	uint64_t bytes, differing_bytes; /* of chunks: 1 MiB each */
+};
+
+/* Compares all disks of the machine as they are now with the source, while both go on; with
+ * `repair` what differs is sent again and in a point when this returns. Blocks. `group` is held by
+ * the caller. -ENOTCONN: no agent, or it went away; -ECANCELED; -EAGAIN: parts are written too
+ * often. */
+int ingest_verify(struct ingest *ingest, const char *machine, struct group *group,
+	const struct ingest_verify_job *job, struct error *error,
+	struct ingest_verify_result *ret_result);
 /* The machine is removed: forgets what was remembered of it. Its connections are ended already. */
 void ingest_forget(struct ingest *ingest, const char *machine);

@@ -5,6 +5,7 @@
  *	ingest_session.c  connections, sessions, receiving, acknowledging
  *	ingest_disks.c    which disks, continue or compare
  *	ingest_compare.c  answering hashes and pages
+ *	ingest_verify.c   the head against the source
  *	ingest_cut.c      cuts: one thread for each group that has a session
  *	ingest_state.c    state/agents/<machine>.json
  *
@@ -68,6 +69,14 @@ struct ingest_cut {
 	struct error error;
 };
 
+/* How far the agent is with verifying a disk. */
+struct ingest_verified {
+	uint16_t disk; /* 0: none is being verified */
+	uint64_t round, chunks, proven, differing;
+	bool round_over, done;
+	unsigned rounds_over;
+};
+
 struct ingest_session;
 
 /* A connection of a session, owned by the thread that serves it. */
@@ -108,6 +117,7 @@ struct ingest_session {
 	bool ending;
 	bool disks_known;
 	struct ingest_cut cut;
+	struct ingest_verified verified;
 	struct ingest_asked asked[INGEST_ASKED_MAX];
 	unsigned asked_count;
 	pthread_t comparer;
@@ -182,6 +192,10 @@ int ingest_check_damage(struct ingest_session *session, struct history *history)
 int ingest_ask(
 	struct ingest_link *link, bool pages, const struct json *message, struct error *error);
 void *ingest_comparer_main(void *session);
+
+/* ── ingest_verify.c ─────────────────────────────────────────────────────────────────────── */
+
+int ingest_take_verified(struct ingest_link *link, const struct json *message, struct error *error);
 
 /* ── ingest_cut.c ────────────────────────────────────────────────────────────────────────── */
 

@@ -228,6 +228,8 @@ static int dispatch(
 		return ingest_ask(link, true, message, error);
 	if (strcmp(type, "compared") == 0)
 		return ingest_take_compared(link, message, error);
+	if (strcmp(type, "verified") == 0)
+		return ingest_take_verified(link, message, error);
 	if (strcmp(type, "status") == 0)
 		return take_status(link, message);
 	if (strcmp(type, "bye") == 0)

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 
+#include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
 static int one_machine(struct registry *registry, const char *name, struct error *error,
@@ -211,6 +212,31 @@ static int method_resume(void *context, struct control_peer *peer, const struct 
 	return pause_or_resume(context, parameters, false, error, ret_result);
 }
 
+static int method_resync(void *context, struct control_peer *peer, const struct cJSON *parameters,
+	struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "machine", "disk", NULL };
+	CLEANUP(registry_release) struct hold hold = { 0 };
+	struct registry *registry = context;
+	const char *machine, *disk;
+	(void)peer;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "machine", true, error, &machine);
+	if (r == 0)
+		r = parameter_text(parameters, "disk", false, error, &disk);
+	if (r == 0)
+		r = registry_hold(registry, machine, error, &hold);
+	if (r == 0 && (strcmp(hold.source, "agent") != 0 || !registry->ingest))
+		r = error_set(error, -EOPNOTSUPP,
+			"write its content again, then 'landfall point create --resynced'",
+			"machine %s: its source, %s, cannot be compared by the appliance", machine,
+			hold.source);
+	if (r == 0)
+		r = ingest_resync(registry->ingest, machine, disk, error);
+	return r == 0 ? wrap_machine(registry, machine, error, ret_result) : r;
+}
+
 int methods_machine_register(struct registry *registry, struct control *control)
 {
 	int r = machine_register_jobs(registry);
@@ -222,6 +248,8 @@ int methods_machine_register(struct registry *registry, struct control *control)
 		r = control_register(control, "machine.show", method_show, registry);
 	if (r == 0)
 		r = control_register(control, "machine.remove", method_remove, registry);
+	if (r == 0)
+		r = control_register(control, "resync", method_resync, registry);
 	if (r == 0)
 		r = control_register(control, "machine.pause", method_pause, registry);
 	if (r == 0)

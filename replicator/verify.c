@@ -5,11 +5,13 @@
  * (vault_point_verify); a point that exists only here is read whole through a view, each piece
  * proven by its payload's hash and what lies below by the vault's. A view of the point is open
  * meanwhile, so that no rule of retention takes it away. The verdict is kept with the point; a
- * vault out of reach is no verdict.
+ * vault out of reach is no verdict. Of a machine with an agent, no point named, it is the current
+ * content that is proven, against the machine's own disks.
  */
 #include <errno.h>
 #include <inttypes.h>
 
+#include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
 #define READ_BYTES (1 * MIB)
@@ -18,6 +20,7 @@ struct verification {
 	struct job *job;
 	struct hold *hold;
 	uint64_t done_bytes;
+	bool repair;
 };
 
 static void on_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
@@ -140,37 +143,100 @@ static int prove(struct verification *v, uint64_t number, struct error *error)
 	return r;
 }
 
+/* ── the current content, against its source ─────────────────────────────────────────────── */
+
+static bool should_stop(void *context)
+{
+	struct verification *v = context;
+	return job_should_stop(v->job) || hold_is_ending(v->hold);
+}
+
+static int set_source_result(struct verification *v, const struct ingest_verify_result *found)
+{
+	CLEANUP(json_freep) struct cJSON *result = NULL;
+	int r = json_new_object(&result);
+	if (r == 0)
+		r = json_add_null(result, "point");
+	if (r == 0)
+		r = json_add_text(result, "where", "source");
+	if (r == 0)
+		r = json_add_u64(result, "bytes", found->bytes);
+	if (r == 0)
+		r = json_add_u64(result, "differing_bytes", found->differing_bytes);
+	if (r == 0)
+		r = json_add_text(result, "verdict",
+			found->differing_bytes == 0 ? "verified"
+			: v->repair                 ? "repaired"
+						    : "failed");
+	if (r == 0)
+		r = json_add_null(result, "fault");
+	return r == 0 ? job_set_result(v->job, TAKE(result)) : r;
+}
+
+static int prove_source(struct verification *v, struct ingest *ingest, struct error *error)
+{
+	const struct ingest_verify_job job = { .repair = v->repair,
+		.should_stop = should_stop,
+		.progress = on_progress,
+		.context = v };
+	struct ingest_verify_result found;
+	int r = ingest_verify(ingest, v->hold->machine, v->hold->group, &job, error, &found);
+	if (r == 0)
+		r = set_source_result(v, &found);
+	if (r == 0 && found.differing_bytes > 0 && !v->repair)
+		r = error_set(error, -EBADMSG,
+			"send it again: landfall verify --repair; points made meanwhile may have "
+			"the same fault",
+			"%" PRIu64 " MiB of machine %s are not what its disks hold",
+			(uint64_t)(found.differing_bytes / MIB), v->hold->machine);
+	return r;
+}
+
+/* ── the job ─────────────────────────────────────────────────────────────────────────────── */
+
 static int step_prove(struct job *job, void *context, struct error *error)
 {
 	CLEANUP(registry_release) struct hold hold = { 0 };
 	struct verification v = { .job = job, .hold = &hold };
 	struct json root;
+	struct registry *registry = context;
 	const char *machine;
-	uint64_t number;
+	uint64_t number = 0;
 	json_root(job_parameters(job), "job", &root);
 	int r = json_get_text(&root, "machine", &machine, error);
 	if (r == 0)
-		r = json_get_u64(&root, "point", &number, error);
-	if (r == 0)
-		r = registry_hold(context, machine, error, &hold);
+		r = json_find_u64(&root, "point", &number, error);
+	if (r >= 0)
+		r = json_find_bool(&root, "repair", &v.repair, error);
+	if (r >= 0)
+		r = registry_hold(registry, machine, error, &hold);
+	if (r == 0 && number == 0)
+		return registry->ingest ? prove_source(&v, registry->ingest, error) : -EOPNOTSUPP;
 	return r == 0 ? prove(&v, number, error) : r;
 }
 
 static const struct job_step steps[] = { { "read and compare", step_prove } };
 
-static int start(const struct hold *hold, const struct point *point, struct error *error,
-	struct cJSON **ret_result)
+/* `point` NULL: the current content, against the source. */
+static int start(const struct hold *hold, const struct point *point, bool repair,
+	struct error *error, struct cJSON **ret_result)
 {
 	CLEANUP(json_freep) struct cJSON *root = NULL, *parameters = NULL;
-	struct cJSON *item;
+	struct cJSON *item = NULL;
 	uint64_t job;
 	char subject[REGISTRY_NAME_BYTES + 32];
-	snprintf(subject, sizeof(subject), "%s point %" PRIu64, hold->machine, point->number);
+	if (point)
+		snprintf(subject, sizeof(subject), "%s point %" PRIu64, hold->machine,
+			point->number);
+	else
+		snprintf(subject, sizeof(subject), "%s against its source", hold->machine);
 	int r = json_new_object(&parameters);
 	if (r == 0)
 		r = json_add_text(parameters, "machine", hold->machine);
-	if (r == 0)
+	if (r == 0 && point)
 		r = json_add_u64(parameters, "point", point->number);
+	if (r == 0)
+		r = json_add_bool(parameters, "repair", repair);
 	if (r == 0)
 		r = jobs_start(hold->registry->jobs, "verify", subject, parameters, error, &job);
 	if (r == 0)
@@ -179,10 +245,10 @@ static int start(const struct hold *hold, const struct point *point, struct erro
 		r = json_new_object(&root);
 	if (r == 0)
 		r = json_add_u64(root, "job", job);
-	if (r == 0)
+	if (r == 0 && point)
 		r = point_to_json(hold->registry, hold->machine, point, &item);
 	if (r == 0)
-		r = json_add_item(root, "point", item);
+		r = item ? json_add_item(root, "point", item) : json_add_null(root, "point");
 	if (r == 0)
 		*ret_result = TAKE(root);
 	return r;
@@ -207,13 +273,19 @@ static int method_verify(void *context, struct control_peer *peer, const struct 
 		r = point_parameter(parameters, digits, error, &text);
 	if (r == 0)
 		r = registry_hold(context, machine, error, &hold);
-	if (r == 0 && repair)
+	bool asks = r == 0 && strcmp(hold.source, "agent") == 0;
+	if (asks && !text)
+		return start(&hold, NULL, repair, error, ret_result);
+	if (asks && repair)
+		r = error_set(error, -EINVAL, "leave the point out",
+			"a recovery point cannot be repaired, only what is current");
+	else if (r == 0 && repair)
 		r = error_set(error, -EOPNOTSUPP, "leave --repair out",
 			"machine %s: its source, %s, cannot be asked for its content again",
 			machine, hold.source);
 	if (r == 0)
 		r = point_select(group_history(hold.group), text, error, &point);
-	return r == 0 ? start(&hold, &point, error, ret_result) : r;
+	return r == 0 ? start(&hold, &point, false, error, ret_result) : r;
 }
 
 int methods_verify_register(struct registry *registry, struct control *control)

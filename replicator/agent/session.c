@@ -268,6 +268,8 @@ static int take_control(struct session *s, const struct event *event)
 		return session_take_disks(s, &message);
 	if (strcmp(type, "resync") == 0)
 		return session_take_resync(s, &message);
+	if (strcmp(type, "verify") == 0)
+		return session_take_verify(s, &message);
 	if (strcmp(type, "settings") == 0)
 		take_settings(s, &message);
 	if (strcmp(type, "error") == 0 || strcmp(type, "bye") == 0)
@@ -377,6 +379,8 @@ static int conduct(struct session *s)
 		r = session_pump(s, TICK_NS);
 		if (r == 0 && s->disks_answered)
 			r = session_advance_compare(s);
+		if (r == 0 && s->disks_answered)
+			r = session_advance_verify(s);
 		if (r == 0)
 			r = keep_house(s);
 	}
@@ -532,6 +536,7 @@ static void take_down(struct session *s, bool orderly)
 		s->wanted = event->next;
 		session_free_event(event);
 	}
+	session_end_verify(s);
 	pthread_cond_destroy(&s->arrived);
 	pthread_mutex_destroy(&s->lock);
 }

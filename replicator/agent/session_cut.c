@@ -399,6 +399,7 @@ int session_make_cut(struct session *s, const struct json *message)
 	if (r < 0)
 		return 0;
 	s->cut = (struct session_cut){ .number = number };
+	s->cuts++;
 	cut.application = strcmp(kind, "application") == 0;
 	forget_errors(s);
 	if (!session_is_whole(s)) {

@@ -177,7 +177,7 @@ int session_take_hashes(struct session *s, struct event *event)
 	unsigned i;
 	struct source_disk *disk = by_number(s, event->disk, &i);
 	if (!disk || !s->disks[i].comparing)
-		return 0;
+		return session_verify_hashes(s, event);
 	struct compare *compare = &s->disks[i].compare;
 	int r = 0;
 	for (uint32_t c = 0; r == 0 && c < event->count; c++) {
@@ -226,6 +226,10 @@ static bool is_hash(struct hash128 a, struct hash128 b)
 int session_take_differs(struct session *s, struct event *event)
 {
 	const struct hash128 unknown = { 0 };
+	if (!s->disks[index_of(s, event->source)].comparing) {
+		session_verify_event(s, event);
+		return 0;
+	}
 	s->disks[index_of(s, event->source)].compare.differing++;
 	bool zeros = is_hash(event->hash, s->zero_chunk);
 	if (zeros || is_hash(event->hash, unknown)) {
@@ -254,6 +258,8 @@ int session_take_compared(struct session *s, struct event *event)
 	struct session_disk *disk = &s->disks[index_of(s, event->source)];
 	if (disk->comparing)
 		compare_chunk_done(&disk->compare, event->first);
+	else
+		session_verify_event(s, event);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 /*
  * The inside of a session: session.c (connections, receiving, the conductor's loop),
- * session_disks.c (what the appliance says of disks, comparing), session_cut.c (cuts).
+ * session_disks.c (what the appliance says of disks, comparing), session_verify.c (verifying),
+ * session_cut.c (cuts).
  *
  * Receivers and the pipeline's threads only put events into the inbox; everything else is done by
  * the conductor, which alone touches what is not under the lock.
@@ -50,6 +51,26 @@ struct session_cut {
 	uint64_t point; /* once over; 0: none was made */
 };
 
+/* A verification of one disk. */
+struct session_verify {
+	bool active, repair;
+	unsigned disk; /* index */
+	uint64_t chunks, proven_count, differing_count;
+	uint64_t *proven; /* a bit a chunk; owned */
+	unsigned round;
+	uint64_t next;      /* chunk of this round */
+	bool resting;       /* until a cut has been made, */
+	uint64_t rest_cuts; /* after this many */
+	int64_t told_ns;
+	/* the batch */
+	bool asked;
+	uint64_t batch_first;
+	uint32_t batch_count, open;
+	uint64_t cuts; /* made when it was asked for */
+	uint64_t differing[COMPARE_ASK_CHUNKS];
+	unsigned batch_differing;
+};
+
 struct receiver {
 	struct session *session;
 	unsigned index;
@@ -78,6 +99,8 @@ struct session {
 	unsigned asked_hashes, asked_pages;
 	struct event *wanted, **wanted_end; /* chunks whose pages are to be asked for */
 	struct session_cut cut;
+	uint64_t cuts; /* tried: each takes marks */
+	struct session_verify verify;
 	uint64_t pass;
 	uint64_t sent_at_mark; /* bytes that had been sent when the last mark was */
 	int64_t housekeeping_ns;
@@ -112,6 +135,14 @@ int session_advance_compare(struct session *session);
 bool session_is_whole(const struct session *session);
 /* Its capture missed something: a new incarnation, told to the appliance. */
 int session_distrust(struct session *session, struct source_disk *disk, const char *why);
+
+/* ── session_verify.c ────────────────────────────────────────────────────────────────────── */
+
+int session_take_verify(struct session *session, const struct json *message);
+void session_end_verify(struct session *session);
+int session_verify_hashes(struct session *session, const struct event *event);
+void session_verify_event(struct session *session, const struct event *event);
+int session_advance_verify(struct session *session);
 
 /* ── session_cut.c ───────────────────────────────────────────────────────────────────────── */
 

@@ -83,6 +83,24 @@ def grows(appliance, agent, disk):
     equal(appliance, disk, appliance.create_point("web"))
 
 
+def verifies(appliance, agent, disk):
+    step("what is current is proven against the disk, writes meanwhile included")
+    verdict = appliance.call("verify", "web")["job"]["result"]
+    check(verdict["verdict"] == "verified" and verdict["differing_bytes"] == 0, f"{verdict}")
+    check(verdict["bytes"] == disk.size, f"{verdict['bytes']} of {disk.size} bytes were compared")
+
+
+def resyncs(appliance, agent, disk):
+    step("a resync compares everything and sends what differs: nothing")
+    before = sent(agent)
+    appliance.call("resync", "web")
+    wait_until(30, lambda: agent.status()["compared_chunks"] > 0, "nothing is compared")
+    agent.wait_state("replicating")
+    equal(appliance, disk, appliance.create_point("web"))
+    wait_until(30, lambda: not agent.status()["disks"][0]["comparing"], "it goes on comparing")
+    check(sent(agent) - before < MIB, f"{sent(agent) - before} bytes were sent for nothing")
+
+
 def test(work):
     need("losetup")
     with StrictService(work) as service, \
@@ -98,6 +116,8 @@ def test(work):
         appliance.write_config()
         appliance_dies(appliance, agent, disk)
         grows(appliance, agent, disk)
+        verifies(appliance, agent, disk)
+        resyncs(appliance, agent, disk)
         point = appliance.create_point("web", wait="vault")
         shell(BUILD / "landfall", "--socket", appliance.socket, "verify", "web", str(point["number"]))
 
