@@ -72,7 +72,7 @@ static int new_history(const struct history_options *options, struct history **r
 	pthread_mutex_init(&h->commit_lock, NULL);
 	pthread_mutex_init(&h->lock, NULL);
 	h->directory = strdup(options->directory);
-	h->headers = header_cache_new();
+	h->headers = header_cache_new(HEADER_CACHE_BYTES);
 	if (!h->directory || !h->headers) {
 		history_close(h);
 		return -ENOMEM;

@@ -445,7 +445,9 @@ bool journal_covers(const struct history *history, uint64_t from, uint64_t to);
 uint64_t point_needs_above(const struct history *history, const struct catalogue_point *p);
 
 /* header_cache.c */
-struct header_cache *header_cache_new(void);
+#define HEADER_CACHE_BYTES (32u << 20) /* of a history that is busy */
+struct header_cache *header_cache_new(uint64_t limit_bytes);
+uint64_t header_cache_bytes(struct header_cache *cache);
 void header_cache_free(struct header_cache *cache);
 void header_cache_drop(struct header_cache *cache);
 /* The blocks of a segment that hold what an extent maps. */

@@ -16,6 +16,7 @@
 #include "common/checksum.h"
 #include "common/cleanup.h"
 #include "common/rng.h"
+#include "fs/history_internal.h"
 #include "tests/unit/history_fixture.h"
 
 #define SECTORS 2048u
@@ -179,12 +180,41 @@ static void test_hashes_of_the_source_prove(void **state)
 	}
 }
 
+/* What is kept of headers is bounded, and what was let go is read and proven again. */
+static void test_headers_are_bounded(void **state)
+{
+	enum { WRITES = 1500, LIMIT = 4096 };
+	struct history_fixture *f = *state;
+	uint8_t data[SECTOR_BYTES], got[SECTOR_BYTES];
+	header_cache_free(f->history->headers);
+	f->history->headers = header_cache_new(LIMIT);
+	assert_non_null(f->history->headers);
+	for (unsigned i = 0; i < WRITES; i++)
+		fixture_write(f, i, 1, memset(data, (int)(i % 251), sizeof(data)));
+	struct rng rng;
+	rng_seed(&rng, 3);
+	bool kept = false;
+	for (unsigned i = 0; i < 4 * WRITES; i++) {
+		uint64_t lba = i < WRITES ? i : rng_below(&rng, WRITES);
+		assert_int_equal(history_read(f->history, f->disk, lba, 1, got), 0);
+		memset(data, (int)(lba % 251), sizeof(data));
+		assert_memory_equal(got, data, sizeof(data));
+		uint64_t bytes = header_cache_bytes(f->history->headers);
+		assert_true(bytes <= LIMIT);
+		kept |= bytes > LIMIT / 2;
+	}
+	assert_true(kept);
+	header_cache_drop(f->history->headers);
+	assert_int_equal(header_cache_bytes(f->history->headers), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_any_read_of_any_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rot_costs_its_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_pass_reads_and_proves, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_headers_are_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hashes_of_the_source_prove, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
