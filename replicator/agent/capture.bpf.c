@@ -66,7 +66,7 @@ struct request___old {
 } KERNEL_STRUCT;
 
 enum { OP_MASK = 0xff, OP_DISCARD = 3, OP_PASSTHROUGH = 32 };
-enum { FAN = 1 << CAPTURE_FAN_SHIFT, RUN_MAX = 2 * FAN, BIOS_MAX = 256 };
+enum { FAN = 1 << CAPTURE_FAN_SHIFT, RUN_MAX = 2 * FAN, BIOS_MAX = 256, HANDED = 4 };
 
 struct inflight {
 	uint64_t sector;
@@ -76,14 +76,15 @@ struct inflight {
 
 /* Requests that the first program has seen and the second has not yet, on one processor. */
 struct handed {
-	uint64_t requests[4];
+	uint64_t requests[HANDED];
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, CAPTURE_DEVICES);
-	__type(key, uint32_t); /* major << 20 | minor */
-	__type(value, uint32_t);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, CAPTURE_INDEX);
+	__type(key, uint32_t);
+	__type(value, uint64_t);
 } device_of SEC(".maps");
 
 struct {
@@ -236,15 +237,21 @@ __attribute__((noinline)) int mark(uint32_t device_index, uint64_t sector, uint6
 	return 0;
 }
 
-/* The device's index is found first, as that is what `mark` wants. */
 static __always_inline struct capture_device *device_find(uint32_t kernel_dev, uint32_t *ret_index)
 {
-	uint32_t *index = bpf_map_lookup_elem(&device_of, &kernel_dev);
+	for (uint32_t probe = 0; probe < CAPTURE_PROBES; probe++) {
+		uint32_t at = capture_index_of(kernel_dev, probe), index;
+		uint64_t *entry = bpf_map_lookup_elem(&device_of, &at), value;
 
-	if (!index)
-		return 0;
-	*ret_index = *index;
-	return bpf_map_lookup_elem(&devices, index);
+		if (!entry || !(value = *entry))
+			return 0;
+		index = (uint32_t)value - 1;
+		if (value >> 32 != kernel_dev || index >= CAPTURE_DEVICES)
+			continue;
+		*ret_index = index;
+		return bpf_map_lookup_elem(&devices, &index);
+	}
+	return 0;
 }
 
 static __always_inline struct capture_counters *counters(struct capture_device *device)
@@ -338,22 +345,23 @@ static __always_inline int completed(struct request *rq, uint32_t bytes, int sec
 
 	if (!(op & 1))
 		return 0;
-	device = device_find(request_disk_number(rq), &index);
-	if (!device)
-		return 0;
 	h = bpf_map_lookup_elem(&handed, &zero);
 	if (!h)
 		return 0;
 	if (second) {
-		for (unsigned i = 0; i < 4; i++) {
+		for (unsigned i = 0; i < HANDED; i++) {
 			if (h->requests[i] == (uint64_t)rq) {
 				h->requests[i] = 0;
 				return 0;
 			}
 		}
-	} else {
+	}
+	device = device_find(request_disk_number(rq), &index);
+	if (!device)
+		return 0;
+	if (!second) {
 		unsigned i = !h->requests[0] ? 0 : !h->requests[1] ? 1 : !h->requests[2] ? 2 : 3;
-		h->requests[i & 3] = (uint64_t)rq;
+		h->requests[i % HANDED] = (uint64_t)rq;
 	}
 	if (op >= OP_PASSTHROUGH) {
 		__sync_fetch_and_add(&counters(device)->opaque, 1);

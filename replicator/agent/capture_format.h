@@ -26,10 +26,22 @@ typedef __UINT64_TYPE__ uint64_t;
 #define CAPTURE_DEVICES 64u        /* gendisks */
 #define CAPTURE_SLOTS 128u         /* disks; twice as many, as growing takes a second one */
 #define CAPTURE_SLOTS_A_DEVICE 16u /* partitions of one gendisk that are tracked */
+#define CAPTURE_INDEX 256u         /* entries of the table that finds a device */
+#define CAPTURE_PROBES 8u          /* entries of it that a device may be in */
 #define CAPTURE_STRIPES 8u         /* counters, by processor */
 #define CAPTURE_PAGE_BYTES 4096u   /* of marks: one element of the map */
 #define CAPTURE_FAN_SHIFT 7u       /* blocks a level: 128 */
 #define CAPTURE_INFLIGHT 16384u    /* writes under way on disks without a request queue */
+
+/*
+ * Finds a device by its gendisk: an entry is (number of the gendisk) << 32 | (device + 1), in one
+ * of CAPTURE_PROBES places from capture_index_of on. 0 ends the search; an entry of a device that
+ * is gone has 0 for its lower half, and may be taken by another.
+ */
+static inline uint32_t capture_index_of(uint32_t kernel_dev, uint32_t probe)
+{
+	return ((kernel_dev * 2654435769u >> 24) + probe) % CAPTURE_INDEX;
+}
 
 enum capture_device_flags {
 	CAPTURE_BIO_BASED = 1u << 0 /* ends of writes are seen on the bio, not on a request */

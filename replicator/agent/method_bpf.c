@@ -62,6 +62,7 @@ struct method_bpf {
 	char *pin_dir; /* NULL: nothing is pinned */
 	int lock_fd;
 	int maps[MAPS];
+	uint64_t *index;        /* [CAPTURE_INDEX] */
 	int programs[PROGRAMS]; /* negative: not attached, as this kernel has no such tracepoint */
 	int links[PROGRAMS];
 };
@@ -93,8 +94,12 @@ static int map_memory(int fd, size_t bytes, void **ret_memory)
 
 static int map_tables(struct method_bpf *m)
 {
-	void *devices, *slots, *registry;
-	int r = map_memory(
+	void *index, *devices, *slots, *registry;
+	int r = map_memory(m->maps[MAP_DEVICE_OF], sizeof(uint64_t) * CAPTURE_INDEX, &index);
+	if (r < 0)
+		return r;
+	m->index = index;
+	r = map_memory(
 		m->maps[MAP_DEVICES], sizeof(struct capture_device) * CAPTURE_DEVICES, &devices);
 	if (r < 0)
 		return r;
@@ -143,9 +148,11 @@ static void unmap(void *memory, size_t bytes)
 /* Lets go of everything this process holds. */
 static void release(struct method_bpf *m)
 {
+	unmap(m->index, sizeof(uint64_t) * CAPTURE_INDEX);
 	unmap(m->base.devices, sizeof(struct capture_device) * CAPTURE_DEVICES);
 	unmap(m->base.slots, sizeof(struct capture_slot) * CAPTURE_SLOTS);
 	unmap(m->base.registry, sizeof(struct capture_registry));
+	m->index = NULL;
 	m->base.devices = NULL;
 	m->base.slots = NULL;
 	m->base.registry = NULL;
@@ -354,6 +361,8 @@ static int find(struct method_bpf *m)
 	if (r == 0)
 		r = check_map(m->maps[MAP_REGISTRY], sizeof(struct capture_registry), 1);
 	if (r == 0)
+		r = check_map(m->maps[MAP_DEVICE_OF], sizeof(uint64_t), CAPTURE_INDEX);
+	if (r == 0)
 		r = check_map(m->maps[MAP_DEVICES], sizeof(struct capture_device), CAPTURE_DEVICES);
 	if (r == 0)
 		r = check_map(m->maps[MAP_SLOTS], sizeof(struct capture_slot), CAPTURE_SLOTS);
@@ -452,17 +461,32 @@ static void bpf_map_close(
 
 static int bpf_device_put(struct method *method, uint32_t kernel_dev, unsigned index)
 {
-	struct method_bpf *m = (struct method_bpf *)method;
-	uint32_t value = index;
-	return bpf_map_update_elem(m->maps[MAP_DEVICE_OF], &kernel_dev, &value, BPF_ANY) < 0
-		       ? -errno
-		       : 0;
+	const struct method_bpf *m = (const struct method_bpf *)method;
+	uint64_t *place = NULL;
+
+	for (uint32_t probe = 0; probe < CAPTURE_PROBES; probe++) {
+		uint64_t *entry = &m->index[capture_index_of(kernel_dev, probe)];
+		if (*entry >> 32 == kernel_dev && *entry != 0) {
+			place = entry;
+			break;
+		}
+		if ((uint32_t)*entry == 0 && !place)
+			place = entry;
+	}
+	if (!place)
+		return -ENOSPC;
+	__atomic_store_n(place, (uint64_t)kernel_dev << 32 | (index + 1), __ATOMIC_SEQ_CST);
+	return 0;
 }
 
 static void bpf_device_drop(struct method *method, uint32_t kernel_dev)
 {
-	struct method_bpf *m = (struct method_bpf *)method;
-	bpf_map_delete_elem(m->maps[MAP_DEVICE_OF], &kernel_dev);
+	const struct method_bpf *m = (const struct method_bpf *)method;
+	for (uint32_t probe = 0; probe < CAPTURE_PROBES; probe++) {
+		uint64_t *entry = &m->index[capture_index_of(kernel_dev, probe)];
+		if (*entry >> 32 == kernel_dev)
+			__atomic_store_n(entry, (uint64_t)kernel_dev << 32, __ATOMIC_SEQ_CST);
+	}
 }
 
 static int program_info(const struct method_bpf *m, unsigned which, struct bpf_prog_info *ret_info)

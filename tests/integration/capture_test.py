@@ -7,6 +7,7 @@ the process; the freeze never outlives anybody.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import random
@@ -168,15 +169,15 @@ def found_out(work):
     with BpfDirectory(work) as pin, LoopDisk(work, "missed", 64) as disk:
         with Tool(work, pairs_of(disk), "bpf", pin) as tool:
             tool.ask("copy")
-            table = shell("bpftool", "-j", "map", "dump", "pinned", pin / "device_of")
-            check(disk.device and '"key"' in table, table)
-            number = os.stat(disk.device).st_rdev
-            key = [f"{b}" for b in ((os.major(number) << 20) | os.minor(number)).to_bytes(4, "little")]
-            shell("bpftool", "map", "delete", "pinned", pin / "device_of", "key", *key)
+            table = json.loads(shell("bpftool", "-j", "map", "dump", "pinned", pin / "device_of"))
+            used = [entry for entry in table if any(int(byte, 16) for byte in entry["value"])]
+            check(len(used) == 1, used)
+            update = ["bpftool", "map", "update", "pinned", pin / "device_of", "key", *used[0]["key"],
+                      "value"]
+            shell(*update, *["0"] * 8)
             shell("dd", "if=/dev/urandom", f"of={disk.device}", "bs=4096", "count=1", "seek=77",
                   "oflag=direct", "conv=notrunc")
-            shell("bpftool", "map", "update", "pinned", pin / "device_of", "key", *key, "value", "0",
-                  "0", "0", "0")
+            shell(*update, *used[0]["value"])
             answer = tool.ask("check 500")
             check(" lost fewer bytes" in answer, answer)
             check(" lost " in tool.ask("check 100"), "a loss was forgotten")
