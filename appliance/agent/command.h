@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "common/error.h"
+#include "replicator/agent/run.h"
 
 /* As the command line of the appliance. */
 enum agent_exit {
@@ -65,6 +66,16 @@ const char *agent_argument_at(
 const char *agent_argument_needed(
 	const struct agent_arguments *arguments, const char *name, struct error *error);
 
+/* The disks that --disk names (disks.c). A zeroed one may be freed. */
+struct agent_disks {
+	struct agent_disk disks[SOURCE_DISKS_MAX];
+	char *texts[SOURCE_DISKS_MAX]; /* owned: what the disks point to */
+	unsigned count;
+};
+int agent_disks_read(
+	const struct agent_arguments *arguments, struct agent_disks *disks, struct error *error);
+void agent_disks_free(struct agent_disks *disks);
+
 /* Help for one command, or for all (NULL). */
 void agent_print_help(const struct agent_command *command, FILE *out);
 
@@ -76,3 +87,4 @@ enum agent_exit agent_fail(const struct error *error);
 enum agent_exit agent_enroll(const struct agent_arguments *arguments);
 enum agent_exit agent_replicate(const struct agent_arguments *arguments);
 enum agent_exit agent_show_status(const struct agent_arguments *arguments);
+enum agent_exit agent_measure(const struct agent_arguments *arguments);

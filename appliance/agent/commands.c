@@ -62,9 +62,27 @@ static const struct agent_option status[] = {
 	END,
 };
 
+static const struct agent_option measure[] = {
+	{ "duration", "TIME", "for so long (10m)", false, false },
+	{ "disk", "ID=PATH", "a disk to watch; none named: every disk of the machine", true,
+		false },
+	{ "rpo", "TIME", "wanted recovery point objective, in the vault (5m)", false, false },
+	{ "point-interval", "TIME", "between recovery points on the appliance (60s)", false,
+		false },
+	{ "outage", "TIME", "without the vault that the journal is to bridge (24h)", false, false },
+	{ "bandwidth", "RATE", "to the vault, e.g. 20M (what the RPO needs)", false, false },
+	{ "price-requests", "PRICE", "of 10,000 writes to the vault (0.0005)", false, false },
+	{ "price-storage", "PRICE", "of a GB in the vault for a month (0.045)", false, false },
+	{ "price-traffic", "PRICE", "of a GB out of the source's network (0.09)", false, false },
+	{ "json", NULL, "print one JSON document", false, false },
+	END,
+};
+
 const struct agent_command agent_commands[] = {
 	{ "enroll", "win a certificate for this machine", enroll, agent_enroll },
 	{ "run", "replicate this machine's disks until told to stop", run, agent_replicate },
 	{ "status", "tell how the running agent fares", status, agent_show_status },
+	{ "measure", "watch what changes, without replicating, and tell what it takes", measure,
+		agent_measure },
 	{ NULL, NULL, NULL, NULL },
 };

@@ -25,46 +25,22 @@
 #define BPF_FS_MAGIC_NUMBER 0xcafe4a11
 
 struct words {
-	struct agent_disk disks[SOURCE_DISKS_MAX];
-	char *texts[SOURCE_DISKS_MAX]; /* owned: the disks' words */
-	unsigned disk_count;
+	struct agent_disks disks;
 	const char *freeze[PATHS_MAX + 1];
 };
 
 static void words_free(struct words *words)
 {
-	for (unsigned i = 0; i < words->disk_count; i++)
-		free(words->texts[i]);
+	agent_disks_free(&words->disks);
 }
 
 /* ── words ───────────────────────────────────────────────────────────────────────────────── */
-
-static int read_disk(struct words *words, const char *word, struct error *error)
-{
-	const char *equals = strchr(word, '=');
-	if (!equals || equals == word || !equals[1])
-		return error_set(error, -EINVAL, "write e.g. --disk root=/dev/sda",
-			"--disk %.80s is not ID=PATH", word);
-	if (words->disk_count == SOURCE_DISKS_MAX)
-		return error_set(
-			error, -EINVAL, NULL, "more than %u disks are named", SOURCE_DISKS_MAX);
-	char *text = strdup(word);
-	if (!text)
-		return error_set(error, -ENOMEM, NULL, "out of memory");
-	text[equals - word] = '\0';
-	words->texts[words->disk_count] = text;
-	words->disks[words->disk_count++] =
-		(struct agent_disk){ .id = text, .path = text + (equals - word) + 1 };
-	return name_check("disk", text, error);
-}
 
 static int read_words(
 	const struct agent_arguments *arguments, struct words *words, struct error *error)
 {
 	const char *word;
-	int r = 0;
-	for (unsigned i = 0; r == 0 && (word = agent_argument_at(arguments, "disk", i)); i++)
-		r = read_disk(words, word, error);
+	int r = agent_disks_read(arguments, &words->disks, error);
 	for (unsigned i = 0; r == 0 && (word = agent_argument_at(arguments, "freeze", i)); i++) {
 		if (i == PATHS_MAX)
 			return error_set(error, -EINVAL, NULL, "more than %u --freeze", PATHS_MAX);
@@ -186,7 +162,7 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 	struct agent_options options = { .io = io_posix(),
 		.state_dir = state ? state : IDENTITY_DEFAULT_DIR,
 		.status_path = status ? status : AGENT_STATUS_DEFAULT_PATH,
-		.disks = words.disks,
+		.disks = words.disks.disks,
 		.freeze_paths = words.freeze,
 		.pre_freeze = agent_argument(arguments, "pre-freeze"),
 		.post_thaw = agent_argument(arguments, "post-thaw"),
@@ -199,7 +175,7 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 		r = read_options(arguments, &options, &error);
 	if (r < 0)
 		return agent_fail(&error);
-	options.disk_count = words.disk_count;
+	options.disk_count = words.disks.count;
 	CLEANUP_CLOSE int stop = stop_signals(&error);
 	if (stop < 0)
 		return agent_fail(&error);
