@@ -30,7 +30,7 @@
 #define BACKLOG 128
 #define FINISH_MS 2000
 #define OUT_OF_FILES_MS 200
-#define THREAD_STACK_BYTES (512u << 10)
+#define THREAD_STACK_BYTES (1u << 20)
 /* Strangers must not fill the log. */
 #define LOG_LINES_A_MINUTE 20
 
@@ -40,6 +40,7 @@ struct guest {
 	struct connection *connection;
 	uint8_t address[16]; /* IPv6, v4-mapped; the /64 of an IPv6 address */
 	bool pending, known;
+	bool dismissed; /* told to go, to make room */
 };
 
 struct agent_listener {
@@ -226,6 +227,20 @@ static void address_of(const struct sockaddr_storage *from, uint8_t ret_address[
 	}
 }
 
+/* Whoever has been a stranger the longest makes room: a handful of silent ones must not keep those
+ * who do speak outside. Under lock. */
+static void dismiss_oldest(struct agent_listener *listener)
+{
+	struct guest *oldest = NULL;
+	for (struct guest *guest = listener->guests; guest; guest = guest->next)
+		if (guest->pending && !guest->dismissed)
+			oldest = guest;
+	if (oldest) {
+		oldest->dismissed = true;
+		connection_stop(oldest->connection);
+	}
+}
+
 /* Under lock. NULL: there is room. */
 static const char *why_not(struct agent_listener *listener, const uint8_t address[static 16])
 {
@@ -234,12 +249,14 @@ static const char *why_not(struct agent_listener *listener, const uint8_t addres
 		return "stopping";
 	if (listener->count >= AGENT_LISTENER_CONNECTIONS)
 		return "too many connections";
-	if (listener->pending >= AGENT_LISTENER_PENDING)
+	if (listener->pending >= 2 * AGENT_LISTENER_PENDING)
 		return "too many connections that have not said who they are";
 	for (const struct guest *guest = listener->guests; guest; guest = guest->next)
 		same += guest->pending && memcmp(guest->address, address, 16) == 0;
 	if (same >= AGENT_LISTENER_PENDING_ADDRESS)
 		return "too many connections of one address that have not said who they are";
+	if (listener->pending >= AGENT_LISTENER_PENDING)
+		dismiss_oldest(listener);
 	return NULL;
 }
 

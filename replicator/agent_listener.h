@@ -17,7 +17,7 @@
 #include "replicator/wire/connection.h"
 #include "replicator/wire/tls.h"
 
-#define AGENT_LISTENER_PENDING 64u        /* strangers at once */
+#define AGENT_LISTENER_PENDING 64u        /* strangers at once; then the oldest goes */
 #define AGENT_LISTENER_PENDING_ADDRESS 8u /* from one address (IPv6: one /64) */
 #define AGENT_LISTENER_CONNECTIONS 1024u  /* altogether */
 #define AGENT_LISTENER_HANDSHAKE_MS 10000

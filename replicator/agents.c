@@ -69,10 +69,12 @@ int agents_listen(struct agents *agents, const struct agents_door *door, struct 
 	struct agent_listener *listener;
 	agents->may_enroll = door->may_enroll;
 	agents->may_enroll_context = door->context;
-	int r = agent_listener_new(&options, error, &listener);
-	if (r < 0)
-		return r;
+	struct error problem = { 0 };
+	int r = agent_listener_new(&options, &problem, &listener);
 	SCOPED_LOCK(&agents->listener_lock);
+	agents->problem = problem;
+	if (r < 0)
+		return error_set(error, r, problem.mend, "%s", problem.message);
 	agents->listener = listener;
 	return 0;
 }
@@ -83,6 +85,18 @@ void agents_stop(struct agents *agents)
 	struct agent_listener *listener = TAKE(agents->listener);
 	pthread_mutex_unlock(&agents->listener_lock);
 	agent_listener_free(listener);
+}
+
+int agents_problem(struct agents *agents, struct error *error)
+{
+	SCOPED_LOCK(&agents->listener_lock);
+	if (agents->listener)
+		return 0;
+	if (agents->problem.code == 0)
+		return error_set(error, -ENOTCONN, "set [appliance] listen and restart landfalld",
+			"[appliance] listen is none");
+	return error_set(
+		error, agents->problem.code, agents->problem.mend, "%s", agents->problem.message);
 }
 
 uint16_t agents_port(struct agents *agents)

@@ -41,6 +41,9 @@ struct agents_door {
 
 /* Opens the door. What `door` points to outlives agents_stop, the address excepted. */
 int agents_listen(struct agents *agents, const struct agents_door *door, struct error *error);
+/* Why agents are not answered: what agents_listen said last, or that nobody asked for it
+ * ([appliance] listen is none). 0 if they are. */
+int agents_problem(struct agents *agents, struct error *error);
 /* Closes it, ends every connection and waits until all have come back. */
 void agents_stop(struct agents *agents);
 /* The port it listens on; 0: it does not. */

@@ -27,8 +27,9 @@ struct agents {
 	struct tls_context *tls;
 
 	pthread_mutex_t lock;
-	pthread_mutex_t listener_lock; /* of the pointer alone; held while its guests are checked */
+	pthread_mutex_t listener_lock; /* of the pointer; held while its guests are checked */
 	struct agent_listener *listener;
+	struct error problem; /* under listener_lock: why there is none */
 	agents_may_enroll *may_enroll;
 	void *may_enroll_context;
 };

@@ -406,6 +406,18 @@ static void rule_no_vault(const struct appliance_facts *f, struct board *board)
 	SAY(a->mend, "add [vault] to landfall.conf, restart landfalld, run 'landfall vault init'");
 }
 
+static void rule_agents_port(const struct appliance_facts *f, struct board *board)
+{
+	if (f->agents_error.code == 0 || f->agent_machine_count == 0)
+		return;
+	struct alert *a = raise_alert(board, "agents-port", true);
+	SAY(a->text, "the port for agents is not open: %u machines cannot replicate",
+		f->agent_machine_count);
+	SAY(a->cause, "%s", f->agents_error.message);
+	SAY(a->mend, "%s",
+		f->agents_error.mend[0] ? f->agents_error.mend : "check [appliance] listen");
+}
+
 void alerts_evaluate_appliance(
 	const struct appliance_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count)
 {
@@ -413,6 +425,7 @@ void alerts_evaluate_appliance(
 	struct board board = { .alerts = next, .now_ns = facts->now_ns };
 	rule_disk_full(facts, &board);
 	rule_cache_failed(facts, &board);
+	rule_agents_port(facts, &board);
 	rule_no_vault(facts, &board);
 	rule_vault(facts, &board);
 	replace(alerts, count, &board);

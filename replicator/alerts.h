@@ -78,6 +78,8 @@ struct appliance_facts {
 	uint64_t journal_limit_bytes, journal_used_bytes;
 	struct error cache_error; /* code 0: fine */
 	const char *cache_path;
+	unsigned agent_machine_count;
+	struct error agents_error; /* why agents cannot be answered; code 0: they are */
 };
 
 void alerts_evaluate_appliance(const struct appliance_facts *facts,

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "replicator/agents.h"
 #include "replicator/registry_internal.h"
 
 #define UPKEEP_NS NS_PER_S
@@ -65,12 +66,17 @@ static void watch_appliance(struct registry *registry)
 {
 	uint64_t free_bytes = 0, used = 0;
 	int r = io_free_bytes(registry->io, registry->journal_dir, &free_bytes);
+	struct error agents_error = { 0 };
+	if (registry->agents)
+		(void)agents_problem(registry->agents, &agents_error);
 	SCOPED_LOCK(&registry->lock);
 	if (r == 0)
 		registry->journal_free_bytes = free_bytes;
-	unsigned machines = 0;
-	for (struct machine_entry *m = registry->machines; m; m = m->next)
+	unsigned machines = 0, agents = 0;
+	for (struct machine_entry *m = registry->machines; m; m = m->next) {
 		machines++;
+		agents += strcmp(m->source, "agent") == 0;
+	}
 	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct history_stats stats = { 0 };
 		struct history *history = g->group && !g->ending ? group_history(g->group) : NULL;
@@ -87,7 +93,9 @@ static void watch_appliance(struct registry *registry)
 		.journal_limit_bytes = registry->journal_bytes,
 		.journal_used_bytes = used,
 		.cache_error = registry->cache_error,
-		.cache_path = registry->cache_path };
+		.cache_path = registry->cache_path,
+		.agent_machine_count = agents,
+		.agents_error = agents_error };
 	alerts_evaluate_appliance(&facts, registry->alerts, &registry->alert_count);
 }
 

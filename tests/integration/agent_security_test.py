@@ -388,6 +388,17 @@ def slow_ones(a, port, identity):
         check(closed_within(connection, 25), "a stranger may stay for ever")
     for connection in idle:
         connection.close()
+    # From many addresses: the oldest make room for those who speak.
+    crowd = [socket.create_connection(("127.0.0.1", port), 5,
+                                      source_address=(f"127.0.1.{i // 8 + 1}", 0))
+             for i in range(64)]
+    with Wire(port, identity) as wire:
+        wire.say({"type": "renew", "csr": "none"})
+        check(wire.hear()["type"] == "error", "strangers keep a machine outside")
+    check(closed_within(crowd[0], 5), "nobody had to make room")
+    check(not closed_within(crowd[-1], 0.2), "the newest had to make room")
+    for connection in crowd:
+        connection.close()
     # The handshake done, and then nothing; or one byte a second.
     with Wire(port) as wire:
         wire.send(frame(CONTROL, b"{}")[:1])
@@ -417,12 +428,19 @@ def test(work):
         old_tls(port, new_key(a)[0])
         liars(port, web3)
         slow_ones(a, port, web3)
-        step("a restart forgets nothing")
+        step("a port that another has: an alert, and open by itself when it is free")
         a.stop()
         a.settings["appliance"]["listen"] = f"127.0.0.1:{port}"
         a.write_config()
-        a.start()
-        port = a.agent_port()
+        with socket.create_server(("127.0.0.1", port)):
+            a.start()
+            alert = wait_until(20, lambda: next((x for x in a.call("status")["appliance"]["alerts"] if
+                                                 x["code"] == "agents-port"), None), "no alert")
+            check(alert["severity"] == "critical" and alert["mend"], f"{alert}")
+        check(a.agent_port() == port, "it listens on another port")
+        wait_until(20, lambda: not any(x["code"] == "agents-port"
+                                       for x in a.call("status")["appliance"]["alerts"]), "the alert stays")
+        step("a restart has forgotten nothing")
         refused_at_handshake(port, web1.identity, ["revoked"])
         with Wire(port, web3) as wire:
             wire.say({"type": "renew", "csr": "none"})

@@ -272,6 +272,15 @@ static void the_appliances_own(void **state)
 	assert_int_equal(count, 1);
 	assert_string_equal(alerts[0].code, "cache-failed");
 	f.cache_error = (struct error){ 0 };
+	error_set(&f.agents_error, -EADDRINUSE, "end what listens there", "in use");
+	alerts_evaluate_appliance(&f, alerts, &count); /* no machine needs it */
+	assert_int_equal(count, 0);
+	f.agent_machine_count = 1;
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_true(count == 1 && alerts[0].critical);
+	assert_string_equal(alerts[0].code, "agents-port");
+	assert_string_equal(alerts[0].mend, "end what listens there");
+	f.agents_error = (struct error){ 0 };
 	f.vault_configured = true;
 	error_set(&f.vault_error, -EACCES, NULL, "403 AuthenticationFailed");
 	alerts_evaluate_appliance(&f, alerts, &count); /* the machine's group says it */
