@@ -88,6 +88,7 @@ struct connection {
 	atomic_int failure;         /* 0: none */
 
 	atomic_bool ping_due, pong_due;
+	atomic_bool left_behind; /* the socket was full: `leaving` holds something */
 	atomic_llong heard_ns, said_ns, progress_ns; /* monotonic */
 	atomic_ullong sent_bytes, received_bytes, sent_frames, received_frames;
 	atomic_llong blocked_ns;

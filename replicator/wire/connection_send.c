@@ -61,6 +61,7 @@ int connection_flush(struct connection *connection, bool wait, struct error *err
 {
 	struct wire_buffer *leaving = &connection->leaving;
 	atomic_store(&connection->progress_ns, connection_now_ns());
+	atomic_store(&connection->left_behind, false);
 	while (next_batch(connection)) {
 		ssize_t n = send(connection->fd, leaving->data + leaving->start,
 			leaving->end - leaving->start, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -75,8 +76,10 @@ int connection_flush(struct connection *connection, bool wait, struct error *err
 		if (errno != EAGAIN)
 			return connection_fail_sending(
 				connection, error, errno == EPIPE ? -ECONNRESET : -errno);
-		if (!wait)
+		if (!wait) {
+			atomic_store(&connection->left_behind, true);
 			return -EAGAIN;
+		}
 		int r = wait_for_room(connection, error);
 		if (r < 0)
 			return r;
@@ -113,6 +116,8 @@ static int write_due(struct connection *connection)
 /* Something the library wrote by itself, or was left when the socket was full. */
 static bool has_output(struct connection *connection)
 {
+	if (atomic_load(&connection->left_behind))
+		return true;
 	SCOPED_LOCK(&connection->tls_lock);
 	return connection->out.end > connection->out.start;
 }

@@ -59,8 +59,8 @@ struct wire_frame {
 static_assert(sizeof(struct wire_frame) == 40, "as documented");
 
 /* DATA: this, then the XXH3-64 of each page of the payload, then the payload, at most
- * WIRE_MAX_DATA_BYTES. It begins at a page of the disk and holds whole pages; what a source's disk has
- * not of its last one is zeros. */
+ * WIRE_MAX_DATA_BYTES. It begins at a page of the disk and holds whole pages; what a source's disk
+ * has not of its last one is zeros. */
 struct wire_data {
 	uint16_t disk; /* as the appliance numbered it */
 	uint16_t unused16;

@@ -522,6 +522,37 @@ static void silence_is_asked_and_then_given_up(void **state)
 	close_pair(&pair);
 }
 
+/* What a full socket did not take at once goes out as soon as it does, though nobody sends any
+ * more. */
+static void nothing_is_left_behind(void **state)
+{
+	struct pair pair;
+	struct wire_frame frame;
+	struct wire_zero zero = { .disk = 1, .sectors = 8 };
+	uint64_t room[64];
+	unsigned sent = 0, taken = 0;
+	open_good_pair(*state, &pair);
+	pthread_mutex_lock(&pair.client->send_lock);
+	for (int r = 0; r == 0; sent++) {
+		frame_make(WIRE_ZERO, 0, ++pair.client->send_sequence, sizeof(zero), &zero,
+			sizeof(zero), &frame);
+		assert_int_equal(connection_tls_write(pair.client, &frame, sizeof(frame), NULL), 0);
+		assert_int_equal(connection_tls_write(pair.client, &zero, sizeof(zero), NULL), 0);
+		r = connection_flush(pair.client, false, NULL);
+		assert_true(r == 0 || r == -EAGAIN);
+	}
+	pthread_mutex_unlock(&pair.client->send_lock);
+	for (unsigned i = 0; i < 200 && taken < sent; i++) {
+		while (connection_receive(pair.server, 10, room, sizeof(room), &frame, NULL) == 0)
+			taken++;
+		assert_int_equal(
+			connection_receive(pair.client, 10, room, sizeof(room), &frame, NULL),
+			-EAGAIN);
+	}
+	assert_int_equal(taken, sent);
+	close_pair(&pair);
+}
+
 static void a_last_word_is_heard(void **state)
 {
 	struct pair pair;
@@ -611,6 +642,7 @@ int main(void)
 		TEST(stopping_ends_all_calls),
 		TEST(a_peer_that_is_gone_is_noticed),
 		TEST(silence_is_asked_and_then_given_up),
+		TEST(nothing_is_left_behind),
 		TEST(a_last_word_is_heard),
 		TEST(strangers_are_sent_away),
 		TEST(the_first_word_has_a_deadline),
