@@ -187,6 +187,8 @@ enum exit_code cli_job_cancel(struct cli *cli);
 enum exit_code cli_key_create(struct cli *cli);
 enum exit_code cli_key_list(struct cli *cli);
 enum exit_code cli_key_revoke(struct cli *cli);
+enum exit_code cli_agent_install(struct cli *cli);
+enum exit_code cli_agent_uninstall(struct cli *cli);
 enum exit_code cli_policy_set(struct cli *cli);
 enum exit_code cli_policy_list(struct cli *cli);
 enum exit_code cli_policy_show(struct cli *cli);

@@ -101,6 +101,19 @@ static const struct cli_option takeover[] = {
 	END,
 };
 
+static const struct cli_option agent_install[] = {
+	LOCAL_OPTION("machine", "NAME", "the machine's name here"),
+	LOCAL_OPTION("identity", "FILE", "the private key for ssh (what ssh is set up to use)"),
+	LOCAL_OPTION(
+		"appliance", "HOST:PORT", "where agents reach this appliance (its name, 9443)"),
+	{ "disk", "ID=PATH", "a disk to protect (all of the machine); repeatable", true, true },
+	END,
+};
+static const struct cli_option agent_uninstall[] = {
+	LOCAL_OPTION("identity", "FILE", "the private key for ssh (what ssh is set up to use)"),
+	END,
+};
+
 const struct cli_command cli_commands[] = {
 	{ "status", "[MACHINE]", "health, RPO, lag, rates and alerts", status, cli_status },
 	{ "machine add", "NAME", "protect a machine", machine_add, cli_machine_add },
@@ -115,6 +128,10 @@ const struct cli_command cli_commands[] = {
 	{ "key list", "", "list registration keys", none, cli_key_list },
 	{ "key revoke", "ID", "revoke a registration key and what was won with it", none,
 		cli_key_revoke },
+	{ "agent install", "USER@HOST", "install the agent on a machine over ssh", agent_install,
+		cli_agent_install },
+	{ "agent uninstall", "USER@HOST", "remove the agent from a machine over ssh",
+		agent_uninstall, cli_agent_uninstall },
 	{ "point list", "MACHINE", "list recovery points", none, cli_point_list },
 	{ "point show", "MACHINE [POINT]", "show a recovery point", none, cli_point_show },
 	{ "point create", "MACHINE", "make a recovery point now", point_create, cli_point_create },
