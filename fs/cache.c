@@ -539,7 +539,8 @@ static int cache_base_read_live(
 int cache_base_new(
 	struct cache *cache, const struct uuid *group, struct base *below, struct base **ret_base)
 {
-	static const struct base_ops ops = { .read = cache_base_read, .read_live = cache_base_read_live };
+	static const struct base_ops ops = { .read = cache_base_read,
+		.read_live = cache_base_read_live };
 	CLEANUP_FREE struct cache_base *b = calloc(1, sizeof(*b));
 	if (!b)
 		return -ENOMEM;

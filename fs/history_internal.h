@@ -55,7 +55,7 @@ struct batch {
 	uint32_t record; /* offset of the open data record; UINT32_MAX: none is open */
 	uint32_t record_payload;
 	uint32_t record_hashes; /* in the open record */
-	uint64_t staged_bytes;  /* payload */
+	uint64_t staged_bytes;  /* what it counts for in the history's, no less than `used` */
 	bool closed;
 	uint8_t *data;
 };
@@ -193,6 +193,7 @@ struct history {
 
 #define STAGE_LIMIT_BYTES (8u << 20)
 #define STAGE_HARD_LIMIT_BYTES (10u << 20)
+/* A commit is at most what may be staged and one call more: below JOURNAL_MAX_COMMIT_BYTES. */
 #define BATCH_BYTES ((1u << 20) + (64u << 10))
 
 /* segment.c */

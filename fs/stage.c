@@ -223,12 +223,18 @@ int stage_point_flags(struct history *history, const struct journal_point_flags 
 	uint64_t count, uint64_t *ret_lsn)
 {
 	int r = 0;
+	uint64_t more = count > 0 ? (count - 1) / JOURNAL_MAX_POINT_FLAGS * JOURNAL_PAGE_BYTES : 0;
+	/* All or none: what the first records take must not keep the last one out. */
+	if (history->staged_bytes > 0 && history->staged_bytes + more > STAGE_HARD_LIMIT_BYTES)
+		return -EAGAIN;
 	for (uint64_t done = 0; done < count && r == 0;) {
 		struct journal_record record = { .type = JOURNAL_POINT_FLAGS };
 		record.count = (uint16_t)MIN(count - done, (uint64_t)JOURNAL_MAX_POINT_FLAGS);
 		for (unsigned i = 0; i < record.count; i++)
 			record.point_flags[i] = all_flags(history, &changes[done + i]);
 		r = stage_record(history, &record, ret_lsn);
+		if (r < 0 && done > 0)
+			history->failed = true;
 		done += record.count;
 	}
 	return r;
@@ -274,8 +280,9 @@ static uint32_t payload_bytes(const struct write *w)
 	return w->zero ? 0 : (uint32_t)(w->sectors * SECTOR_BYTES);
 }
 
-/* Finds or begins a data record that takes all of `w`. */
-static int data_record(struct history *history, const struct write *w)
+/* Finds or begins a data record that takes all of `w`. `ret_begun`: bytes of the journal that it
+ * takes for itself, at most. */
+static int data_record(struct history *history, const struct write *w, uint64_t *ret_begun)
 {
 	struct batch *batch = history->last_batch;
 	if (batch && !batch->closed && batch->record != UINT32_MAX) {
@@ -284,8 +291,10 @@ static int data_record(struct history *history, const struct write *w)
 		if (record_body_fits(
 			    open->count + piece_count(w), batch->record_hashes + block_count(w)) &&
 			round_up(batch_end(batch) + payload_bytes(w), JOURNAL_PAGE_BYTES) <=
-				batch->capacity)
+				batch->capacity) {
+			*ret_begun = 0;
 			return 0;
+		}
 	}
 	uint32_t need =
 		(uint32_t)round_up(JOURNAL_PAGE_BYTES + payload_bytes(w), JOURNAL_PAGE_BYTES);
@@ -300,6 +309,7 @@ static int data_record(struct history *history, const struct write *w)
 	record_begin(history, (struct journal_record *)(batch->data + batch->record), JOURNAL_DATA,
 		batch->segment, lsn);
 	history->staged_lsn = lsn;
+	*ret_begun = 2 * JOURNAL_PAGE_BYTES; /* its header, and what fills its last page */
 	return 0;
 }
 
@@ -336,11 +346,12 @@ static int add_pieces(struct history *history, const struct write *w)
 
 static int stage_data(struct history *history, const struct write *w)
 {
-	int r = data_record(history, w);
+	uint64_t begun;
+	int r = data_record(history, w, &begun);
 	if (r < 0)
 		return r;
 	uint64_t payload = payload_bytes(w);
-	uint64_t counted = MAX(payload, (uint64_t)JOURNAL_PAGE_BYTES);
+	uint64_t counted = MAX(payload + begun, (uint64_t)JOURNAL_PAGE_BYTES);
 	struct batch *batch = history->last_batch;
 	batch->staged_bytes += counted;
 	history->staged_bytes += counted;

@@ -16,6 +16,7 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "fs/history.h"
+#include "fs/history_internal.h"
 #include "tests/unit/history_fixture.h"
 
 static int setup(void **state)
@@ -37,6 +38,53 @@ static void commit(struct history *history)
 {
 	uint64_t lsn;
 	assert_int_equal(history_commit(history, &lsn), 0);
+}
+
+/* However little of it is payload, a commit is no longer than replay looks behind a bad record. */
+static void a_commit_has_a_limit(void **state)
+{
+	struct history_fixture *x = *state;
+	static const uint8_t data[9 * SECTOR_BYTES] = { 1 };
+	const struct seal seal = { .kind = POINT_CRASH };
+	struct history_stats before, after;
+	uint64_t number, lsn;
+	int r = 0;
+	history_stats(x->history, &before);
+	for (uint64_t i = 0; r == 0; i++) {
+		/* Two pages of payload for a little more than one. */
+		int wrote = history_write(x->history, x->disk, i % 1024 * 16, 9, data, &lsn);
+		assert_true(wrote == 0 || wrote == -EAGAIN);
+		r = history_seal(x->history, &seal, &number, &lsn);
+	}
+	assert_int_equal(r, -EAGAIN);
+	commit(x->history);
+	history_stats(x->history, &after);
+	assert_true(after.journal_bytes - before.journal_bytes > 4 * MIB);
+	assert_true(after.journal_bytes - before.journal_bytes < JOURNAL_MAX_COMMIT_BYTES);
+}
+
+/* Changes of more points than one record takes are staged all, or none. */
+static void many_marks_are_staged_whole(void **state)
+{
+	struct history_fixture *x = *state;
+	struct journal_point_flags changes[2 * JOURNAL_MAX_POINT_FLAGS];
+	uint64_t lsn, staged = history_staged_lsn(x->history);
+	for (unsigned i = 0; i < ARRAY_SIZE(changes); i++)
+		changes[i] = (struct journal_point_flags){ i + 1, POINT_KEEP, 0 };
+	pthread_mutex_lock(&x->history->lock);
+	uint64_t bytes = x->history->staged_bytes;
+	x->history->staged_bytes = STAGE_HARD_LIMIT_BYTES;
+	int r = stage_point_flags(x->history, changes, ARRAY_SIZE(changes), &lsn);
+	x->history->staged_bytes = bytes;
+	pthread_mutex_unlock(&x->history->lock);
+	assert_int_equal(r, -EAGAIN);
+	assert_int_equal(history_staged_lsn(x->history), staged);
+	pthread_mutex_lock(&x->history->lock);
+	r = stage_point_flags(x->history, changes, ARRAY_SIZE(changes), &lsn);
+	pthread_mutex_unlock(&x->history->lock);
+	assert_int_equal(r, 0);
+	assert_int_equal(history_staged_lsn(x->history), staged + 2);
+	commit(x->history);
 }
 
 /* The table of disks is full; a removed one that no point shows makes room, and a restart that
@@ -532,6 +580,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(small_commits_get_a_spare, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_spare_where_it_would_harm, setup, teardown),
 		cmocka_unit_test_setup_teardown(spares_end_with_their_opening, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_commit_has_a_limit, setup, teardown),
+		cmocka_unit_test_setup_teardown(many_marks_are_staged_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
 		cmocka_unit_test(drop_during_trim),
