@@ -12,6 +12,8 @@
 static const char *where(const cJSON *point)
 {
 	bool local = cli_get_bool(point, "local"), vault = cli_get_bool(point, "vault");
+	if (cli_get_bool(point, "drained"))
+		return "to vault";
 	return local && vault ? "local, vault" : vault ? "vault" : local ? "local" : "-";
 }
 

@@ -4,8 +4,9 @@
  *	── k ──┬── (drained) ──┬─────── in the journal ───────►
  *	  vault point     drain.lsn X
  *
- * The base is written under the number of the point to come, without a snapshot. A drain begins
- * with a record, whose lsn X cuts the log: what is drained is what is before it, coalesced. When
+ * The base is written under the number of the point to come, without a snapshot. A round begins
+ * with a record, and cuts the log at X, the end of a segment or else the record: what is drained is
+ * what is before it, coalesced. When
  * all of it is in the base, and whatever proves it is durable in the vault, a second record says
  * so. From then on the base *as it lies there*, and the journal above X, are the head; the journal
  * up to X may go. Points up to k stand on their snapshots and notice nothing.
@@ -119,7 +120,32 @@ static int raise_format(struct history *history)
 	return checkpoint_write(history, true);
 }
 
-int history_drain_begin(struct history *history, uint64_t *ret_number, uint64_t *ret_lsn)
+/* Where a round of about `most` bytes ends: with a segment, since only whole ones can go; the
+ * record itself if none is complete. */
+static void choose_cut(struct history *history, uint64_t most, uint64_t record_lsn)
+{
+	uint64_t bytes = 0, later = 0;
+	history->drain_mark = record_lsn;
+	history->drain_mark_total = history->payload_total;
+	if (most == 0)
+		return;
+	for (unsigned i = 0; i < history->segment_count; i++) {
+		const struct segment *s = history->segments[i];
+		if (s->last_lsn <= drain_position(history) && s->closed)
+			continue;
+		if (!s->closed || bytes >= most) {
+			later += s->payload_bytes;
+			continue;
+		}
+		bytes += s->end;
+		history->drain_mark = s->last_lsn;
+	}
+	if (bytes > 0)
+		history->drain_mark_total -= MIN(later, history->payload_total);
+}
+
+int history_drain_begin(struct history *history, uint64_t most_bytes, uint64_t *ret_number,
+	uint64_t *ret_cut, uint64_t *ret_lsn)
 {
 	SCOPED_LOCK(&history->upkeep_lock);
 	pthread_mutex_lock(&history->lock);
@@ -136,9 +162,12 @@ int history_drain_begin(struct history *history, uint64_t *ret_number, uint64_t 
 	struct journal_record record = { .type = JOURNAL_DRAIN_BEGIN };
 	record.flush = history->last_point + 1;
 	r = stage_record(history, &record, ret_lsn);
-	if (r == 0)
-		*ret_number = record.flush;
-	return r;
+	if (r < 0)
+		return r;
+	choose_cut(history, most_bytes, *ret_lsn);
+	*ret_number = record.flush;
+	*ret_cut = history->drain_mark;
+	return 0;
 }
 
 int history_drain_commit(struct history *history, const struct view *view, const void *proof,

@@ -245,6 +245,20 @@ int history_point_newest(
 	return -ENOENT;
 }
 
+int history_point_latest(struct history *history, int64_t time_ns, struct point *ret_point)
+{
+	SCOPED_LOCK(&history->lock);
+	for (uint64_t i = history->point_count; i > 0; i--) {
+		struct point p;
+		if (!catalogue_show(history, i - 1, &p) || (p.flags & POINT_DRAINED) ||
+			p.time_ns > time_ns)
+			continue;
+		*ret_point = p;
+		return 0;
+	}
+	return -ENOENT;
+}
+
 int history_point_oldest(
 	struct history *history, uint64_t from, uint32_t flags, struct point *ret_point)
 {
@@ -454,9 +468,12 @@ void history_stats(struct history *history, struct history_stats *ret_stats)
 			s.newest_point = newest.number;
 	for (unsigned i = 0; i < history->segment_count; i++) {
 		const struct segment *segment = history->segments[i];
-		if (!segment->closed || segment->last_lsn > drain_position(history))
+		if (!segment->closed)
 			break;
-		s.freeable_bytes += segment->staged_end + segment->index_bytes;
+		if (segment->last_lsn > drain_position(history))
+			s.undrained_bytes += segment->end;
+		else
+			s.freeable_bytes += segment->staged_end + segment->index_bytes;
 	}
 	*ret_stats = s;
 }

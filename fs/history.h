@@ -193,6 +193,9 @@ int history_point(struct history *history, uint64_t number, struct point *ret_po
 /* The newest point with all of `flags` set and time ≤ time_ns (INT64_MAX: any). 0 or -ENOENT. */
 int history_point_newest(
 	struct history *history, uint32_t flags, int64_t time_ns, struct point *ret_point);
+/* The newest point with time ≤ time_ns that can be opened, or could but for damage: not drained. 0
+ * or -ENOENT. */
+int history_point_latest(struct history *history, int64_t time_ns, struct point *ret_point);
 /* The oldest point with number ≥ `from` and all of `flags` set. 0 or -ENOENT. */
 int history_point_oldest(
 	struct history *history, uint64_t from, uint32_t flags, struct point *ret_point);
@@ -292,14 +295,16 @@ struct history_drain {
 	uint8_t proof[HISTORY_DRAIN_PROOF_BYTES]; /* as the last round gave it */
 };
 
-/* Records that a round begins, which takes what was staged before. Staged; the first time it writes
+/* Records that a round begins: of what is staged about `most_bytes` of the journal's oldest, up to
+ * `ret_cut`; 0: all. Staged; the first time it writes
  * checkpoints, too, so that older releases refuse the journal. -EBUSY: a sealed point must be
  * flushed first; -EUCLEAN: the base must be repaired first; -EINVAL: it cannot do it. */
-int history_drain_begin(struct history *history, uint64_t *ret_number, uint64_t *ret_lsn);
+int history_drain_begin(struct history *history, uint64_t most_bytes, uint64_t *ret_number,
+	uint64_t *ret_cut, uint64_t *ret_lsn);
 /* What the round has to send, once its beginning is durable: view_next_change and view_read.
  * -ESTALE: another round has begun since; -ENODATA: as history_view_open. */
 int history_drain_view(
-	struct history *history, uint64_t number, uint64_t lsn, struct view **ret_view);
+	struct history *history, uint64_t number, uint64_t cut, struct view **ret_view);
 /* All that changed is in the base, as large as the view shows each disk. `proof` takes the place of
  * the last round's. Staged. -ESTALE: a point was sealed meanwhile, and has all of it. */
 int history_drain_commit(struct history *history, const struct view *view, const void *proof,
@@ -317,6 +322,7 @@ struct history_stats {
 	uint64_t freeable_bytes;  /* could be trimmed now, at the price of local points */
 	uint64_t unflushed_bytes; /* payload sealed or not that is not in the vault */
 	uint64_t drained_bytes;   /* payload that is there, but of no vault point yet */
+	uint64_t undrained_bytes; /* of complete segments above the vault point and the drain */
 	uint64_t unsealed_bytes;  /* written and zeroed since the newest seal, staged included; what
 				     point.changed_bytes will be */
 	uint64_t written_bytes;   /* payload taken since it was opened, */

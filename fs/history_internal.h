@@ -37,6 +37,7 @@ struct segment {
 	uint64_t end;           /* bytes committed */
 	uint64_t staged_end;    /* bytes that have their place */
 	uint64_t index_bytes;   /* of its index file; 0: there is none */
+	uint64_t payload_bytes; /* taken in; less if it was replayed by its index */
 	bool closed;            /* complete: nothing is or will be staged for it */
 	bool fresh;             /* its file grows: it was no spare */
 	bool live;              /* in history.segments */
@@ -144,7 +145,7 @@ struct history {
 	uint64_t flush_pending;
 	struct journal_drain drain; /* what of the point to come is in the base; lsn 0: nothing */
 	uint64_t drain_mark,
-		drain_mark_total; /* the last JOURNAL_DRAIN_BEGIN, payload_total then */
+		drain_mark_total; /* where the last round cuts, payload_total then */
 	bool repair_due;          /* nobody knows what the base holds */
 	bool base_ahead;          /* it holds a point that the journal has lost */
 	uint32_t format;          /* version of the checkpoints */

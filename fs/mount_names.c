@@ -178,7 +178,7 @@ static int find_point(
 	int64_t time_ns;
 	char canonical[POINT_NAME_BYTES];
 	if (strcmp(name, "latest") == 0) {
-		if (history_point_newest(machine->history, 0, INT64_MAX, &point) < 0)
+		if (history_point_latest(machine->history, INT64_MAX, &point) < 0)
 			return -ENOENT;
 		*ret_node = child_of(dir, NODE_LATEST);
 		return 0;
@@ -201,7 +201,7 @@ static int next_point(struct machine *machine, const struct node *dir, uint64_t 
 {
 	struct point point;
 	if (after < KEY_LATEST) {
-		if (history_point_newest(machine->history, 0, INT64_MAX, &point) < 0)
+		if (history_point_latest(machine->history, INT64_MAX, &point) < 0)
 			return -ENOENT;
 		strcpy(ret_entry->name, "latest");
 		ret_entry->node = child_of(dir, NODE_LATEST);
@@ -226,7 +226,7 @@ int tree_readlink(struct mount *mount, const struct node *node, char ret_name[st
 	if (r < 0)
 		return r;
 	struct point point;
-	r = history_point_newest(machine->history, 0, INT64_MAX, &point);
+	r = history_point_latest(machine->history, INT64_MAX, &point);
 	machine_put(mount, machine);
 	if (r == 0)
 		point_format_name(&point, ret_name);
@@ -441,7 +441,7 @@ static int measure(struct mount *mount, struct machine *machine, const struct no
 						: disk_bytes(machine, &dir, node->disk, ret_bytes);
 	case NODE_POINTS:
 	case NODE_LATEST:
-		if (history_point_newest(machine->history, 0, INT64_MAX, &point) == 0)
+		if (history_point_latest(machine->history, INT64_MAX, &point) == 0)
 			*ret_time_ns = point.time_ns;
 		return 0;
 	case NODE_CLONE:

@@ -49,6 +49,7 @@ struct walk {
 	uint64_t point_seen; /* highest number of a seal behind the end */
 	/* Where in the last segment the first record above `durable` is; 0: nowhere. */
 	uint64_t unproven;
+	uint64_t payload_bytes; /* of the segment at hand */
 };
 
 static int take_record(void *context, uint64_t offset, const struct journal_record *record)
@@ -78,6 +79,7 @@ static int take_record(void *context, uint64_t offset, const struct journal_reco
 		return r;
 	for (unsigned i = 0; r == 0 && i < record->count; i++) {
 		struct extent e = record_extent(record, i, walk->seq, offset);
+		walk->payload_bytes += e.zero ? 0 : e.sectors * SECTOR_BYTES;
 		r = apply_extent(history, record->extents[i].disk, &e);
 	}
 	return r;
@@ -95,6 +97,7 @@ static int take_run(struct walk *walk, const struct run *run)
 				apply_extent_soon(walk->history, run_disk(p + RUN_AHEAD),
 					run_lba(p + RUN_AHEAD));
 			run_unpack(p, walk->seq, &disk, &e);
+			walk->payload_bytes += e.zero ? 0 : e.sectors * SECTOR_BYTES;
 			int r = wanted ? apply_extent(walk->history, disk, &e) : 0;
 			if (r < 0)
 				return r;
@@ -176,6 +179,7 @@ static int keep_segment(struct walk *walk, const struct replay_link *link,
 		.end = end->offset,
 		.staged_end = end->offset,
 		.index_bytes = index_bytes,
+		.payload_bytes = walk->payload_bytes,
 		.closed = true,
 	};
 	struct segment *segment;
@@ -326,6 +330,7 @@ static int walk_segment(struct walk *walk, unsigned i)
 			return r;
 	}
 	walk->seq = link->seq;
+	walk->payload_bytes = 0;
 	walk->end.lsn = link->prev_lsn;
 	walk->end.hash = link->prev_hash;
 	walk->durable = MAX(walk->durable, last ? link->prev_lsn : replay->links[i + 1].prev_lsn);

@@ -354,6 +354,7 @@ static int stage_data(struct history *history, const struct write *w)
 	uint64_t counted = MAX(payload + begun, (uint64_t)JOURNAL_PAGE_BYTES);
 	struct batch *batch = history->last_batch;
 	batch->staged_bytes += counted;
+	batch->segment->payload_bytes += payload;
 	history->staged_bytes += counted;
 	history->payload_total += payload;
 	history->changed_bytes += w->sectors * SECTOR_BYTES;

@@ -103,7 +103,7 @@ static int begin_view_to_flush(struct view *view)
 	view->live = history->drain.lsn > 0;
 	view->base_number = history->vault_point;
 	if (view->live) {
-		/* The drain's mark ends a part of the runs, as a seal does. */
+		/* The cut of a drain ends a part of the runs, as a seal does. */
 		view->from_lsn = view->local_lsn = history->drain.lsn;
 	} else {
 		const struct catalogue_point *base = catalogue_find(history, view->base_number);

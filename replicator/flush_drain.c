@@ -207,18 +207,20 @@ static int settle(struct flusher *f, struct error *error)
 int flush_begin_round(struct flush *flush)
 {
 	struct flusher *f = flush->flusher;
+	uint64_t lsn;
 	int r = settle(f, flush->error);
 	if (r == 0)
 		r = flush_repair(f, flush->error);
 	if (r < 0)
 		return r;
-	r = history_drain_begin(f->options.history, &flush->point.number, &flush->mark);
+	r = history_drain_begin(f->options.history, f->options.drain_bytes, &flush->point.number,
+		&flush->mark, &lsn);
 	if (r == -EBUSY)
 		return error_set(flush->error, -EALREADY, NULL,
 			"a sealed point is to be flushed before anything is drained");
 	if (r < 0)
 		return error_set(flush->error, r, NULL, "the drain cannot begin: %s", strerror(-r));
-	return flush_sync(f, flush->mark, flush->error);
+	return flush_sync(f, lsn, flush->error);
 }
 
 int flush_send_round(struct flush *flush, bool *ret_sealed)

@@ -20,9 +20,9 @@
  * buffers, 16 MiB for hashes that wait for their disk's turn (hashes.h), one part of the hashes
  * (4 MiB), and what the view takes for its map.
  *
- * An epoch that is larger than the journal is *drained* ahead of its seal: steps 1 and 2 for what is
- * there, in rounds, and hashes beside the points that prove it. Snapshots are never taken of that,
- * and readers of older points notice nothing. The flush of the point then sends the rest.
+ * An epoch that is larger than the journal is *drained* ahead of its seal: steps 1 and 2 for what
+ *is there, in rounds, and hashes beside the points that prove it. Snapshots are never taken of
+ *that, and readers of older points notice nothing. The flush of the point then sends the rest.
  *
  * A flusher is one thread's; it starts none. It drives many requests at once through the store
  * and honours the limits of a page blob (requests and bytes a second) ahead of the service's 503.
@@ -56,15 +56,16 @@ struct flusher_options {
 	/* What vault_agree answered; 0 again once a flush was committed. Nothing at or below it is
 	 * flushed. */
 	uint64_t unknown_point;
-	unsigned parallel;  /* requests at once; 0: 16 */
-	uint32_t gap_bytes; /* joined across if known locally; 0: 64 KiB */
+	unsigned parallel;    /* requests at once; 0: 16 */
+	uint64_t drain_bytes; /* of the journal in a round of a drain, about; 0: all */
+	uint32_t gap_bytes;   /* joined across if known locally; 0: 64 KiB */
 };
 
 struct flusher_result {
 	uint64_t point;
 	uint64_t put_bytes, put_requests, clear_bytes, clear_requests;
-	uint64_t bridged_bytes;   /* unchanged bytes sent to join neighbours */
-	bool drained;             /* flusher_drain: the round counts, and the journal may be trimmed */
+	uint64_t bridged_bytes; /* unchanged bytes sent to join neighbours */
+	bool drained; /* flusher_drain: the round counts, and the journal may be trimmed */
 	uint64_t retries, fences; /* fences: attempts raised after an ambiguous result */
 	int64_t duration_ns;
 };

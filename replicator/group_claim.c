@@ -168,6 +168,7 @@ int worker_claim(struct worker *w, struct error *error)
 	SCOPED_LOCK(&group->lock);
 	group->claimed = true;
 	group->taken_over = false;
+	vault_base_lose(group->vault_base, false);
 	group->update_due = true; /* compared below, written only if it differs */
 	atomic_store(&group->refuse_writes, group->stopping);
 	w->orphans_at_ns = clock_monotonic_ns(group->clock);

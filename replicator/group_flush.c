@@ -31,6 +31,19 @@ static uint64_t bandwidth_now(void *context)
 	return policy_bandwidth(&group->policy, (unsigned)(local.tm_hour * 60 + local.tm_min));
 }
 
+/* What was drained goes first, in its order, since nothing on top of it can be opened before; one
+ * whose content could not be proven is passed by for the newest. */
+static bool next_drained(struct group *group, uint64_t from, uint64_t *ret_number)
+{
+	struct point first, newest;
+	if (history_point_oldest(group->history, from, POINT_DRAINED, &first) < 0 ||
+		history_point_newest(group->history, POINT_DRAINED, INT64_MAX, &newest) < 0)
+		return false;
+	bool passed = first.number == atomic_load(&group->unproven_point);
+	*ret_number = passed ? newest.number : first.number;
+	return true;
+}
+
 /* The point to flush: the oldest that is kept and not in the vault yet, since a later flush would
  * pass it by for good; else the newest. A flush that was begun is not gone behind. What counts is
  * what is durable: see group_point_keep. */
@@ -43,6 +56,8 @@ bool group_next_point(struct group *group, uint64_t *ret_number)
 	uint64_t unknown = atomic_load(&group->unknown_point);
 	uint64_t newest_there = MAX(stats.newest_vault_point, unknown);
 	uint64_t from = MAX(newest_there + 1, pending);
+	if (next_drained(group, from, ret_number))
+		return true;
 	while (history_point_oldest(group->history, from, POINT_LOCAL | POINT_KEEP, &kept) == 0) {
 		*ret_number = kept.number;
 		if (!(kept.flags & POINT_DAMAGED))
@@ -57,9 +72,8 @@ bool group_next_point(struct group *group, uint64_t *ret_number)
 	return true;
 }
 
-/* *ret_number: which point; 0 if there is none to flush any more. */
-static int open_flusher(
-	struct worker *w, struct error *error, struct flusher **ret_flusher, uint64_t *ret_number)
+int worker_new_flusher(
+	struct worker *w, uint64_t drain_bytes, struct error *error, struct flusher **ret_flusher)
 {
 	struct group *group = w->group;
 	struct flusher_options options = { .history = group->history,
@@ -70,11 +84,21 @@ static int open_flusher(
 		.sync_context = group,
 		.bandwidth = bandwidth_now,
 		.bandwidth_context = group,
+		.drain_bytes = drain_bytes,
 		.unknown_point = atomic_load(&group->unknown_point) };
+	int r = flusher_new(&options, ret_flusher);
+	return r < 0 ? group_error(error, r, group, "starting the flusher") : 0;
+}
+
+/* *ret_number: which point; 0 if there is none to flush any more. */
+static int open_flusher(
+	struct worker *w, struct error *error, struct flusher **ret_flusher, uint64_t *ret_number)
+{
+	struct group *group = w->group;
 	struct flusher *flusher;
-	int r = flusher_new(&options, &flusher);
+	int r = worker_new_flusher(w, 0, error, &flusher);
 	if (r < 0)
-		return group_error(error, r, group, "starting the flusher");
+		return r;
 	uint64_t number = 0;
 	pthread_mutex_lock(&group->lock);
 	bool found = group_next_point(group, &number);
@@ -106,12 +130,9 @@ static void close_flusher(struct group *group, struct flusher *flusher)
 	flusher_free(flusher);
 }
 
-static void count_flush(struct group *group, const struct flusher_result *result)
+void group_count_sent_locked(struct group *group, const struct flusher_result *result)
 {
-	SCOPED_LOCK(&group->lock);
 	struct flusher_result *totals = &group->status.totals;
-	totals->point = result->point;
-	group->status.history.newest_vault_point = result->point; /* before the next tick, too */
 	totals->put_bytes += result->put_bytes;
 	totals->put_requests += result->put_requests;
 	totals->clear_bytes += result->clear_bytes;
@@ -120,10 +141,18 @@ static void count_flush(struct group *group, const struct flusher_result *result
 	totals->retries += result->retries;
 	totals->fences += result->fences;
 	totals->duration_ns += result->duration_ns;
-	group->status.flushes++;
 	group->flushed_bytes += result->put_bytes + result->clear_bytes;
 	group->flush_failures = 0;
 	group->flush_error = (struct error){ 0 };
+}
+
+static void count_flush(struct group *group, const struct flusher_result *result)
+{
+	SCOPED_LOCK(&group->lock);
+	group_count_sent_locked(group, result);
+	group->status.totals.point = result->point;
+	group->status.history.newest_vault_point = result->point; /* before the next tick, too */
+	group->status.flushes++;
 	group->retention_asked = true;
 	unsigned left = 0;
 	for (unsigned i = 0; i < group->sealed_count; i++)
@@ -159,6 +188,7 @@ int worker_flush(struct worker *w, struct error *error, bool *ret_asked)
 	close_flusher(group, flusher);
 	if (r == 0) {
 		atomic_store(&group->unknown_point, 0);
+		atomic_store(&group->unproven_point, 0);
 		count_flush(group, &result);
 		ask_for_rest(group, number);
 		log_debug("group %s: point %" PRIu64 " is in the vault, %" PRIu64
@@ -166,6 +196,8 @@ int worker_flush(struct worker *w, struct error *error, bool *ret_asked)
 			group->name, result.point, result.put_bytes, result.put_requests);
 	} else {
 		/* The wish stands until it is fulfilled. */
+		if (r == -EIO)
+			atomic_store(&group->unproven_point, number);
 		SCOPED_LOCK(&group->lock);
 		group->flush_asked = true;
 	}

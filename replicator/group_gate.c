@@ -3,10 +3,10 @@
  * staged.
  *
  * The way through costs two atomics while the journal has room. The fill is looked at after every
- * few MiB admitted and at every tick of the timer; from 80 % on a token bucket at the allowed
- * rate delays, from 97 % on writes wait for room and are refused after full_wait_s. Waiting
- * writers hold nothing, so reads, seals and flushes go on. Where the journal's disk is nearly full,
- * so is the journal.
+ * few MiB admitted (from 92 % on with every write) and at every tick of the timer; from 80 % on a
+ * token bucket at the allowed rate delays, from 97 % on writes wait for room and are refused after
+ * full_wait_s. Waiting writers hold nothing, so reads, seals and flushes go on. Where the journal's
+ * disk is nearly full, so is the journal.
  */
 #include <errno.h>
 
@@ -40,11 +40,12 @@ bool group_disk_is_full(struct group *group)
 	       free_bytes < DISK_LEAST_BYTES;
 }
 
-void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan)
+void group_look_at_fill(
+	struct group *group, uint64_t more_bytes, struct backpressure_plan *ret_plan)
 {
 	struct history_stats stats;
 	history_stats(group->history, &stats);
-	struct backpressure_facts facts = { .used_bytes = stats.used_bytes,
+	struct backpressure_facts facts = { .used_bytes = stats.used_bytes + more_bytes,
 		.limit_bytes = MIN(stats.limit_bytes, room_on_disk(group, &stats)) };
 	pthread_mutex_lock(&group->lock);
 	if (group->vault_reachable && !group->paused)
@@ -80,22 +81,46 @@ static void note_change(struct group *group)
 	pthread_cond_signal(&group->timer_wake);
 }
 
+/* What a write takes beside its bytes, at most. */
+#define WRITE_OVERHEAD_BYTES (64 * KIB)
+
+static bool has_room(struct group *group, uint64_t bytes)
+{
+	struct backpressure_plan plan;
+	if (atomic_load(&group->level) == BACKPRESSURE_FULL)
+		return false;
+	/* The history refuses what would go beyond its limit: so this is asked of the write, too.
+	 */
+	group_look_at_fill(group, bytes > 0 ? bytes + WRITE_OVERHEAD_BYTES : 0, &plan);
+	return plan.level != BACKPRESSURE_FULL;
+}
+
 /* 0 when there is room again, -ENOSPC after full_wait_s. */
-static int wait_for_room(struct group *group)
+static int wait_for_room(struct group *group, uint64_t bytes)
 {
 	int64_t until = clock_monotonic_ns(group->clock) + (int64_t)group->full_wait_s * NS_PER_S;
-	SCOPED_LOCK(&group->lock);
-	pthread_cond_signal(&group->timer_wake);
-	while (atomic_load(&group->level) == BACKPRESSURE_FULL) {
+	for (;;) {
+		if (has_room(group, bytes))
+			return 0;
+		SCOPED_LOCK(&group->lock);
+		pthread_cond_signal(&group->timer_wake);
 		if (group->stopping || atomic_load(&group->refuse_writes))
 			return -EROFS;
 		if (clock_monotonic_ns(group->clock) >= until) {
 			atomic_fetch_add(&group->refused_writes, 1);
 			return -ENOSPC;
 		}
-		group_wait_until_locked(group, &group->changed, until);
+		if (atomic_load(&group->level) == BACKPRESSURE_FULL)
+			group_wait_until_locked(group, &group->changed, until);
 	}
-	return 0;
+}
+
+/* Near the end every write is looked at. */
+static uint64_t look_bytes(enum backpressure_level level)
+{
+	return level < BACKPRESSURE_DELAY  ? LOOK_BYTES
+	       : level < BACKPRESSURE_THIN ? LOOK_BYTES_PRESSED
+					   : 0;
 }
 
 int group_admit(void *context, uint64_t bytes)
@@ -105,13 +130,13 @@ int group_admit(void *context, uint64_t bytes)
 		return -EROFS;
 	enum backpressure_level level = atomic_load_explicit(&group->level, memory_order_relaxed);
 	uint64_t admitted = atomic_fetch_add(&group->admitted_bytes, bytes) + bytes;
-	if (admitted >= (level < BACKPRESSURE_DELAY ? LOOK_BYTES : LOOK_BYTES_PRESSED)) {
+	if (admitted >= look_bytes(level)) {
 		struct backpressure_plan plan;
-		group_look_at_fill(group, &plan);
+		group_look_at_fill(group, bytes > 0 ? bytes + WRITE_OVERHEAD_BYTES : 0, &plan);
 		level = plan.level;
 	}
 	if (level == BACKPRESSURE_FULL) {
-		int r = wait_for_room(group);
+		int r = wait_for_room(group, bytes);
 		if (r < 0)
 			return r;
 	} else if (level >= BACKPRESSURE_DELAY) {

@@ -62,6 +62,7 @@ struct group {
 	_Atomic uint64_t refused_writes;
 	_Atomic uint64_t
 		unknown_point;       /* newest of the vault, if the journal has lost it; else 0 */
+	_Atomic uint64_t unproven_point; /* its flush found that its content cannot be proven */
 	pthread_mutex_t bucket_lock; /* leaf */
 	struct token_bucket bucket;  /* under bucket_lock */
 
@@ -83,6 +84,8 @@ struct group {
 
 	char *settings;
 	bool update_due; /* settings or disks differ from the vault's */
+	bool drain_asked; /* nothing else makes room */
+	bool draining;    /* what is `flushing` is not sealed yet */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;
 	bool keeps_asked;   /* the vault may not know what is to be kept */
 	bool retention_now; /* another policy: not only when the last time is a while ago */
@@ -146,8 +149,9 @@ int group_update_base(struct group *group);
 
 /* group_gate.c */
 int group_admit(void *context, uint64_t bytes);
-/* Looks at the fill and sets what writers obey. */
-void group_look_at_fill(struct group *group, struct backpressure_plan *ret_plan);
+/* Looks at the fill, as it will be with `more_bytes`, and sets what writers obey. */
+void group_look_at_fill(
+	struct group *group, uint64_t more_bytes, struct backpressure_plan *ret_plan);
 /* The journal's disk has no room even for a seal: nothing is to be written until it has. */
 bool group_disk_is_full(struct group *group);
 
@@ -166,6 +170,13 @@ void group_alert_closed(struct group *group, const struct error *error);
 void group_due_answered_locked(struct group *group, uint64_t requests, uint8_t kind);
 /* When the next point falls due by the policy; INT64_MAX: never. */
 int64_t group_due_at_locked(const struct group *group, uint8_t *ret_kind);
+
+/* group_drain.c */
+/* Draining is what would make room now. */
+bool group_wants_drain(struct group *group);
+/* The journal presses and the group cannot be sealed for it: asks the flusher's thread for what
+ * makes room. */
+void group_press_source(struct group *group);
 
 /* group_vault.c */
 void *group_flush_main(void *argument);

@@ -118,6 +118,8 @@ static int open_base(struct group *group, struct error *error)
 	group->base_group = (struct vault_group){ .id = group->id };
 	snprintf(group->base_group.name, sizeof(group->base_group.name), "%s", group->name);
 	int r = vault_base_new(group->service, &group->base_group, &group->vault_base);
+	if (r == 0)
+		vault_base_lose(group->vault_base, group->taken_over);
 	if (r == 0 && group->cache)
 		r = cache_base_new(
 			group->cache, &group->id, group->vault_base, &group->cached_base);

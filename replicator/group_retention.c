@@ -384,6 +384,9 @@ static int delete_point_locked(struct group *group, uint64_t number, struct erro
 		return error_set(error, -EBUSY,
 			"take the mark off first: 'landfall point keep MACHINE POINT --off'",
 			"point %" PRIu64 " is marked to be kept", number);
+	if (point.flags & POINT_DRAINED)
+		return error_set(error, -EBUSY, "delete it once it is there",
+			"point %" PRIu64 " is on its way to the vault", number);
 	if (number == stats.newest_vault_point)
 		return error_set(error, -EBUSY,
 			"create a newer one in the vault first: 'landfall point create "

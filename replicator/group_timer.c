@@ -33,6 +33,9 @@ static void note_sealed(struct group *group, uint64_t number, int64_t first_chan
 	if (first_change_ns != 0 && group->sealed_count < GROUP_SEALED_MAX)
 		group->sealed[group->sealed_count++] =
 			(struct sealed_change){ number, first_change_ns };
+	struct history_drain drain;
+	history_drain_state(group->history, &drain);
+	group->flush_asked |= drain.number != 0; /* it cannot be opened before */
 	pthread_cond_signal(&group->flush_wake);
 }
 
@@ -166,6 +169,7 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 	const struct backpressure_plan *plan)
 {
 	int64_t now = clock_monotonic_ns(group->clock);
+	group_press_source(group);
 	if (stats->unsealed_bytes == 0 || group->source_seals)
 		return;
 	uint32_t flags = 0;
@@ -184,7 +188,7 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 
 static void press(struct group *group, bool disk_full, struct backpressure_plan *ret_plan)
 {
-	group_look_at_fill(group, ret_plan);
+	group_look_at_fill(group, 0, ret_plan);
 	if (ret_plan->level < BACKPRESSURE_TRIM || disk_full)
 		return;
 	struct history_stats stats;
@@ -196,7 +200,7 @@ static void press(struct group *group, bool disk_full, struct backpressure_plan 
 	if (r < 0 && r != -EIO)
 		log_warning("group %s: making room in the journal: %s", group->name,
 			strerrordesc_np(-r));
-	group_look_at_fill(group, ret_plan);
+	group_look_at_fill(group, 0, ret_plan);
 }
 
 static void notice_failure(struct group *group)
@@ -513,6 +517,7 @@ void group_status(struct group *group, struct group_status *ret_status)
 	ret_status->taken_over = group->taken_over;
 	ret_status->paused = group->paused;
 	ret_status->flushing = group->flushing;
+	ret_status->draining = group->draining;
 	ret_status->failed = group->failed;
 	ret_status->refused_writes = atomic_load(&group->refused_writes);
 }

@@ -29,7 +29,7 @@
 #define ORPHANS_NS (24 * 3600 * NS_PER_S)
 #define DELETES_AT_ONCE 8
 
-enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_RETAIN, WORK_CLEAN };
+enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_DRAIN, WORK_RETAIN, WORK_CLEAN };
 
 /* ── what results mean ───────────────────────────────────────────────────────────────────── */
 
@@ -63,6 +63,7 @@ static void become_taken_over(struct worker *w, const struct error *error)
 	pthread_mutex_lock(&group->lock);
 	group->taken_over = true;
 	group->claimed = false;
+	vault_base_lose(group->vault_base, true);
 	pthread_cond_broadcast(&group->changed);
 	pthread_cond_signal(&group->timer_wake); /* for its alert */
 	pthread_mutex_unlock(&group->lock);
@@ -153,8 +154,8 @@ static int look_again(struct worker *w, struct error *error)
 static void judge(struct worker *w, int r, struct error *error, enum work work)
 {
 	/* A claim that ends so found that nothing may be flushed. */
-	bool in_flush =
-		work == WORK_FLUSH || work == WORK_RETAIN || (work == WORK_CLAIM && r == -EUCLEAN);
+	bool in_flush = work == WORK_FLUSH || work == WORK_DRAIN || work == WORK_RETAIN ||
+			(work == WORK_CLAIM && r == -EUCLEAN);
 	if ((r == -ESTALE || r == -EBUSY) && work != WORK_CLAIM)
 		r = look_again(w, error);
 	if (r == 0)
@@ -200,7 +201,7 @@ static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 	*ret_asked = true;
 	unsigned deleted;
 	r = vault_collect_orphans(w->store, &group->vault_group,
-		history_flush_pending(group->history), error, &deleted);
+		history_oldest_pending(group->history), error, &deleted);
 	if (r == 0) {
 		w->orphans_at_ns = now + ORPHANS_NS;
 		if (deleted > 0)
@@ -240,6 +241,8 @@ static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_un
 			return WORK_FLUSH;
 		*ret_until_ns = MIN(*ret_until_ns, due);
 	}
+	if (group->drain_asked && !group->paused)
+		return WORK_DRAIN;
 	if (group->retention_asked && (group->retention_now || now >= w->retention_at_ns)) {
 		group->retention_now = false;
 		return WORK_RETAIN;
@@ -266,6 +269,8 @@ static void do_work(struct worker *w, enum work work)
 		r = worker_update(w, &error);
 	else if (r == 0 && work == WORK_FLUSH)
 		r = worker_flush(w, &error, &asked);
+	else if (r == 0 && work == WORK_DRAIN)
+		r = worker_drain(w, &error, &asked);
 	else if (r == 0 && work == WORK_CLEAN)
 		r = clean_up(w, &error, &asked);
 	else if (r == 0 && work == WORK_RETAIN) {

@@ -4,6 +4,7 @@
  *	group_vault.c	the thread: what to do next, and what results mean
  *	group_claim.c	the group's place in the vault: created, claimed, kept up to date, deleted
  *	group_flush.c	which point is flushed, the flush itself, and waiting for it
+ *	group_drain.c	an epoch that does not fit into the journal
  */
 #pragma once
 
@@ -31,3 +32,11 @@ int worker_update(struct worker *w, struct error *error);
 bool group_next_point(struct group *group, uint64_t *ret_number);
 /* Flushes that point. *ret_asked: the vault was asked something for certain. */
 int worker_flush(struct worker *w, struct error *error, bool *ret_asked);
+int worker_new_flusher(struct worker *w, uint64_t drain_bytes, struct error *error,
+	struct flusher **ret_flusher);
+/* group->lock held: figures and what failed before. */
+void group_count_sent_locked(struct group *group, const struct flusher_result *result);
+
+/* group_drain.c */
+/* Drains a round, if that still makes room. As worker_flush. */
+int worker_drain(struct worker *w, struct error *error, bool *ret_asked);

@@ -14,6 +14,8 @@ const char *machine_state(const struct machine_entry *machine, const struct grou
 		return "failed";
 	if (status->taken_over)
 		return "taken-over";
+	if (status->history.drained_bytes > 0 && !status->paused)
+		return "syncing"; /* more than the journal holds, so it goes ahead of its seal */
 	if (status->resync_disks > 0)
 		return "resync-needed";
 	if (status->paused)
@@ -124,6 +126,10 @@ static int add_flow(struct cJSON *object, const struct group_status *status)
 		r = json_add_u64(flush, "done_bytes", status->flush_done_bytes);
 	if (r == 0)
 		r = json_add_u64(flush, "total_bytes", status->flush_total_bytes);
+	if (r == 0)
+		r = json_add_bool(flush, "draining", status->draining);
+	if (r == 0)
+		r = json_add_u64(flush, "drained_bytes", status->history.drained_bytes);
 	return r;
 }
 

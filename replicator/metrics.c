@@ -68,6 +68,8 @@ METRIC_VALUE(value_map, s->history.map_memory_bytes)
 METRIC_VALUE(value_newest, s->history.newest_point)
 METRIC_VALUE(value_newest_vault, s->history.newest_vault_point)
 METRIC_VALUE(value_flushes, s->flushes)
+METRIC_VALUE(value_drains, s->drains)
+METRIC_VALUE(value_drained, s->history.drained_bytes)
 METRIC_VALUE(value_flush_failures, s->failed_flushes)
 METRIC_VALUE(value_put_bytes, s->totals.put_bytes)
 METRIC_VALUE(value_put_requests, s->totals.put_requests)
@@ -108,6 +110,10 @@ static const struct group_metric {
 	{ "landfall_newest_vault_point", "gauge",
 		"Number of the newest recovery point in the vault", value_newest_vault },
 	{ "landfall_flushes_total", "counter", "Recovery points sent to the vault", value_flushes },
+	{ "landfall_drains_total", "counter",
+		"Times that part of an epoch was sent ahead of its point", value_drains },
+	{ "landfall_drained_bytes", "gauge",
+		"Bytes in the vault ahead of the point that will show them", value_drained },
 	{ "landfall_flush_failures_total", "counter", "Attempts to send that failed",
 		value_flush_failures },
 	{ "landfall_put_bytes_total", "counter", "Bytes put into page blobs", value_put_bytes },

@@ -48,7 +48,7 @@ static int by_name(struct history *history, uint64_t number, int64_t time_ns, co
 static int by_time(
 	struct history *history, int64_t time_ns, struct error *error, struct point *ret_point)
 {
-	if (history_point_newest(history, 0, time_ns, ret_point) == 0)
+	if (history_point_latest(history, time_ns, ret_point) == 0)
 		return 0;
 	char text[UTC_ISO_BYTES];
 	utc_format_iso(time_ns, text);
@@ -62,7 +62,7 @@ int point_select(
 	uint64_t number;
 	int64_t time_ns;
 	if (!text || strcmp(text, "latest") == 0)
-		return history_point_newest(history, 0, INT64_MAX, ret_point) == 0
+		return history_point_latest(history, INT64_MAX, ret_point) == 0
 			       ? 0
 			       : none(error, NO_POINTS_MEND, "there is no recovery point yet");
 	if (strcmp(text, "latest-processed") == 0)
@@ -80,7 +80,8 @@ int point_select(
 		unsigned n;
 		while ((n = history_points(history, from, batch, ARRAY_SIZE(batch))) > 0) {
 			for (unsigned i = 0; i < n; i++) {
-				if (batch[i].kind != POINT_APPLICATION)
+				if (batch[i].kind != POINT_APPLICATION ||
+					(batch[i].flags & POINT_DRAINED))
 					continue;
 				*ret_point = batch[i];
 				found = true;
@@ -145,7 +146,8 @@ static int add_flags(struct cJSON *object, const struct point *point)
 		const char *name;
 		uint32_t flag;
 	} flags[] = { { "local", POINT_LOCAL }, { "vault", POINT_VAULT }, { "keep", POINT_KEEP },
-		{ "pressure", POINT_PRESSURE }, { "damaged", POINT_DAMAGED } };
+		{ "pressure", POINT_PRESSURE }, { "damaged", POINT_DAMAGED },
+		{ "drained", POINT_DRAINED } };
 	int r = 0;
 	for (unsigned i = 0; r == 0 && i < ARRAY_SIZE(flags); i++)
 		r = json_add_bool(object, flags[i].name, point->flags & flags[i].flag);

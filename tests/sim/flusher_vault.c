@@ -256,6 +256,7 @@ static int make_flusher(struct run *run, struct flusher_vault *v)
 		.bandwidth_context = run,
 		.parallel = 1 + (unsigned)rng_below(&run->rng, 8),
 		.gap_bytes = (uint32_t)rng_below(&run->rng, 4) * 4096,
+		.drain_bytes = rng_below(&run->rng, 2) ? 0 : 1 + rng_below(&run->rng, 256 * KIB),
 	};
 	return flusher_new(&options, &v->flusher);
 }

@@ -250,8 +250,10 @@ static int spoil_live(struct run *run, struct view *view)
 	return 0;
 }
 
-/* Writes what changed over what lies there, and compares the whole with the image. */
-static int send_live(struct run *run, struct view *view, const struct model_image *image)
+/* Writes what changed over what lies there; if it is all that is staged, the whole must be the
+ * image. */
+static int send_live(
+	struct run *run, struct view *view, const struct model_image *image, bool compare)
 {
 	for (unsigned i = 0; i < image->count; i++) {
 		uint16_t id = image->disks[i].id;
@@ -267,7 +269,7 @@ static int send_live(struct run *run, struct view *view, const struct model_imag
 			if (r < 0)
 				return run_dead(run, r, "view_read for the vault");
 		}
-		for (uint32_t s = 0; s < image->disks[i].sectors; s++)
+		for (uint32_t s = 0; compare && s < image->disks[i].sectors; s++)
 			if (model_tag(live + (size_t)s * SECTOR_BYTES) != image->disks[i].tags[s])
 				run_fail(run,
 					"changes up to %" PRIu64 " since %" PRIu64
@@ -318,7 +320,7 @@ static int send_drained_to_vault(struct run *run, uint64_t number)
 	if (r == 0 && below(run, 6) == 0)
 		r = 1; /* cut short */
 	if (r == 0)
-		r = send_live(run, run->passing_view, image);
+		r = send_live(run, run->passing_view, image, true);
 	for (unsigned i = 0; r == 0 && i < image->count; i++) {
 		uint64_t bytes = image->disks[i].sectors * SECTOR_BYTES;
 		unsigned char *live = base_sim_live(run->base, image->disks[i].id, bytes);
@@ -431,13 +433,14 @@ int step_flush(struct run *run)
 	return run->vault->flush(run, number);
 }
 
-int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_lsn)
+int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_cut, uint64_t *ret_lsn)
 {
 	struct model_op op = { .kind = MODEL_FLUSH_BEGIN };
 	bool due = false;
 	for (unsigned i = 0; i < run->model.live.point_count; i++)
 		due |= run->model.live.points[i].point.number > run->model.live.newest_vault;
-	int r = history_drain_begin(run->history, &op.number, &op.lsn);
+	uint64_t most = below(run, 2) ? 0 : 1 + below(run, 256 * KIB);
+	int r = history_drain_begin(run->history, most, &op.number, ret_cut, &op.lsn);
 	if (due && r == 0)
 		run_fail(run, "a drain begins while a point is to be flushed");
 	if (r == -EBUSY) {
@@ -493,26 +496,27 @@ int step_disturb(struct run *run)
 
 int step_drain_to_memory(struct run *run)
 {
-	uint64_t number, lsn;
-	int r = step_drain_begin(run, &number, &lsn);
+	uint64_t number, cut, lsn;
+	int r = step_drain_begin(run, &number, &cut, &lsn);
 	const struct model_image *image = model_image(&run->model, &run->model.live);
+	bool all = r == 0 && cut == lsn;
 	if (r == 0)
 		r = step_commit(run);
 	if (r != 0)
 		return r > 0 ? 0 : r;
-	r = history_drain_view(run->history, number, lsn, &run->passing_view);
+	r = history_drain_view(run->history, number, cut, &run->passing_view);
 	if (r < 0) {
 		run->passing_view = NULL;
 		return run_dead(run, r, "drain_view");
 	}
 	spoil_live(run, run->passing_view);
 	r = step_disturb(run);
-	if (r == 0)
+	if (r == 0 && all)
 		r = read_unchanged(run, run->passing_view, image);
 	if (r == 0 && below(run, 4) == 0)
 		r = 1; /* cut short */
 	if (r == 0)
-		r = send_live(run, run->passing_view, image);
+		r = send_live(run, run->passing_view, image, all);
 	if (r == 0)
 		r = step_disturb(run);
 	if (r == 0)
