@@ -224,7 +224,7 @@ static int azure_delete_blob(struct blob_store *store, const char *blob, const c
 	struct azureblob_error e = { 0 };
 	const struct azureblob_conditions conditions = { .lease_id = lease_id };
 	int r = azureblob_delete(
-		client_of(store), blob, snapshot, AZUREBLOB_DELETE_ALONE, &conditions, &e);
+		client_of(store), blob, snapshot, AZUREBLOB_DELETE_ALL, &conditions, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }
 
@@ -303,6 +303,7 @@ static int take_item(void *context, const struct azureblob_item *item)
 	struct blob_metadata metadata[METADATA_MAX];
 	struct blob_item mine = { .blob = item->name,
 		.snapshot = item->snapshot,
+		.etag = item->etag,
 		.size_bytes = item->size_bytes,
 		.metadata = metadata };
 	if (item->is_prefix)

@@ -84,7 +84,7 @@ struct azureblob_item {
 	bool is_page_blob;
 	bool leased;
 	int64_t modified_ns;
-	const char *etag;                    /* "" if it was not told */
+	const char *etag;                    /* as in headers; "" if it was not told */
 	const struct http_headers *metadata; /* empty if it was not asked for */
 };
 

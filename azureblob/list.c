@@ -22,6 +22,7 @@ struct listing {
 	int (*each)(void *context, const struct azureblob_item *item);
 	void *context;
 	struct buf name; /* unescaped, of the present item */
+	char etag[AZUREBLOB_ETAG_BYTES];
 	struct http_headers metadata;
 };
 
@@ -42,6 +43,17 @@ static int read_name(struct listing *l, const struct xml_node *node)
 	if (encoded && strcmp(encoded, "true") == 0)
 		return url_unescape(&l->name, name->text, strlen(name->text));
 	return buf_append_text(&l->name, name->text);
+}
+
+/* As headers spell it, which conditions compare with; false if it is none. The service leaves the
+ * quotes away in lists. */
+static bool quote_etag(const char *text, char ret_etag[static AZUREBLOB_ETAG_BYTES])
+{
+	const char *quote = strchr(text, '"') ? "" : "\"";
+	if (!text[0])
+		return false;
+	int n = snprintf(ret_etag, AZUREBLOB_ETAG_BYTES, "%s%s%s", quote, text, quote);
+	return n < AZUREBLOB_ETAG_BYTES;
 }
 
 static int read_item(struct listing *l, const struct xml_node *node, struct azureblob_item *item)
@@ -73,8 +85,8 @@ static int read_item(struct listing *l, const struct xml_node *node, struct azur
 	const char *modified = xml_text(properties, "Last-Modified");
 	item->is_page_blob = type && strcmp(type, "PageBlob") == 0;
 	item->leased = lease && (strcmp(lease, "leased") == 0 || strcmp(lease, "breaking") == 0);
-	if (etag)
-		item->etag = etag;
+	if (etag && quote_etag(etag, l->etag))
+		item->etag = l->etag;
 	if (modified && utc_parse(modified, &item->modified_ns) < 0)
 		item->modified_ns = 0;
 	const struct xml_node *metadata = xml_find(node, "Metadata");

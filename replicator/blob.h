@@ -80,6 +80,7 @@ struct blob_metadata {
 struct blob_item {
 	const char *blob;
 	const char *snapshot; /* NULL: the base */
+	const char *etag;     /* "" if the service did not tell it */
 	uint64_t size_bytes;
 	const struct blob_metadata *metadata;
 	unsigned metadata_count;
@@ -114,7 +115,8 @@ struct blob_store_ops {
 	int (*snapshot)(struct blob_store *store, const char *blob, const char *lease_id,
 		const struct blob_metadata *metadata, unsigned metadata_count,
 		struct blob_error *error, char ret_snapshot[static BLOB_SNAPSHOT_ID_BYTES]);
-	/* snapshot NULL: the base, which must have no snapshots; lease_id may be NULL for those. */
+	/* A snapshot, which no lease protects (lease_id NULL); or, with snapshot NULL, the base and
+	 * all its snapshots in one request, under the lease. */
 	int (*delete_blob)(struct blob_store *store, const char *blob, const char *snapshot,
 		const char *lease_id, struct blob_error *error);
 	/* Written ranges of base or snapshot in a window, rising; with `previous` the difference.

@@ -318,11 +318,18 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 
 /* ── the job ─────────────────────────────────────────────────────────────────────────────── */
 
+/* NULL: all are. */
+static const struct cJSON *one_asked_for(struct job *job)
+{
+	const struct cJSON *one = cJSON_GetObjectItemCaseSensitive(job_parameters(job), "group");
+	return cJSON_IsString(one) ? one : NULL;
+}
+
 static int list_groups(
 	struct job *job, struct blob_store *store, struct name_list *names, struct error *error)
 {
-	const struct cJSON *one = cJSON_GetObjectItemCaseSensitive(job_parameters(job), "group");
-	if (cJSON_IsString(one))
+	const struct cJSON *one = one_asked_for(job);
+	if (one)
 		return add_name(names, one->valuestring);
 	struct vault_identity identity;
 	int r = vault_open(store, error, &identity);
@@ -347,6 +354,11 @@ static int take_all(struct registry *registry, struct job *job, struct blob_stor
 			return error_set(error, -ECANCELED, "run it again for the rest",
 				"the takeover was ended before group %s", names.names[i]);
 		r = take_group(registry, job, store, names.names[i], list, error);
+		/* Gone meanwhile, or half-deleted before and now wholly. */
+		if (r == -ENOENT && !one_asked_for(job)) {
+			log_warning("%s", error->message);
+			r = 0;
+		}
 	}
 	return r;
 }

@@ -16,6 +16,25 @@
  * its newest committed snapshot. An appliance that finds its lease gone stops changing anything
  * and says so (-ESTALE).
  *
+ * What keeps a former owner's change from harming a new one, whenever it lands:
+ *
+ *	pages, sizes, sequence numbers, snapshots taken,       the lease, which a takeover changes;
+ *	the deletion of a blob with all its snapshots          of pages the sequence number as well
+ *	owner.json written or deleted                          If-Match: the ETag as last seen
+ *	vault.json, blobs, manifests and hashes made           If-None-Match; a manifest that comes
+ *	                                                       late lies above the takeover's cut
+ *	manifests marked or deleted                            If-Match with an ETag read before the
+ *	                                                       owner was confirmed: a takeover puts
+ *	                                                       every manifest that stands again
+ *	hashes replaced, merged or deleted; the deletion of    If-Match, read before likewise: what
+ *	a manifest that came too late                          the new owner has made has another
+ *	snapshots deleted (no lease protects them)             an id listed before the owner was
+ *	                                                       confirmed, that no manifest names, or
+ *	                                                       whose manifest was deleted before
+ *	a lease acquired                                       fails while another holds one
+ *	a lease broken                                         only a takeover does, which leases
+ *	                                                       again while the group is its own
+ *
  * All calls block; each takes the store of the calling thread. Errors as in blob.h.
  */
 #pragma once
@@ -68,6 +87,7 @@ struct vault_group {
 	int64_t claimed_ns;
 	char lease_id[BLOB_LEASE_ID_BYTES];
 	char previous_lease_id[BLOB_LEASE_ID_BYTES]; /* may still be on some blobs */
+	bool deleting;                               /* its deletion has begun */
 	char etag[BLOB_ETAG_BYTES];                  /* of the owner.json read or written */
 	char *settings; /* owned: JSON text the replicator keeps there (machines, policy) */
 	struct vault_disk *disks; /* owned */
@@ -95,12 +115,16 @@ int vault_group_claim(struct blob_store *store, const char *name, const struct u
  * already and not ours; -EUCLEAN: the blob of a disk with points is gone. */
 int vault_group_update(struct blob_store *store, struct vault_group *group, struct error *error);
 /* Takes the group from whoever owns it; breaks leases, repairs bases. Progress in bytes. May be
- * repeated after an interruption. */
+ * repeated after an interruption. A group that was being deleted is kept if none of its blobs is
+ * gone; -EUCLEAN if some are (nothing is touched then), -ENOENT if all are: the rest is deleted. */
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
 	const char *appliance_name, struct clock_source *clock,
 	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
 	struct error *error, struct vault_group *ret_group);
-/* Removes everything of the group, owner.json last. Only the owner may. */
+/* Removes everything of the group, owner.json last: first it says there that it does, then the
+ * blobs go. Only the owner may; -ESTALE if that changes meanwhile: whatever the new owner found is
+ * left to it. May be repeated after an interruption, by the owner after a claim or by a takeover.
+ */
 int vault_group_delete(struct blob_store *store, struct vault_group *group, struct error *error);
 
 /* Imports disks and committed points into a new history (takeover, or a lost journal), each point
@@ -157,8 +181,8 @@ int vault_point_verify(struct blob_store *store, const struct vault_group *group
 int vault_base_new(
 	struct blob_service *service, const struct vault_group *group, struct base **ret_base);
 int vault_base_update(struct base *base, const struct vault_group *group);
-/* The group was taken over, or is ours again: what lies there of a disk now is read only while it is
- * ours. */
+/* The group was taken over, or is ours again: what lies there of a disk now is read only while it
+ * is ours. */
 void vault_base_lose(struct base *base, bool lost);
 /* Closes the stores if none was needed since the last call: connections of a base that nobody reads
  * are not kept. Any thread. */

@@ -60,7 +60,7 @@ struct vault_base {
 	struct live_disk {
 		uint16_t id;
 		char blob[VAULT_NAME_BYTES];
-	} *disks;
+	} * disks;
 	unsigned disk_count;
 };
 

@@ -27,7 +27,7 @@ static int move_leases(struct blob_store *store, const struct vault_group *group
 		const struct vault_disk *disk = &group->disks[i];
 		int r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
 		if (r == -ENOENT)
-			r = make_missing && !disk->removed
+			r = make_missing && !disk->removed && !group->deleting
 				    ? vault_disk_ensure(store, group, disk, error)
 				    : 0;
 		if (r < 0)

@@ -51,6 +51,35 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	return r < 0 ? vault_fail(error, r, &e, "cannot lease %s", blob) : 0;
 }
 
+#define DELETE_TRIES 8u
+
+/* A lease that was broken by hand, or by a takeover of ours that was cut short and lands late, is
+ * taken again while the group is ours. */
+int vault_disk_delete(struct blob_store *store, const struct vault_group *group,
+	const struct vault_disk *disk, struct error *error)
+{
+	char blob[VAULT_NAME_BYTES];
+	vault_blob_name(disk->name, blob);
+	for (unsigned i = 0;; i++) {
+		struct blob_error e = { 0 };
+		struct backoff backoff;
+		int r;
+		backoff_start(&backoff, NULL, NULL);
+		do {
+			r = store->ops->delete_blob(store, blob, NULL, group->lease_id, &e);
+		} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
+		if (r == 0 || r == -ENOENT)
+			return 0;
+		if ((r != -ESTALE && r != -EBUSY) || i + 1 == DELETE_TRIES)
+			return vault_fail(error, r, &e, "cannot delete %s", blob);
+		r = vault_owner_confirm(store, group, error);
+		if (r == 0)
+			r = vault_disk_lease(store, group, disk, "", error);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+}
+
 static int is_committed(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, struct error *error, bool *ret_committed)
 {

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -161,6 +162,7 @@ struct found {
 	struct found_part {
 		uint64_t number;
 		struct drained_part part;
+		char etag[BLOB_ETAG_BYTES];
 	} * items;
 	size_t count;
 };
@@ -175,6 +177,7 @@ static int take_item(void *context, const struct blob_item *item)
 	void *more = realloc(f->items, (f->count + 1) * sizeof(*f->items));
 	if (!more)
 		return -ENOMEM;
+	snprintf(found.etag, sizeof(found.etag), "%s", item->etag);
 	f->items = more;
 	f->items[f->count++] = found;
 	return 0;
@@ -188,9 +191,12 @@ static void free_found(struct found *f)
 int vault_drained_delete(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	const struct drained_part *part, struct error *error)
 {
-	char name[VAULT_NAME_BYTES];
+	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
 	vault_drained_name(group->name, number, part, name);
-	return vault_object_delete(store, name, error);
+	int r = vault_object_etag(store, name, error, etag);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	return vault_object_delete(store, name, etag, error);
 }
 
 int vault_drained_collect(struct blob_store *store, const struct vault_group *group,
@@ -211,9 +217,13 @@ int vault_drained_collect(struct blob_store *store, const struct vault_group *gr
 		return vault_fail(error, r, &e, "cannot list the points of %s", group->name);
 	for (size_t i = 0; r == 0 && i < found.count; i++) {
 		const struct found_part *p = &found.items[i];
-		if (pending != 0 && p->number >= pending)
+		char name[VAULT_NAME_BYTES];
+		/* A new owner's bear a higher generation. */
+		if ((pending != 0 && p->number >= pending) ||
+			p->part.generation > group->generation)
 			continue;
-		r = vault_drained_delete(store, group, p->number, &p->part, error);
+		vault_drained_name(group->name, p->number, &p->part, name);
+		r = vault_object_delete(store, name, p->etag, error);
 		*deleted += r == 0;
 	}
 	return r;

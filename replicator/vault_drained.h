@@ -35,6 +35,7 @@ int vault_drained_join(struct blob_store *store, struct clock_source *clock,
 /* 0 also if it is not there. */
 int vault_drained_delete(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	const struct drained_part *part, struct error *error);
-/* Deletes the parts of all points below `pending` (0: of all), and counts them. */
+/* Deletes the parts of all points below `pending` (0: of all) that were made under this ownership
+ * or an earlier one, and counts them. */
 int vault_drained_collect(struct blob_store *store, const struct vault_group *group,
 	uint64_t pending, struct error *error, unsigned *deleted);

@@ -101,72 +101,52 @@ int vault_group_create(struct blob_store *store, struct vault_group *group, stru
 int vault_group_update(struct blob_store *store, struct vault_group *group, struct error *error)
 {
 	int r = vault_owner_swap(store, group, error);
-	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
+	for (unsigned i = 0; r == 0 && !group->deleting && i < group->disk_count; i++)
 		if (!group->disks[i].removed)
 			r = vault_disk_ensure(store, group, &group->disks[i], error);
 	return r;
 }
 
-struct doomed {
-	struct blob_store *store;
-	struct names snapshots; /* in pieces of 64 bytes: ids are shorter */
-	const char *blob;
-};
+/* ── deleting ────────────────────────────────────────────────────────────────────────────── */
 
-static int take_snapshot(void *context, const struct blob_item *item)
+static int delete_objects(struct blob_store *store, const struct vault_group *group,
+	const struct vault_point_item *point, struct error *error)
 {
-	struct doomed *doomed = context;
-	struct names *list = &doomed->snapshots;
-	if (!item->snapshot || strcmp(item->blob, doomed->blob) != 0)
-		return 0;
-	void *more = realloc(list->names, (list->count + 1) * sizeof(list->names[0]));
-	if (!more)
-		return -ENOMEM;
-	list->names = more;
-	strncpy(list->names[list->count], item->snapshot, 63);
-	list->names[list->count++][63] = '\0';
-	return 0;
+	char name[VAULT_NAME_BYTES];
+	int r = 0;
+	if (point->manifest) {
+		vault_manifest_name(group->name, point->number, name);
+		r = vault_object_delete(store, name, point->etag, error);
+	}
+	if (r == 0 && point->hashes) {
+		vault_hashes_name(group->name, point->number, name);
+		r = vault_object_delete(store, name, point->hashes_etag, error);
+	}
+	return r;
 }
 
-static int delete_disk(struct blob_store *store, const struct vault_disk *disk, struct error *error)
-{
-	char blob[VAULT_NAME_BYTES];
-	struct blob_error e = { 0 };
-	vault_blob_name(disk->name, blob);
-	struct doomed doomed = { .store = store, .blob = blob };
-	int r = store->ops->lease_break(store, blob, &e);
-	if (r == -ENOENT)
-		return 0;
-	e = (struct blob_error){ 0 };
-	r = store->ops->list(store, blob, BLOB_LIST_SNAPSHOTS, take_snapshot, &doomed, &e);
-	if (r < 0)
-		vault_fail(error, r, &e, "cannot list the snapshots of %s", blob);
-	for (unsigned i = 0; r == 0 && i < doomed.snapshots.count; i++)
-		r = vault_snapshot_delete(store, blob, doomed.snapshots.names[i], error);
-	free(doomed.snapshots.names);
-	return r < 0 ? r : vault_snapshot_delete(store, blob, NULL, error);
-}
-
-/* Two disks may have had one name, one after the other; the blob is deleted once. */
+/*
+ * The swap decides: whoever takes the group over before it makes it fail, whoever does so later
+ * knows what to expect (vault_takeover.c). Then the blobs go, each with its snapshots in a request
+ * that bears the lease, which a takeover changes; then the objects that the listing before the swap
+ * named, as they were then. Without the blobs they are of no use to anybody.
+ *
+ * Two disks may have had one name, one after the other; the blob is deleted once.
+ */
 int vault_group_delete(struct blob_store *store, struct vault_group *group, struct error *error)
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
-	char object[VAULT_NAME_BYTES];
 	unsigned parts = 0;
-	int r = vault_owner_confirm(store, group, error);
-	if (r == 0)
-		r = vault_points_list(store, group, error, &points);
-	for (unsigned i = 0; r == 0 && i < points.count; i++) {
-		vault_manifest_name(group->name, points.items[i].number, object);
-		r = vault_object_delete(store, object, error);
-		vault_hashes_name(group->name, points.items[i].number, object);
-		if (r == 0)
-			r = vault_object_delete(store, object, error);
-	}
+	int r = vault_points_list(store, group, error, &points);
+	if (r < 0)
+		return r;
+	group->deleting = true;
+	r = vault_owner_swap(store, group, error);
+	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
+		r = vault_disk_delete(store, group, &group->disks[i], error);
+	for (unsigned i = 0; r == 0 && i < points.count; i++)
+		r = delete_objects(store, group, &points.items[i], error);
 	if (r == 0)
 		r = vault_drained_collect(store, group, 0, error, &parts);
-	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
-		r = delete_disk(store, &group->disks[i], error);
-	vault_owner_name(group->name, object);
-	return r < 0 ? r : vault_object_delete(store, object, error);
+	return r < 0 ? r : vault_owner_delete(store, group, error);
 }

@@ -39,8 +39,15 @@ int vault_object_put(struct blob_store *store, const char *name, const struct bu
 	struct error *error, char ret_etag[static BLOB_ETAG_BYTES]);
 int vault_object_get(struct blob_store *store, const char *name, size_t limit, struct error *error,
 	struct buf *ret_data, char ret_etag[static BLOB_ETAG_BYTES]);
-/* 0 also if it is not there. */
-int vault_object_delete(struct blob_store *store, const char *name, struct error *error);
+/* Of what is there now. -ENOENT. */
+int vault_object_etag(struct blob_store *store, const char *name, struct error *error,
+	char ret_etag[static BLOB_ETAG_BYTES]);
+/* Deletes the object that `etag` names; 0 also if it is not there. -ESTALE: another has taken its
+ * place. */
+int vault_object_delete(
+	struct blob_store *store, const char *name, const char *etag, struct error *error);
+/* No lease protects a snapshot: see vault.h for what must hold before. 0 also if it is not there.
+ */
 int vault_snapshot_delete(
 	struct blob_store *store, const char *blob, const char *snapshot, struct error *error);
 
@@ -61,7 +68,14 @@ int vault_owner_swap(struct blob_store *store, struct vault_group *group, struct
 /* 0 if owner.json still says that the group is ours in this generation; -ESTALE with words. */
 int vault_owner_confirm(
 	struct blob_store *store, const struct vault_group *group, struct error *error);
+/* After a change failed with r: -ESTALE in words if the group is another's, else r and `error` as
+ * they are. Objects that a new owner replaced may look damaged, or parts of them missing. */
+int vault_owner_blame(
+	struct blob_store *store, const struct vault_group *group, int r, struct error *error);
 int vault_new_lease(struct vault_group *group, struct error *error);
+/* Deletes owner.json if it is still the one that group->etag names. -ESTALE. */
+int vault_owner_delete(
+	struct blob_store *store, const struct vault_group *group, struct error *error);
 
 /* ── a disk's blob (vault_disk.c) ────────────────────────────────────────────────────────── */
 
@@ -78,6 +92,10 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 struct backoff;
 int vault_disk_resize(struct blob_store *store, const char *blob, uint64_t blob_bytes,
 	const char *lease_id, struct backoff *backoff, struct error *error);
+/* Deletes the blob with its snapshots, under the group's lease; 0 also if there is none. -ESTALE:
+ * leased under an id that is not ours. */
+int vault_disk_delete(struct blob_store *store, const struct vault_group *group,
+	const struct vault_disk *disk, struct error *error);
 const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t id);
 
 /* ── points (vault_points.c) ─────────────────────────────────────────────────────────────── */
@@ -93,6 +111,7 @@ struct vault_point_item {
 	bool cut;       /* came too late, see struct vault_cut */
 	bool told;      /* metadata was there and readable */
 	bool hashes;    /* there is a hashes object */
+	char etag[BLOB_ETAG_BYTES], hashes_etag[BLOB_ETAG_BYTES]; /* as listed */
 };
 
 struct vault_points {
@@ -149,6 +168,7 @@ struct vault_stage {
 	struct blob_store *store;
 	struct clock_source *clock; /* NULL: tries again without waiting */
 	const atomic_bool *cancel;  /* see backoff.h */
+	const struct vault_group *group;
 	char name[VAULT_NAME_BYTES];
 	uint64_t series;
 	struct error error; /* of the part that failed */
@@ -156,7 +176,8 @@ struct vault_stage {
 int vault_stage_open(struct vault_stage *stage, struct blob_store *store,
 	struct clock_source *clock, const atomic_bool *cancel, const struct vault_group *group,
 	uint64_t number, struct error *error, struct hashes_sink *ret_sink);
-/* Makes the staged object appear. if_match as in object_commit; NULL: whatever is there now. */
+/* Makes the staged object appear. if_match as in object_commit; NULL: in place of what is there
+ * now, if it is the group's owner's. -ESTALE: the group is not ours any more. */
 int vault_stage_commit(struct vault_stage *stage, const struct hashes_written *written,
 	const char *if_match, struct error *error);
 

@@ -83,15 +83,45 @@ int vault_object_put(struct blob_store *store, const char *name, const struct bu
 	return 0;
 }
 
-int vault_object_delete(struct blob_store *store, const char *name, struct error *error)
+int vault_object_etag(struct blob_store *store, const char *name, struct error *error,
+	char ret_etag[static BLOB_ETAG_BYTES])
+{
+	struct blob_error e = { 0 };
+	struct backoff backoff;
+	char byte, etag[BLOB_ETAG_BYTES];
+	size_t n;
+	int r;
+	backoff_start(&backoff, NULL, NULL);
+	do {
+		r = store->ops->object_read(store, name, 0, &byte, 1, &e, &n, etag);
+	} while (r < 0 && backoff_again(&backoff, r, &e));
+	if (r < 0)
+		return vault_fail(error, r, &e, "cannot look at %s", name);
+	memcpy(ret_etag, etag, sizeof(etag));
+	return 0;
+}
+
+int vault_object_delete(
+	struct blob_store *store, const char *name, const char *etag, struct error *error)
 {
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
+	if (!etag[0])
+		return error_set(
+			error, -EBADMSG, NULL, "the service does not tell the ETag of %s", name);
 	backoff_start(&backoff, NULL, NULL);
 	do {
-		r = store->ops->object_delete(store, name, NULL, &e);
+		r = store->ops->object_delete(store, name, etag, &e);
 	} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
+	if (r == -ESTALE) {
+		char there[BLOB_ETAG_BYTES];
+		r = vault_object_etag(store, name, error, there);
+		if (r < 0)
+			return r == -ENOENT ? 0 : r;
+		return error_set(error, -ESTALE, "see that only one appliance uses this group",
+			"%s was written anew while it was to be deleted", name);
+	}
 	return r < 0 && r != -ENOENT ? vault_fail(error, r, &e, "cannot delete %s", name) : 0;
 }
 
@@ -105,10 +135,9 @@ int vault_snapshot_delete(
 	do {
 		r = store->ops->delete_blob(store, blob, snapshot, NULL, &e);
 	} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
-	if (r < 0 && r != -ENOENT)
-		return vault_fail(error, r, &e, "cannot delete %s%s%s", blob,
-			snapshot ? " snapshot " : "", snapshot ? snapshot : "");
-	return 0;
+	return r < 0 && r != -ENOENT
+		       ? vault_fail(error, r, &e, "cannot delete %s snapshot %s", blob, snapshot)
+		       : 0;
 }
 
 /* Sends those that are not done (result ≠ 0) and waits for all. */

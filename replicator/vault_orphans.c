@@ -5,6 +5,10 @@
  * The order protects a flush under way: snapshots are listed before the manifests are read, and
  * whatever bears the number of the pending point or a later one is left alone. A manifest that
  * cannot be read keeps all snapshots that bear its number.
+ *
+ * It also protects a new owner's flush: ownership is confirmed after the last listing, so nothing
+ * of what was listed is another's, and nothing else is deleted: snapshots by their ids, objects by
+ * their ETags.
  */
 #include "replicator/vault_internal.h"
 
@@ -70,14 +74,16 @@ static int keep_explained(
 	return r == -ENOENT ? 0 : r;
 }
 
-static int delete_object(struct collector *c, uint64_t number, bool hashes, struct error *error)
+static int delete_object(
+	struct collector *c, const struct vault_point_item *point, bool hashes, struct error *error)
 {
 	char name[VAULT_NAME_BYTES];
 	if (hashes)
-		vault_hashes_name(c->group->name, number, name);
+		vault_hashes_name(c->group->name, point->number, name);
 	else
-		vault_manifest_name(c->group->name, number, name);
-	int r = vault_object_delete(c->store, name, error);
+		vault_manifest_name(c->group->name, point->number, name);
+	int r = vault_object_delete(
+		c->store, name, hashes ? point->hashes_etag : point->etag, error);
 	if (r == 0)
 		c->deleted++;
 	return r;
@@ -90,11 +96,11 @@ static int collect_objects(
 	if (may_be_under_way(c, point->number) || vault_point_is_committed(point))
 		return 0;
 	if (point->hashes)
-		r = delete_object(c, point->number, true, error);
+		r = delete_object(c, point, true, error);
 	/* A tombstone stays for ever: it bars a put that may be under way for who knows how long.
 	 */
 	if (r == 0 && point->manifest && point->cut)
-		r = delete_object(c, point->number, false, error);
+		r = delete_object(c, point, false, error);
 	return r;
 }
 
@@ -131,6 +137,8 @@ static int collect(struct collector *c, struct error *error)
 		r = vault_points_list(c->store, c->group, error, &points);
 	for (unsigned i = 0; r == 0 && i < points.count; i++)
 		r = keep_explained(c, &points.items[i], error);
+	if (r == 0)
+		r = vault_owner_confirm(c->store, c->group, error);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; r == 0 && i < points.count; i++)
@@ -144,13 +152,10 @@ int vault_collect_orphans(struct blob_store *store, const struct vault_group *gr
 	uint64_t pending_point, struct error *error, unsigned *ret_deleted)
 {
 	struct collector c = { .store = store, .group = group, .pending = pending_point };
-	int r = vault_owner_confirm(store, group, error);
-	if (r < 0)
-		return r;
 	c.snapshots = calloc(group->disk_count + 1u, sizeof(*c.snapshots));
 	if (!c.snapshots)
 		return error_set(error, -ENOMEM, NULL, "not enough memory to list snapshots");
-	r = collect(&c, error);
+	int r = collect(&c, error);
 	for (unsigned d = 0; d < group->disk_count; d++)
 		vault_snapshots_free(&c.snapshots[d]);
 	free(c.snapshots);

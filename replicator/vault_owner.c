@@ -3,6 +3,7 @@
  *
  *	{"format":1, "name":"…", "id":"<uuid>", "owner":"<uuid>", "owner_name":"…",
  *	 "generation":n, "claimed":"<UTC>", "lease_id":"…", "previous_lease_id":"…",
+ *	 "deleting":true (or absent),
  *	 "settings":"<JSON text>", "cuts":[{"generation":n,"above":n}],
  *	 "disks":[{"id":n,"name":"…","size_bytes":n,"added_point":n,"removed":false,
  *	           "vhd_id":"<uuid>","created":"<UTC>"}], "checksum":"…"}
@@ -81,6 +82,7 @@ int vault_owner_format(const struct vault_group *group, struct buf *text)
 		json_add_text(object, "lease_id", group->lease_id) < 0 ||
 		json_add_text(object, "previous_lease_id", group->previous_lease_id) < 0 ||
 		json_add_text(object, "settings", group->settings ? group->settings : "") < 0 ||
+		(group->deleting && json_add_bool(object, "deleting", true) < 0) ||
 		put_cuts(object, group) < 0 || put_disks(object, group) < 0)
 		return -ENOMEM;
 	return sealed_json_format(object, text);
@@ -150,6 +152,7 @@ static int get_all(const struct json *root, struct vault_group *g, struct error 
 			0 ||
 		(r = json_copy_text(root, "previous_lease_id", sizeof(g->previous_lease_id),
 			 g->previous_lease_id, error)) < 0 ||
+		(r = json_find_bool(root, "deleting", &g->deleting, error)) < 0 ||
 		(r = json_get_text(root, "settings", &settings, error)) < 0 ||
 		(r = get_lists(root, g, error)) < 0)
 		return r;
@@ -202,6 +205,19 @@ int vault_owner_confirm(
 	return 0;
 }
 
+int vault_owner_blame(
+	struct blob_store *store, const struct vault_group *group, int r, struct error *error)
+{
+	struct error better = { 0 };
+	bool away = r == -EAGAIN || r == -ETIMEDOUT || r == -ECONNRESET || r == -ECONNREFUSED;
+	if (r == 0 || r == -ECANCELED || away ||
+		vault_owner_confirm(store, group, &better) != -ESTALE)
+		return r;
+	if (error)
+		*error = better;
+	return -ESTALE;
+}
+
 int vault_owner_swap(struct blob_store *store, struct vault_group *group, struct error *error)
 {
 	CLEANUP(buf_free) struct buf text = { 0 };
@@ -211,12 +227,7 @@ int vault_owner_swap(struct blob_store *store, struct vault_group *group, struct
 		return error_set(error, r, NULL, "not enough memory for owner.json");
 	vault_owner_name(group->name, name);
 	r = vault_object_put(store, name, &text, group->etag, NULL, 0, error, group->etag);
-	if (r == -ESTALE) {
-		struct error better;
-		if (vault_owner_confirm(store, group, &better) == -ESTALE && error)
-			*error = better;
-	}
-	return r;
+	return vault_owner_blame(store, group, r, error);
 }
 
 int vault_new_lease(struct vault_group *group, struct error *error)
@@ -228,4 +239,13 @@ int vault_new_lease(struct vault_group *group, struct error *error)
 	memcpy(group->previous_lease_id, group->lease_id, sizeof(group->lease_id));
 	uuid_format(&id, group->lease_id);
 	return 0;
+}
+
+int vault_owner_delete(
+	struct blob_store *store, const struct vault_group *group, struct error *error)
+{
+	char name[VAULT_NAME_BYTES];
+	vault_owner_name(group->name, name);
+	int r = vault_object_delete(store, name, group->etag, error);
+	return vault_owner_blame(store, group, r, error);
 }

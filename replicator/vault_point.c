@@ -5,6 +5,10 @@
  * anything goes; then the manifest goes, and with it the point; then what only it explained. A
  * call that was cut short may be repeated; what it leaves after the manifest is gone is found by
  * vault_collect_orphans.
+ *
+ * Each object is changed or deleted only as the one whose ETag was read *before* ownership was
+ * confirmed: a takeover, which puts every manifest again, makes that ETag one that is no more. The
+ * snapshots go only once the manifest is known to be gone, after which they are nobody's.
  */
 #include "replicator/vault_internal.h"
 
@@ -70,6 +74,9 @@ static int merge_hashes(struct blob_store *store, const struct vault_group *grou
 	hashes_reader_coverage(newer, &id, &from[1], &to[1]);
 	if (from[1] <= from[0])
 		return 0; /* merged already */
+	r = vault_owner_confirm(store, group, error);
+	if (r < 0)
+		return r;
 	r = vault_stage_open(&stage, store, NULL, NULL, group, next, error, &sink);
 	if (r < 0)
 		return r;
@@ -79,19 +86,28 @@ static int merge_hashes(struct blob_store *store, const struct vault_group *grou
 	return write_merged(&stage, older, newer, writer, etag, error);
 }
 
+/* As listed; NULL: there is none. */
+static const char *hashes_etag(const struct vault_points *points, uint64_t number)
+{
+	for (unsigned i = 0; i < points->count; i++)
+		if (points->items[i].number == number && points->items[i].hashes)
+			return points->items[i].hashes_etag;
+	return NULL;
+}
+
 int vault_point_delete(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	struct error *error)
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
 	CLEANUP(manifest_free) struct manifest m = { 0 };
 	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
-	int r = vault_owner_confirm(store, group, error);
-	if (r == 0)
-		r = vault_manifest_load(store, group, number, error, &m, NULL, etag);
+	int r = vault_manifest_load(store, group, number, error, &m, NULL, etag);
 	if (r == -ENOENT)
 		return 0;
 	if (r == 0)
 		r = vault_points_list(store, group, error, &points);
+	if (r == 0)
+		r = vault_owner_confirm(store, group, error);
 	if (r < 0)
 		return r;
 	const struct vault_point_item *next = vault_points_above(&points, number);
@@ -100,13 +116,14 @@ int vault_point_delete(struct blob_store *store, const struct vault_group *group
 			"point %" PRIu64 " is the newest in the vault", number);
 	r = merge_hashes(store, group, number, next->number, error);
 	if (r < 0)
-		return r;
+		return vault_owner_blame(store, group, r, error);
 	vault_manifest_name(group->name, number, name);
-	r = vault_object_delete(store, name, error);
+	r = vault_object_delete(store, name, etag, error);
 	for (unsigned i = 0; r == 0 && i < m.disk_count; i++)
 		r = vault_snapshot_delete(store, m.disks[i].blob, m.disks[i].snapshot, error);
 	vault_hashes_name(group->name, number, name);
-	return r < 0 ? r : vault_object_delete(store, name, error);
+	const char *left = hashes_etag(&points, number);
+	return r < 0 || !left ? r : vault_object_delete(store, name, left, error);
 }
 
 int vault_point_keep(struct blob_store *store, const struct vault_group *group, uint64_t number,
@@ -118,11 +135,11 @@ int vault_point_keep(struct blob_store *store, const struct vault_group *group, 
 	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
 	/* The very bytes are put again: the next manifest holds their hash. */
 	vault_manifest_name(group->name, number, name);
-	int r = vault_owner_confirm(store, group, error);
-	if (r == 0)
-		r = vault_object_get(store, name, MANIFEST_MAX_BYTES, error, &text, etag);
+	int r = vault_object_get(store, name, MANIFEST_MAX_BYTES, error, &text, etag);
 	if (r == 0)
 		r = manifest_parse(name, text.data, text.len, error, &m);
+	if (r == 0)
+		r = vault_owner_confirm(store, group, error);
 	if (r < 0)
 		return r;
 	uint32_t flags = keep ? m.flags | POINT_KEEP : m.flags & ~(uint32_t)POINT_KEEP;

@@ -22,6 +22,8 @@
 #include "replicator/manifest_format.h"
 #include "replicator/sealed_json.h"
 
+#define REPLACE_TRIES 4u
+
 void vault_points_free(struct vault_points *points)
 {
 	free(points->items);
@@ -107,6 +109,7 @@ static int take_item(void *context, const struct blob_item *item)
 		return 0;
 	point.hashes = hashes;
 	point.manifest = !hashes;
+	snprintf(hashes ? point.hashes_etag : point.etag, BLOB_ETAG_BYTES, "%s", item->etag);
 	if (!hashes)
 		point.told = read_metadata(item, &point);
 	if (l->points.count == l->capacity) {
@@ -135,10 +138,14 @@ static void join(struct vault_points *points)
 	unsigned n = 0;
 	qsort(points->items, points->count, sizeof(points->items[0]), by_number);
 	for (unsigned i = 0; i < points->count; i++) {
-		if (n > 0 && points->items[n - 1].number == points->items[i].number)
-			points->items[n - 1].hashes = true;
-		else
+		struct vault_point_item *last = n > 0 ? &points->items[n - 1] : NULL;
+		if (last && last->number == points->items[i].number) {
+			last->hashes = true;
+			memcpy(last->hashes_etag, points->items[i].hashes_etag,
+				sizeof(last->hashes_etag));
+		} else {
 			points->items[n++] = points->items[i];
+		}
 	}
 	points->count = n;
 }
@@ -341,7 +348,9 @@ int vault_stage_open(struct vault_stage *s, struct blob_store *store, struct clo
 	const atomic_bool *cancel, const struct vault_group *group, uint64_t number,
 	struct error *error, struct hashes_sink *ret_sink)
 {
-	*s = (struct vault_stage){ .store = store, .clock = clock, .cancel = cancel };
+	*s = (struct vault_stage){
+		.store = store, .clock = clock, .cancel = cancel, .group = group
+	};
 	int r = random_bytes(&s->series, sizeof(s->series));
 	if (r < 0)
 		return error_set(error, r, NULL, "no random numbers to be had");
@@ -365,31 +374,13 @@ static bool is_staged(struct vault_stage *s, const struct hashes_written *writte
 	return le64toh(digest) == written->digest;
 }
 
-static int current_etag(struct vault_stage *s, struct error *error, char etag[BLOB_ETAG_BYTES])
-{
-	struct vault_hashes h = { .store = s->store };
-	char byte;
-	size_t n;
-	strcpy(h.name, s->name);
-	int r = read_hashes(&h, 0, &byte, 1, error, &n);
-	strcpy(etag, r < 0 ? "" : h.etag);
-	return r == -ENOENT ? 0 : r;
-}
-
-int vault_stage_commit(struct vault_stage *s, const struct hashes_written *written,
+static int commit_once(struct vault_stage *s, const struct hashes_written *written,
 	const char *if_match, struct error *error)
 {
 	struct blob_error e = { 0 };
 	struct backoff backoff;
-	char etag[BLOB_ETAG_BYTES];
-	int r;
-	if (!if_match) {
-		r = current_etag(s, error, etag);
-		if (r < 0)
-			return r;
-		if_match = etag;
-	}
 	backoff_start(&backoff, s->clock, s->cancel);
+	int r;
 	do {
 		r = s->store->ops->object_commit(
 			s->store, s->name, s->series, written->parts, if_match, &e);
@@ -397,4 +388,32 @@ int vault_stage_commit(struct vault_stage *s, const struct hashes_written *writt
 	if (r < 0 && is_staged(s, written))
 		return 0;
 	return r < 0 ? vault_fail(error, r, &e, "cannot write %s", s->name) : 0;
+}
+
+/* What is there is ours if it was there before the owner was confirmed. An earlier try of ours may
+ * land between; then it is looked at anew. */
+static int replace_present(
+	struct vault_stage *s, const struct hashes_written *written, struct error *error)
+{
+	char etag[BLOB_ETAG_BYTES];
+	int r = -ESTALE;
+	for (unsigned i = 0; (r == -ESTALE || r == -EEXIST) && i < REPLACE_TRIES; i++) {
+		r = vault_object_etag(s->store, s->name, error, etag);
+		if (r == -ENOENT)
+			etag[0] = '\0';
+		if (r == 0 || r == -ENOENT)
+			r = vault_owner_confirm(s->store, s->group, error);
+		if (r < 0)
+			return r;
+		r = commit_once(s, written, etag, error);
+	}
+	return r;
+}
+
+int vault_stage_commit(struct vault_stage *s, const struct hashes_written *written,
+	const char *if_match, struct error *error)
+{
+	int r = if_match ? commit_once(s, written, if_match, error)
+			 : replace_present(s, written, error);
+	return vault_owner_blame(s->store, s->group, r, error);
 }

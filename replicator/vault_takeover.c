@@ -4,13 +4,19 @@
  *	1. swap owner.json: ours, a new lease id, generation + 1
  *	2. change every blob's lease to the new id: from here on the former owner's writes are
  *	   refused
- *	3. the newest committed point whose manifest and snapshots are whole is what stands; record
+ *	3. put every committed manifest again, the very bytes: from here on the former owner's
+ *	   deletions and marks are refused, since they name an ETag that is no more
+ *	4. the newest committed point whose manifest and snapshots are whole is what stands; record
  *	   the cut in owner.json, so that a manifest of the former owner that lands later commits
  *	   nothing
- *	4. make every base equal to that point's snapshot
- *	5. collect what nothing explains
+ *	5. make every base equal to that point's snapshot
+ *	6. collect what nothing explains
  *
  * Each step may be repeated; an interrupted takeover is simply begun again.
+ *
+ * The former owner may have been deleting the group. If no blob is gone yet the group is kept; if
+ * all are, nothing is left to be taken and the deletion is finished. In between no point is whole
+ * any more and nothing is touched: the service may be able to undelete a blob.
  */
 #include "replicator/vault_internal.h"
 
@@ -24,6 +30,7 @@
 #include "common/log.h"
 #include "fs/point.h"
 #include "replicator/backoff.h"
+#include "replicator/manifest_format.h"
 #include "replicator/vault_snapshots.h"
 
 #define SWAP_TRIES 8u
@@ -67,8 +74,6 @@ static int take_lease(struct blob_store *store, const struct vault_group *group,
 	int r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
 	if (r == -ESTALE && older[0])
 		r = vault_disk_lease(store, group, disk, older, error);
-	if (r == -ENOENT)
-		return vault_disk_ensure(store, group, disk, error);
 	vault_blob_name(disk->name, blob);
 	for (unsigned i = 0; r == -ESTALE && i < BREAK_TRIES; i++) {
 		e = (struct blob_error){ 0 };
@@ -80,13 +85,79 @@ static int take_lease(struct blob_store *store, const struct vault_group *group,
 	return r;
 }
 
+/* Of removed disks too, which older points show. Counts those whose blobs are gone. */
 static int take_leases(struct blob_store *store, const struct vault_group *group, const char *older,
-	struct error *error)
+	struct error *error, unsigned *ret_gone)
 {
-	int r = 0;
-	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
-		if (!group->disks[i].removed)
-			r = take_lease(store, group, &group->disks[i], older, error);
+	unsigned gone = 0;
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		const struct vault_disk *disk = &group->disks[i];
+		int r = take_lease(store, group, disk, older, error);
+		if (r == -ENOENT && !disk->removed && !group->deleting)
+			r = vault_disk_ensure(store, group, disk, error);
+		else if (r == -ENOENT)
+			gone++;
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	*ret_gone = gone;
+	return 0;
+}
+
+/* A deletion that was begun: see above. -ENOENT: it is finished. */
+static int end_deletion(
+	struct blob_store *store, struct vault_group *group, unsigned gone, struct error *error)
+{
+	if (gone > 0 && gone < group->disk_count)
+		return error_set(error, -EUCLEAN,
+			"undelete the blobs of its disks and take it over again; or delete what "
+			"is left by hand",
+			"group %s was being deleted: %u of %u disks are gone", group->name, gone,
+			group->disk_count);
+	if (gone == 0) {
+		group->deleting = false;
+		return 0;
+	}
+	int r = vault_group_delete(store, group, error);
+	return r < 0 ? r
+		     : error_set(error, -ENOENT, NULL,
+			       "group %s was being deleted: nothing of it is left", group->name);
+}
+
+#define TOUCH_TRIES 8u
+
+/* Puts a committed manifest again, with its mark. One that is gone, or damaged so that nobody can
+ * delete it by what it names, is left. */
+static int touch_manifest(struct blob_store *store, const struct vault_group *group,
+	const struct vault_point_item *point, struct error *error)
+{
+	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES], put[BLOB_ETAG_BYTES];
+	int r = -ESTALE;
+	vault_manifest_name(group->name, point->number, name);
+	for (unsigned i = 0; r == -ESTALE && i < TOUCH_TRIES; i++) {
+		CLEANUP(buf_free) struct buf text = { 0 };
+		CLEANUP(manifest_free) struct manifest m = { 0 };
+		struct vault_metadata metadata;
+		r = vault_object_get(store, name, MANIFEST_MAX_BYTES, error, &text, etag);
+		if (r == 0)
+			r = manifest_parse(name, text.data, text.len, NULL, &m);
+		if (r < 0)
+			break;
+		vault_manifest_metadata(&m, point->flags, &metadata);
+		r = vault_object_put(
+			store, name, &text, etag, metadata.items, metadata.count, error, put);
+	}
+	return r == -ENOENT || r == -EBADMSG || r == -EPROTONOSUPPORT ? 0 : r;
+}
+
+static int touch_manifests(
+	struct blob_store *store, const struct vault_group *group, struct error *error)
+{
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	int r = vault_points_list(store, group, error, &points);
+	for (unsigned i = 0; r == 0 && i < points.count; i++)
+		if (vault_point_is_committed(&points.items[i]))
+			r = touch_manifest(store, group, &points.items[i], error);
 	return r;
 }
 
@@ -193,10 +264,14 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	CLEANUP(manifest_free) struct manifest newest = { 0 };
 	struct vault_progress told = { .told = progress, .context = context };
 	char older[BLOB_LEASE_ID_BYTES];
-	unsigned deleted;
+	unsigned deleted, gone;
 	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group, older);
 	if (r == 0)
-		r = take_leases(store, &group, older, error);
+		r = take_leases(store, &group, older, error, &gone);
+	if (r == 0 && group.deleting)
+		r = end_deletion(store, &group, gone, error);
+	if (r == 0)
+		r = touch_manifests(store, &group, error);
 	if (r == 0)
 		r = vault_newest_whole(store, &group, error, &newest);
 	if (r == 0)
@@ -207,7 +282,7 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	for (unsigned i = 0; r == -ESTALE && i < BREAK_TRIES; i++) {
 		if (vault_owner_confirm(store, &group, error) < 0)
 			break;
-		r = take_leases(store, &group, "", error);
+		r = take_leases(store, &group, "", error, &gone);
 		if (r == 0)
 			r = vault_repair_disks(store, clock, &group, &newest, &told, error);
 	}

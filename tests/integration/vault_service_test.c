@@ -353,6 +353,87 @@ static void first_is_refused(struct appliance *first)
 	must_be_stale(r, &error, "the first appliance's deletion");
 }
 
+/* ── a takeover in the midst of a deletion ───────────────────────────────────────────────── */
+
+#define DOOMED "doomed"
+
+static struct {
+	struct blob_store_ops ops;
+	const struct blob_store_ops *real;
+	struct appliance *other;
+	bool taken;
+} between;
+
+static int take_over_first(struct blob_store *store, const char *blob, const char *snapshot,
+	const char *lease_id, struct blob_error *e)
+{
+	struct appliance *b = between.other;
+	if (!between.taken)
+		PERSIST("vault_group_takeover",
+			vault_group_takeover(b->store, DOOMED, &b->id, "second", clock_system(),
+				NULL, NULL, &error, &b->group));
+	between.taken = true;
+	return between.real->delete_blob(store, blob, snapshot, lease_id, e);
+}
+
+static int count_snapshot(void *context, const struct blob_item *item)
+{
+	*(unsigned *)context += item->snapshot != NULL;
+	return 0;
+}
+
+static unsigned doomed_snapshots(struct appliance *a)
+{
+	unsigned count = 0;
+	struct blob_error e = { 0 };
+	PERSIST("list", (count = 0, error.code = 0,
+				a->store->ops->list(a->store, "machines/doomed/",
+					BLOB_LIST_SNAPSHOTS, count_snapshot, &count, &e)));
+	return count;
+}
+
+/* The request to delete a blob with its snapshots goes out after another has taken the group: it is
+ * refused, the snapshots stay, and it is the other who can delete them. */
+static void deletion_is_fenced(const struct config_vault *vault)
+{
+	struct appliance a = { 0 }, b = { 0 };
+	struct error why = { 0 };
+	struct blob_error e = { 0 };
+	struct vault_group gone;
+	char snapshot[BLOB_SNAPSHOT_ID_BYTES];
+	open_service(&a, vault, 1);
+	open_service(&b, vault, 2);
+	a.group = (struct vault_group){ .id = { { 8 } }, .owner = a.id, .disk_count = 1 };
+	strcpy(a.group.name, DOOMED);
+	strcpy(a.group.owner_name, "first");
+	a.group.disks = calloc(1, sizeof(*a.group.disks));
+	a.group.disks[0] = (struct vault_disk){ .id = 1, .name = "doomed/d", .size_bytes = MIB };
+	PERSIST("vault_group_create", vault_group_create(a.store, &a.group, &error));
+	PERSIST("snapshot", a.store->ops->snapshot(a.store, "machines/doomed/d.vhd",
+				    a.group.lease_id, NULL, 0, &e, snapshot));
+	between.other = &b;
+	between.real = a.store->ops;
+	between.ops = *between.real;
+	between.ops.delete_blob = take_over_first;
+	a.store->ops = &between.ops;
+	int r = -EAGAIN;
+	for (unsigned try = 0; passes(r) && try < TRIES; try++)
+		r = vault_group_delete(a.store, &a.group, &why);
+	must_be_stale(r, &why, "the former owner's deletion of the group");
+	if (!between.taken || doomed_snapshots(&b) == 0)
+		die("the new owner's snapshots are gone");
+	PERSIST("vault_group_delete", vault_group_delete(b.store, &b.group, &error));
+	if (doomed_snapshots(&b) != 0)
+		die("snapshots of the deleted group are left");
+	for (unsigned try = 0; try == 0 || (passes(r) && try < TRIES); try++)
+		r = vault_group_load(b.store, DOOMED, &why, &gone);
+	if (r != -ENOENT)
+		die("the deleted group is still there: %d", r);
+	a.store->ops = between.real;
+	close_appliance(&a);
+	close_appliance(&b);
+}
+
 int main(int argc, char **argv)
 {
 	struct appliance first = { 0 }, second = { 0 };
@@ -407,6 +488,7 @@ int main(int argc, char **argv)
 	flush(&second, seal(&second));
 	check(&second);
 	list_points(&second);
+	deletion_is_fenced(&vault);
 	close_appliance(&first);
 	close_appliance(&second);
 	for (unsigned d = 0; d < DISKS; d++) {

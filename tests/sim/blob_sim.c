@@ -353,7 +353,9 @@ static int list_item(const struct sim_blob *blob, const struct sim_snapshot *sna
 {
 	struct blob_metadata metadata[SIM_METADATA];
 	const struct sim_metadata *m = snapshot ? &snapshot->metadata : &blob->metadata;
-	struct blob_item item = { .blob = blob->name, .metadata = metadata };
+	char etag[BLOB_ETAG_BYTES];
+	struct blob_item item = { .blob = blob->name, .metadata = metadata, .etag = etag };
+	snprintf(etag, sizeof(etag), "\"%" PRIu64 "\"", blob->etag);
 	item.snapshot = snapshot ? snapshot->id : NULL;
 	item.size_bytes = snapshot ? snapshot->content.bytes : blob->content.bytes;
 	for (unsigned i = 0; i < m->count && (flags & BLOB_LIST_METADATA); i++)

@@ -241,9 +241,9 @@ static int apply_snapshot(struct blob_sim *service, const struct sim_change *c,
 static int apply_delete(struct blob_sim *service, const struct sim_change *c, struct sim_blob *blob)
 {
 	if (!c->snapshot) {
+		if (!c->lease || !*c->lease)
+			blob_state_violation(service, "%s deleted without a lease", c->blob);
 		int r = check_lease(blob, c->lease);
-		if (r == 0 && blob->snapshots)
-			r = -EBUSY;
 		if (r == 0)
 			remove_blob(service, blob);
 		return r;
@@ -322,6 +322,8 @@ static int apply_object(struct blob_sim *service, const struct sim_change *c, st
 	if (c->verb == SIM_OBJECT_DELETE) {
 		if (!shows)
 			return -ENOENT;
+		if (!c->if_match || c->if_match[0] != '"')
+			blob_state_violation(service, "%s deleted whatever it is", c->blob);
 		remove_blob(service, blob);
 		return 0;
 	}

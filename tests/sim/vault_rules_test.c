@@ -154,7 +154,7 @@ static void a_late_manifest_commits_nothing(void **state)
 	vault_manifest_name(GROUP, lost, name);
 	assert_int_equal(blob_sim_peek_object(w->service, name, &late), 0);
 	world_load_manifest(a, lost, &m);
-	assert_int_equal(a->ops.object_delete(a->store, name, NULL, &e), 0);
+	world_delete_object(a, name);
 	world_take_over(w);
 	assert_int_equal(
 		a->ops.object_put(a->store, name, late.data, late.len, "", NULL, 0, &e, etag), 0);
@@ -279,20 +279,6 @@ static void only_this_try_is_adopted(void **state)
 
 /* ── manifests that are there already ────────────────────────────────────────────────────── */
 
-static void put_manifest(struct appliance *a, const struct manifest *m)
-{
-	CLEANUP(buf_free) struct buf text = { 0 };
-	struct vault_metadata metadata;
-	struct blob_error e = { 0 };
-	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
-	vault_manifest_name(GROUP, m->number, name);
-	vault_manifest_metadata(m, m->flags, &metadata);
-	assert_int_equal(manifest_format(m, &text), 0);
-	assert_int_equal(a->ops.object_put(a->store, name, text.data, text.len, NULL,
-				 metadata.items, metadata.count, &e, etag),
-		0);
-}
-
 static struct manifest early; /* what a put that lands late brings */
 static struct appliance *early_of;
 
@@ -301,7 +287,7 @@ static int land_manifest(struct blob_store *store, const char *blob, const char 
 	const struct blob_metadata *metadata, unsigned metadata_count, struct blob_error *e,
 	char ret_snapshot[static BLOB_SNAPSHOT_ID_BYTES])
 {
-	put_manifest(early_of, &early);
+	world_put_manifest(early_of, &early);
 	return real_snapshot(store, blob, lease_id, metadata, metadata_count, e, ret_snapshot);
 }
 
@@ -322,10 +308,9 @@ static void a_manifest_is_never_replaced(void **state)
 	real_snapshot = a->ops.snapshot;
 	a->ops.snapshot = land_manifest;
 	for (unsigned i = 0; i < 3; i++) {
-		struct blob_error e = { 0 };
 		char name[VAULT_NAME_BYTES];
 		vault_manifest_name(GROUP, number, name);
-		assert_int_equal(a->ops.object_delete(a->store, name, NULL, &e), 0);
+		world_delete_object(a, name);
 		early.appliance.bytes[0] = i == 0 ? 9 : 1;
 		early.hashes_digest += i == 1;
 		assert_int_equal(world_flush(a, number), i < 2 ? -ESTALE : 0);
@@ -345,15 +330,14 @@ static void what_is_missing_is_found(void **state)
 	struct world *w = *state;
 	struct appliance *a = &w->first;
 	CLEANUP(manifest_free) struct manifest m = { 0 };
-	struct blob_error e = { 0 };
 	char empty[BLOB_SNAPSHOT_ID_BYTES], name[VAULT_NAME_BYTES];
 	world_snapshot_of(a, NULL, 1, 1, empty);
 	uint64_t number = world_make_vault_point(a, 'a');
 	world_load_manifest(a, number, &m);
 	memcpy(m.disks[0].snapshot, empty, sizeof(empty));
 	vault_manifest_name(GROUP, number, name);
-	assert_int_equal(a->ops.object_delete(a->store, name, NULL, &e), 0);
-	put_manifest(a, &m);
+	world_delete_object(a, name);
+	world_put_manifest(a, &m);
 	assert_int_equal(
 		vault_point_verify(a->store, &a->group, number, NULL, NULL, &error), -EBADMSG);
 }

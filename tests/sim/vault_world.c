@@ -177,12 +177,18 @@ void world_begin_flush(struct appliance *a, uint64_t number)
 	commit(a);
 }
 
+int world_try_take_over(struct world *w)
+{
+	if (!w->second.store)
+		open_store(w, &w->second, 2);
+	vault_group_free(&w->second.group);
+	return vault_group_takeover(w->second.store, GROUP, &w->second.id, "second",
+		&w->clock.source, NULL, NULL, &error, &w->second.group);
+}
+
 void world_take_over(struct world *w)
 {
-	open_store(w, &w->second, 2);
-	assert_int_equal(vault_group_takeover(w->second.store, GROUP, &w->second.id, "second",
-				 &w->clock.source, NULL, NULL, &error, &w->second.group),
-		0);
+	assert_int_equal(world_try_take_over(w), 0);
 }
 
 void world_bring_up(struct world *w)
@@ -227,6 +233,36 @@ void world_put_object(struct appliance *a, const char *name)
 	struct blob_error e = { 0 };
 	char etag[BLOB_ETAG_BYTES];
 	assert_int_equal(a->ops.object_put(a->store, name, "x", 1, "", NULL, 0, &e, etag), 0);
+}
+
+void world_put_manifest(struct appliance *a, const struct manifest *m)
+{
+	CLEANUP(buf_free) struct buf text = { 0 };
+	struct vault_metadata metadata;
+	struct blob_error e = { 0 };
+	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
+	vault_manifest_name(GROUP, m->number, name);
+	vault_manifest_metadata(m, m->flags, &metadata);
+	assert_int_equal(manifest_format(m, &text), 0);
+	assert_int_equal(a->ops.object_put(a->store, name, text.data, text.len, NULL,
+				 metadata.items, metadata.count, &e, etag),
+		0);
+}
+
+void world_put_hashes(struct appliance *a, uint64_t number)
+{
+	char name[VAULT_NAME_BYTES];
+	vault_hashes_name(GROUP, number, name);
+	world_put_object(a, name);
+}
+
+void world_delete_object(struct appliance *a, const char *name)
+{
+	CLEANUP(buf_free) struct buf text = { 0 };
+	struct blob_error e = { 0 };
+	char etag[BLOB_ETAG_BYTES];
+	assert_int_equal(a->ops.object_get(a->store, name, MIB, &e, &text, etag), 0);
+	assert_int_equal(a->ops.object_delete(a->store, name, etag, &e), 0);
 }
 
 static bool has_object(struct world *w, const char *name)

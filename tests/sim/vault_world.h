@@ -43,6 +43,8 @@ int world_teardown(void **state);
 
 /* The first appliance's journal is opened again, with what it holds. */
 void world_restart(struct world *w);
+/* What vault_group_takeover answers the second. */
+int world_try_take_over(struct world *w);
 /* The second takes over; with world_bring_up it has a history of its own. */
 void world_take_over(struct world *w);
 void world_bring_up(struct world *w);
@@ -61,6 +63,10 @@ unsigned world_collect(struct appliance *a, uint64_t pending);
 void world_snapshot_of(struct appliance *a, const char *group, uint64_t point, uint64_t sequence,
 	char ret_id[static BLOB_SNAPSHOT_ID_BYTES]);
 void world_put_object(struct appliance *a, const char *name);
+/* Puts the manifest whatever is there; an object that counts as a point's hashes. */
+void world_put_manifest(struct appliance *a, const struct manifest *m);
+void world_put_hashes(struct appliance *a, uint64_t number);
+void world_delete_object(struct appliance *a, const char *name);
 bool world_has_snapshot(struct world *w, const char *id);
 bool world_has_hashes(struct world *w, uint64_t number);
 bool world_has_manifest(struct world *w, uint64_t number);
