@@ -19,7 +19,8 @@
  * What keeps a former owner's change from harming a new one, whenever it lands:
  *
  *	pages, sizes, sequence numbers, snapshots taken,       the lease, which a takeover changes;
- *	the deletion of a blob with all its snapshots          of pages the sequence number as well
+ *	the deletion of a blob with all its snapshots          of pages the sequence number as well,
+ *	                                                       of sizes the ETag
  *	owner.json written or deleted                          If-Match: the ETag as last seen
  *	vault.json, blobs, manifests and hashes made           If-None-Match; a manifest that comes
  *	                                                       late lies above the takeover's cut
@@ -28,6 +29,7 @@
  *	                                                       every manifest that stands again
  *	hashes replaced, merged or deleted; the deletion of    If-Match, read before likewise: what
  *	a manifest that came too late                          the new owner has made has another
+ *	hashes of what was drained                             their names hold the generation
  *	snapshots deleted (no lease protects them)             an id listed before the owner was
  *	                                                       confirmed, that no manifest names, or
  *	                                                       whose manifest was deleted before
