@@ -8,14 +8,10 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 
 from appliance import Failure, die_with_parent, end_process, is_mounted, shell, wait_until
-
-BPF_FS = pathlib.Path("/sys/fs/bpf")
-
 
 class LoopDisk:
     """A sparse file under a loop device, which everything that is here may write to."""
@@ -81,20 +77,24 @@ class Agent:
         self.state = pathlib.Path(work) / f"agent-{machine}"
         self.status_file = pathlib.Path(work) / f"agent-{machine}.status/status.json"
         self.log = pathlib.Path(work) / f"agent-{machine}.log"
-        self.pins = BPF_FS / f"landfall-test-{os.getpid()}-{machine}"
+        # A bpffs of its own, so that nothing outlives the test.
+        self.bpf = pathlib.Path(work) / f"agent-{machine}.bpf"
+        self.pins = self.bpf / "marks"
         self.capture = capture
         self.process = None
         self.disks = {}
         self.options = ()
 
     def __enter__(self):
-        if not is_mounted(BPF_FS):
-            shell("mount", "-t", "bpf", "bpf", BPF_FS)
+        self.bpf.mkdir(exist_ok=True)
+        shell("mount", "-t", "bpf", "bpf", self.bpf)
         return self
 
     def __exit__(self, *_):
-        self.stop()
-        shutil.rmtree(self.pins, ignore_errors=True)
+        try:
+            self.stop()
+        finally:
+            subprocess.run(["umount", "-l", self.bpf], check=False)
 
     def run(self, *words, timeout=60):
         return subprocess.run([self.build / "landfall-agent", *[str(word) for word in words]],
