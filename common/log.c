@@ -49,7 +49,11 @@ void log_message(enum log_level level, const char *format, ...)
 	va_end(args);
 	if (n < 0)
 		return;
-	at = MIN(at + (size_t)n, sizeof(line) - 2);
+	size_t end = MIN(at + (size_t)n, sizeof(line) - 2);
+	/* Others' words may be in it: they must not look like lines of ours. */
+	for (; at < end; at++)
+		if ((unsigned char)line[at] < 0x20 || line[at] == 0x7f)
+			line[at] = line[at] == '\t' ? ' ' : '?';
 	line[at++] = '\n';
 	/* Nobody is left to tell when stderr is gone. */
 	if (write(STDERR_FILENO, line, at) < 0)

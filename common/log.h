@@ -3,7 +3,8 @@
  * journald's socket (JOURNAL_STREAM is set) and plain words otherwise.
  *
  * Log once, where the decision is made; elsewhere hand the error up. Never log a secret.
- * Any thread; a line is written with one write(2), so lines do not mix.
+ * Any thread; a line is written with one write(2), so lines do not mix. Control characters in it
+ * become '?', so that others' words cannot begin a line.
  */
 #pragma once
 

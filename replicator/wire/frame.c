@@ -143,8 +143,8 @@ int frame_parse_data(const struct wire_frame *frame, const void *body, struct fr
 		return BAD(error, "no DATA");
 	memcpy(&data, body, sizeof(data));
 	uint64_t bytes = (uint64_t)data.sectors * SECTOR_BYTES;
-	if (data.disk >= WIRE_MAX_DISKS || data.unused16 != 0)
-		return BAD(error, "a DATA names disk %u", data.disk);
+	if (data.unused16 != 0)
+		return BAD(error, "a DATA of disk %u has set what is unused", data.disk);
 	if (data.sectors == 0 || bytes > WIRE_MAX_DATA_BYTES)
 		return BAD(error, "a DATA of %u sectors", data.sectors);
 	if (data.lba % PAGE_SECTORS != 0 || data.lba > UINT64_MAX / SECTOR_BYTES - data.sectors)
@@ -214,8 +214,8 @@ int frame_parse_zero(const struct wire_frame *frame, const void *body, struct wi
 	if (frame->type != WIRE_ZERO || frame->body_bytes != sizeof(zero))
 		return BAD(error, "no ZERO");
 	memcpy(&zero, body, sizeof(zero));
-	if (zero.disk >= WIRE_MAX_DISKS || zero.unused16 != 0 || zero.unused32 != 0)
-		return BAD(error, "a ZERO names disk %u", zero.disk);
+	if (zero.unused16 != 0 || zero.unused32 != 0)
+		return BAD(error, "a ZERO of disk %u has set what is unused", zero.disk);
 	if (zero.sectors == 0 || zero.sectors > UINT64_MAX / SECTOR_BYTES ||
 		zero.lba > UINT64_MAX / SECTOR_BYTES - zero.sectors)
 		return BAD(
@@ -245,8 +245,8 @@ int frame_parse_hashes(const struct wire_frame *frame, const void *body,
 	if (frame->type != WIRE_HASHES || frame->body_bytes < sizeof(hashes))
 		return BAD(error, "no HASHES");
 	memcpy(&hashes, body, sizeof(hashes));
-	if (hashes.disk >= WIRE_MAX_DISKS || hashes.unused16 != 0)
-		return BAD(error, "a HASHES names disk %u", hashes.disk);
+	if (hashes.unused16 != 0)
+		return BAD(error, "a HASHES of disk %u has set what is unused", hashes.disk);
 	if (hashes.count == 0 || hashes.count > WIRE_MAX_CHUNK_HASHES ||
 		frame->body_bytes != sizeof(hashes) + 16 * (uint64_t)hashes.count)
 		return BAD(error, "a HASHES of %u in a body of %u bytes", hashes.count,
@@ -265,8 +265,8 @@ int frame_parse_pages(const struct wire_frame *frame, const void *body,
 	if (frame->type != WIRE_PAGES || frame->body_bytes < sizeof(pages))
 		return BAD(error, "no PAGES");
 	memcpy(&pages, body, sizeof(pages));
-	if (pages.disk >= WIRE_MAX_DISKS || pages.unused16 != 0)
-		return BAD(error, "a PAGES names disk %u", pages.disk);
+	if (pages.unused16 != 0)
+		return BAD(error, "a PAGES of disk %u has set what is unused", pages.disk);
 	if (pages.count == 0 || pages.count > WIRE_CHUNK_PAGES ||
 		frame->body_bytes != sizeof(pages) + 8 * (uint64_t)pages.count)
 		return BAD(error, "a PAGES of %u in a body of %u bytes", pages.count,

@@ -62,7 +62,7 @@ static_assert(sizeof(struct wire_frame) == 40, "as documented");
  * WIRE_MAX_DATA_BYTES. It begins at a page of the disk and holds whole pages; what a source's disk
  * has not of its last one is zeros. */
 struct wire_data {
-	uint16_t disk; /* as the appliance numbered it */
+	uint16_t disk; /* as the appliance numbered it: any number */
 	uint16_t unused16;
 	uint32_t sectors;
 	uint64_t lba;

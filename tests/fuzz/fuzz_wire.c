@@ -37,7 +37,7 @@ static void take_data(const struct wire_frame *frame, struct unpacker *unpacker)
 	if (frame_parse_data(frame, body, &parts, NULL) < 0)
 		return;
 	size_t bytes = (size_t)parts.sectors * SECTOR_BYTES;
-	must(parts.disk < WIRE_MAX_DISKS && bytes > 0 && bytes <= WIRE_MAX_DATA_BYTES);
+	must(bytes > 0 && bytes <= WIRE_MAX_DATA_BYTES);
 	must(parts.hash_count == WIRE_PAGE_COUNT(bytes) && parts.lba % 8 == 0);
 	must((const uint8_t *)parts.packed + parts.packed_bytes == body + frame->body_bytes);
 	must((const uint8_t *)(parts.hashes + parts.hash_count) == parts.packed);

@@ -22,6 +22,8 @@ from appliance import (BUILD, Appliance, check, die_with_parent,  # noqa: E402
                        end_process, need, run_test, step, wait_until)
 from wire import CONTROL, DATA, PING, Ended, Wire, frame  # noqa: E402
 
+HELLO = {"type": "hello", "machine": "web1", "versions": [1, 1], "version": "test", "host": "h",
+         "boot": "b", "connections": 1, "zstd": False}
 REFUSED = 4
 UNREACHABLE = 6
 
@@ -245,8 +247,7 @@ def certificates(work, a, port, web1, web2):
     # A key of its own enrols the machine anew, and ends what it had, sessions included.
     old = web1.identity
     with Wire(port, old) as wire:
-        wire.say({"type": "hello", "machine": "web1", "versions": [1, 1], "version": "test",
-                  "host": "h", "boot": "b", "connections": 1, "zstd": False})
+        wire.say(HELLO | {"machine": "web1"})
         check(wire.hear()["type"] == "welcome", "no welcome")
         text, key_id = new_key(a, "--machine", "web1")
         Source(work, "web1-new", "web1").enroll(port, text)
@@ -256,16 +257,14 @@ def certificates(work, a, port, web1, web2):
     new = Source(work, "web1-new", "web1")
     # Revoking the key revokes what was won with it, at once.
     with Wire(port, new.identity) as wire:
-        wire.say({"type": "hello", "machine": "web1", "versions": [1, 1], "version": "test",
-                  "host": "h", "boot": "b", "connections": 1, "zstd": False})
+        wire.say(HELLO | {"machine": "web1"})
         check(wire.hear()["type"] == "welcome", "no welcome")
         a.call("key", "revoke", key_id)
         wire.hear_the_end()
     refused_at_handshake(port, new.identity, ["revoked"])
     # A machine that is removed.
     with Wire(port, web2.identity) as wire:
-        wire.say({"type": "hello", "machine": "web2", "versions": [1, 1], "version": "test",
-                  "host": "h", "boot": "b", "connections": 1, "zstd": False})
+        wire.say(HELLO | {"machine": "web2"})
         check(wire.hear()["type"] == "welcome", "no welcome")
         a.call("machine", "remove", "web2")
         wire.hear_the_end()
@@ -329,7 +328,7 @@ def old_tls(port, key_text):
     check(key_text.split(".")[3] in prints, "the chain does not hold the key's authority")
 
 
-def liars(port, identity):
+def liars(a, port, identity):
     step("frames that lie")
     hello = json.dumps({"type": "hello", "machine": "web3", "versions": [1, 1]}).encode()
     lies = [b"\0" * 40, os.urandom(200), frame(CONTROL, hello, magic=1),
@@ -361,6 +360,20 @@ def liars(port, identity):
         wire.say({"type": "enroll", "machine": "../../etc", "csr": "x", "key":
                   {"id": "0" * 12, "secret": "A" * 43}})
         check(wire.hear()["type"] == "error", "enrolled as ../../etc")
+    for who in (None, identity):
+        with Wire(port, who) as wire:
+            wire.say({"type": "enroll\nerror: forged", "machine": "x\nerror: forged", "csr": "x",
+                      "key": {"id": "0" * 12, "secret": "A" * 43}})
+            wire.hear_the_end()
+    with Wire(port) as wire:
+        wire.say({"type": "enroll", "machine": "x\nerror: forged", "csr": "x",
+                  "key": {"id": "0" * 12, "secret": "A" * 43}})
+        wire.hear_the_end()
+    with Wire(port, identity) as wire:
+        wire.say(HELLO | {"machine": "web3"})
+        wire.say({"type": "error", "message": "x\nerror: forged"})
+        wire.hear_the_end()
+    check("\nerror: forged" not in a.log.read_text(encoding="utf-8"), "a line of the log is forged")
 
 
 def closed_within(connection, seconds):
@@ -426,7 +439,7 @@ def test(work):
         certificates(work, a, port, web1, web2)
         renewal(a, port, web3, work)
         old_tls(port, new_key(a)[0])
-        liars(port, web3)
+        liars(a, port, web3)
         slow_ones(a, port, web3)
         step("a port that another has: an alert, and open by itself when it is free")
         a.stop()

@@ -104,8 +104,6 @@ static void a_lying_data_is_refused(void **state)
 		unsigned flags;
 		size_t body_bytes;
 	} lies[] = {
-		{ { .disk = WIRE_MAX_DISKS, .sectors = 8, .packed_bytes = 4096, .hash_count = 1 },
-			0, 24 + 8 + 4096 },
 		{ { .unused16 = 1, .sectors = 8, .packed_bytes = 4096, .hash_count = 1 }, 0,
 			24 + 8 + 4096 },
 		{ { .sectors = 0, .packed_bytes = 0, .hash_count = 0 }, 0, 40 },
@@ -197,10 +195,9 @@ static void small_bodies_come_back(void **state)
 	assert_memory_equal(&zero, &zero_back, sizeof(zero));
 	assert_int_equal(frame_check_zero_place(&zero, 8, NULL), 0);
 	assert_int_equal(frame_check_zero_place(&zero, 7, NULL), -ERANGE);
-	static const struct wire_zero lies[] = { { .disk = WIRE_MAX_DISKS, .sectors = 1 },
-		{ .unused16 = 1, .sectors = 1 }, { .unused32 = 1, .sectors = 1 }, { .sectors = 0 },
-		{ .sectors = UINT64_MAX }, { .lba = UINT64_MAX, .sectors = 1 },
-		{ .lba = UINT64_MAX / 512, .sectors = 1 } };
+	static const struct wire_zero lies[] = { { .unused16 = 1, .sectors = 1 },
+		{ .unused32 = 1, .sectors = 1 }, { .sectors = 0 }, { .sectors = UINT64_MAX },
+		{ .lba = UINT64_MAX, .sectors = 1 }, { .lba = UINT64_MAX / 512, .sectors = 1 } };
 	for (size_t i = 0; i < ARRAY_SIZE(lies); i++)
 		assert_int_equal(frame_parse_zero(&frame, &lies[i], &zero_back, NULL), -EBADMSG);
 
