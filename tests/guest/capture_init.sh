@@ -199,6 +199,29 @@ ask end
 exec 3>&- 4<&-
 wait $tool
 
+# Others trace the same events, begin and end meanwhile
+start --method bpf /dev/$nxfs=$c/xfs
+ask copy
+for d in xfs part; do
+	capture_load direct /m/$d/direct 6 &
+done
+turns=0
+while [ $turns -lt 12 ]; do
+	turns=$((turns + 1))
+	echo end | capture_tool --method bpf /dev/$sraw=$c/sraw >/dev/null || bad "another tool"
+done
+say "another tool has come and gone $turns times"
+ask "freeze 60000"
+ask finish
+ask "check 1000"
+want "*proven*" "others come and go: proven"
+ask compare
+want "same *" "others come and go: compared"
+ask thaw
+ask end
+exec 3>&- 4<&-
+wait
+
 start --method perf /dev/$nxfs=$c/xfs /dev/${vroot}2=$c/part
 ask copy
 for d in xfs part; do
