@@ -7,10 +7,11 @@
  * completion; the one at queueing makes a write known as early as can be, and stands in where a
  * completion is missed.
  *
- * Why completions have two programs: from Linux 6.1 on a program that is interrupted on a
- * processor is *left out* for a completion that arrives there meanwhile. The second program is
- * then still run; it does nothing if the first has left its note for this request. Whatever both
- * miss shows as bytes that the kernel's statistics count and these do not.
+ * Why completions are watched in two ways, at the tracepoint and at the entry of the functions that
+ * complete requests: a tracepoint drops events while another tracer attaches or detaches (seen on
+ * Linux 6.18), and from 6.1 on a program that is interrupted on a processor is left out for what
+ * arrives there meanwhile. Each way counts its bytes; as long as one of them agrees with the
+ * kernel's statistics, nothing was missed, and both mark.
  *
  * The oldest kernel to load this is 5.10: loops bounded by constants, no atomic operation that
  * returns a value, no program-wide state but in maps.
@@ -66,17 +67,12 @@ struct request___old {
 } KERNEL_STRUCT;
 
 enum { OP_MASK = 0xff, OP_DISCARD = 3, OP_PASSTHROUGH = 32 };
-enum { FAN = 1 << CAPTURE_FAN_SHIFT, RUN_MAX = 2 * FAN, BIOS_MAX = 256, HANDED = 4 };
+enum { FAN = 1 << CAPTURE_FAN_SHIFT, RUN_MAX = 2 * FAN, BIOS_MAX = 256 };
 
 struct inflight {
 	uint64_t sector;
 	uint32_t bytes;
 	uint32_t kernel_dev;
-};
-
-/* Requests that the first program has seen and the second has not yet, on one processor. */
-struct handed {
-	uint64_t requests[HANDED];
 };
 
 struct {
@@ -136,13 +132,6 @@ struct {
 	__type(key, uint64_t); /* the bio's address */
 	__type(value, struct inflight);
 } inflight SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, uint32_t);
-	__type(value, struct handed);
-} handed SEC(".maps");
 
 /*
  * Functions that are not static are verified once, on their own, for any arguments: what keeps
@@ -337,32 +326,16 @@ static __always_inline void mark_discards(
 		__sync_fetch_and_add(&counters(device)->overflow, 1);
 }
 
-static __always_inline int completed(struct request *rq, uint32_t bytes, int second)
+static __always_inline int completed(struct request *rq, uint32_t bytes, int other)
 {
-	uint32_t op = rq->cmd_flags & OP_MASK, zero = 0, index;
+	uint32_t op = rq->cmd_flags & OP_MASK, index;
 	struct capture_device *device;
-	struct handed *h;
 
 	if (!(op & 1))
 		return 0;
-	h = bpf_map_lookup_elem(&handed, &zero);
-	if (!h)
-		return 0;
-	if (second) {
-		for (unsigned i = 0; i < HANDED; i++) {
-			if (h->requests[i] == (uint64_t)rq) {
-				h->requests[i] = 0;
-				return 0;
-			}
-		}
-	}
 	device = device_find(request_disk_number(rq), &index);
 	if (!device)
 		return 0;
-	if (!second) {
-		unsigned i = !h->requests[0] ? 0 : !h->requests[1] ? 1 : !h->requests[2] ? 2 : 3;
-		h->requests[i % HANDED] = (uint64_t)rq;
-	}
 	if (op >= OP_PASSTHROUGH) {
 		__sync_fetch_and_add(&counters(device)->opaque, 1);
 		return 0;
@@ -372,8 +345,8 @@ static __always_inline int completed(struct request *rq, uint32_t bytes, int sec
 	if (op == OP_DISCARD)
 		mark_discards(rq, device, index);
 	mark(index, rq->__sector, bytes);
-	if (second)
-		__sync_fetch_and_add(&counters(device)->second_bytes, bytes);
+	if (other)
+		__sync_fetch_and_add(&counters(device)->other_bytes, bytes);
 	else
 		__sync_fetch_and_add(&counters(device)->seen_bytes, bytes);
 	return 0;
@@ -385,10 +358,30 @@ int rq_complete(uint64_t *ctx)
 	return completed((struct request *)ctx[0], (uint32_t)ctx[2], 0);
 }
 
-SEC("tp_btf/block_rq_complete")
-int rq_complete_again(uint64_t *ctx)
+/* The function that has the tracepoint; all but requests that complete in batches. */
+SEC("fentry/blk_update_request")
+int update_request(uint64_t *ctx)
 {
 	return completed((struct request *)ctx[0], (uint32_t)ctx[2], 1);
+}
+
+/* Those of batches end their bios whole, where blk_update_request has them moved on to their end
+ * before. */
+SEC("fentry/bio_endio")
+int end_bio(uint64_t *ctx)
+{
+	struct bio *bio = (struct bio *)ctx[0];
+	uint32_t bytes = bio->bi_iter.bi_size, op = bio->bi_opf & OP_MASK, index;
+	struct capture_device *device;
+
+	if (bytes == 0 || !(op & 1) || op >= OP_PASSTHROUGH)
+		return 0;
+	device = device_find(bio_disk_number(bio), &index);
+	if (!device || device->flags & CAPTURE_BIO_BASED)
+		return 0;
+	mark(index, bio->bi_iter.bi_sector, bytes);
+	__sync_fetch_and_add(&counters(device)->other_bytes, bytes);
+	return 0;
 }
 
 /* The end of a write on a device without a request queue. By now the bio has been moved on and

@@ -49,10 +49,10 @@ enum capture_device_flags {
 
 /* Only ever added to. */
 struct capture_counters {
-	uint64_t seen_bytes;   /* completed, by the first program */
-	uint64_t second_bytes; /* completed, seen by the second only (and rarely by both) */
-	uint64_t opaque;       /* commands that may write, no telling where */
-	uint64_t overflow;     /* writes that could not be followed to their end */
+	uint64_t seen_bytes;  /* completed, by the tracepoints */
+	uint64_t other_bytes; /* completed, by the functions' entries */
+	uint64_t opaque;      /* commands that may write, no telling where */
+	uint64_t overflow;    /* writes that could not be followed to their end */
 	uint64_t reserved[4];
 };
 static_assert(sizeof(struct capture_counters) == 64, "a cache line");
@@ -87,7 +87,7 @@ struct capture_note {
 	uint64_t sequence;
 	/* What the sums were when trust began. */
 	uint64_t base_seen;
-	uint64_t base_second;
+	uint64_t base_other;
 	uint64_t base_opaque;
 	uint64_t base_overflow;
 	uint64_t base_counted;
@@ -99,9 +99,10 @@ static_assert(sizeof(struct capture_note) == 280, "layout");
 struct capture_registry {
 	uint64_t magic; /* written last */
 	uint32_t layout;
-	uint32_t reserved;
+	uint32_t has_other; /* 1: the functions' entries are watched too */
 	char boot_id[40];
-	uint64_t programs_id[5]; /* of the kernel: whether ours are still the ones that run */
+	uint64_t programs_id[8]; /* the kernel's: whether ours are still the ones that run; 0: none
+				  */
 	struct capture_note notes[CAPTURE_SLOTS];
 };
-static_assert(sizeof(struct capture_registry) == 96 + 280 * CAPTURE_SLOTS, "layout");
+static_assert(sizeof(struct capture_registry) == 120 + 280 * CAPTURE_SLOTS, "layout");

@@ -51,11 +51,16 @@ enum map_index {
 static const char *const map_names[MAPS] = { "device_of", "devices", "slots", "registry", "marks",
 	"inflight" };
 
-enum program { QUEUE, COMPLETE, COMPLETE_AGAIN, BIO_COMPLETE, BIO_COMPLETE_AGAIN, PROGRAMS };
+enum program { QUEUE, COMPLETE, BIO_COMPLETE, BIO_COMPLETE_AGAIN, UPDATE, END_BIO, PROGRAMS };
 
-/* In the order of attaching, which is the order in which the kernel calls them. */
-static const char *const program_names[PROGRAMS] = { "bio_queue", "rq_complete",
-	"rq_complete_again", "bio_complete", "bio_complete_again" };
+static const char *const program_names[PROGRAMS] = { "bio_queue", "rq_complete", "bio_complete",
+	"bio_complete_again", "update_request", "end_bio" };
+
+/* Where kernels cannot attach to the entry of functions, tracepoints have to do. */
+static bool is_optional(unsigned program)
+{
+	return program == UPDATE || program == END_BIO;
+}
 
 struct method_bpf {
 	struct method base;
@@ -63,7 +68,7 @@ struct method_bpf {
 	int lock_fd;
 	int maps[MAPS];
 	uint64_t *index;        /* [CAPTURE_INDEX] */
-	int programs[PROGRAMS]; /* negative: not attached, as this kernel has no such tracepoint */
+	int programs[PROGRAMS]; /* negative: not attached; the optional ones only */
 	int links[PROGRAMS];
 };
 
@@ -203,8 +208,8 @@ static int queue_arguments(const struct btf *btf)
 	return btf_vlen(t) - 1; /* the first is the tracer's */
 }
 
-/* Leaves out the queue program of the other prototype. */
-static int select_programs(struct bpf_object *object)
+/* Leaves out the queue program of the other prototype, and the optional ones unless wanted. */
+static int select_programs(struct bpf_object *object, bool optional)
 {
 	struct btf *btf = btf__load_vmlinux_btf();
 	if (!btf)
@@ -219,6 +224,11 @@ static int select_programs(struct bpf_object *object)
 		return -EINVAL;
 	bpf_program__set_autoload(newer, arguments == 1);
 	bpf_program__set_autoload(older, arguments == 2);
+	for (unsigned i = 0; i < PROGRAMS; i++) {
+		struct bpf_program *p = bpf_object__find_program_by_name(object, program_names[i]);
+		if (p && is_optional(i))
+			bpf_program__set_autoload(p, optional);
+	}
 	return 0;
 }
 
@@ -264,6 +274,8 @@ static int pin_all(const struct method_bpf *m)
 			return -errno;
 	}
 	for (unsigned i = 0; i < PROGRAMS; i++) {
+		if (m->links[i] < 0)
+			continue;
 		link_path(m, i, path);
 		if (bpf_obj_pin(m->links[i], path) < 0)
 			return -errno;
@@ -285,9 +297,9 @@ static int fill_registry(struct method_bpf *m)
 	return 0;
 }
 
-static int build_from(struct method_bpf *m, struct bpf_object *object)
+static int build_from(struct method_bpf *m, struct bpf_object *object, bool optional)
 {
-	int r = select_programs(object);
+	int r = select_programs(object, optional);
 	if (r == 0)
 		r = bpf_object__load(object);
 	if (r < 0)
@@ -300,12 +312,17 @@ static int build_from(struct method_bpf *m, struct bpf_object *object)
 		m->maps[i] = r;
 	}
 	r = map_tables(m);
-	for (unsigned i = 0; r == 0 && i < PROGRAMS; i++)
-		r = attach_one(m, object, i);
-	return r == 0 ? fill_registry(m) : r;
+	for (unsigned i = 0; r == 0 && i < PROGRAMS; i++) {
+		if (optional || !is_optional(i))
+			r = attach_one(m, object, i);
+	}
+	if (r < 0)
+		return r;
+	m->base.registry->has_other = optional;
+	return fill_registry(m);
 }
 
-static int build(struct method_bpf *m)
+static int build(struct method_bpf *m, bool optional)
 {
 	const struct bpf_object_open_opts opts = { .sz = sizeof(opts), .object_name = "landfall" };
 	raise_memlock();
@@ -313,7 +330,7 @@ static int build(struct method_bpf *m)
 		bpf_object__open_mem(capture_bpf_object, capture_bpf_object_bytes, &opts);
 	if (!object)
 		return -errno;
-	int r = build_from(m, object);
+	int r = build_from(m, object, optional);
 	bpf_object__close(object);
 	return r;
 }
@@ -324,6 +341,8 @@ static int find_link(struct method_bpf *m, unsigned which)
 	struct bpf_link_info link = { 0 };
 	uint32_t bytes = sizeof(link);
 
+	if (m->base.registry->programs_id[which] == 0 && is_optional(which))
+		return 0;
 	link_path(m, which, path);
 	m->links[which] = bpf_obj_get(path);
 	if (m->links[which] < 0)
@@ -500,21 +519,26 @@ static int program_info(const struct method_bpf *m, unsigned which, struct bpf_p
 	return 0;
 }
 
-/* A completion was lost only if both programs were left out; the smaller number bounds that. The
- * kernel tells since 5.12, and leaves none out before 6.1. */
+/* A completion was lost only if both ways were left out; the smaller number bounds that. The kernel
+ * tells since 5.12, and leaves none out before 6.1. */
 static int bpf_missed(struct method *method, uint64_t *ret_missed)
 {
 	const struct method_bpf *m = (const struct method_bpf *)method;
-	struct bpf_prog_info info[PROGRAMS];
+	uint64_t missed[PROGRAMS];
 
 	for (unsigned i = 0; i < PROGRAMS; i++) {
-		int r = program_info(m, i, &info[i]);
+		struct bpf_prog_info info;
+		missed[i] = UINT64_MAX;
+		if (m->programs[i] < 0)
+			continue;
+		int r = program_info(m, i, &info);
 		if (r < 0)
 			return r;
+		missed[i] = info.recursion_misses;
 	}
-	*ret_missed =
-		MIN(info[COMPLETE].recursion_misses, info[COMPLETE_AGAIN].recursion_misses) +
-		MIN(info[BIO_COMPLETE].recursion_misses, info[BIO_COMPLETE_AGAIN].recursion_misses);
+	uint64_t other = m->programs[UPDATE] < 0 ? UINT64_MAX : missed[UPDATE] + missed[END_BIO];
+	*ret_missed = MIN(missed[COMPLETE], other) +
+		      MIN(missed[BIO_COMPLETE], missed[BIO_COMPLETE_AGAIN]);
 	return 0;
 }
 
@@ -525,6 +549,8 @@ static int bpf_cost(struct method *method, struct tracker_cost *ret_cost)
 
 	for (unsigned i = 0; i < PROGRAMS; i++) {
 		struct bpf_prog_info info;
+		if (m->programs[i] < 0)
+			continue;
 		int r = program_info(m, i, &info);
 		if (r < 0)
 			return r;
@@ -572,7 +598,13 @@ int method_bpf_open(
 		release(m);
 		if (m->pin_dir)
 			unpin(m);
-		r = build(m);
+		r = build(m, true);
+		if (r < 0) {
+			release(m);
+			if (m->pin_dir)
+				unpin(m);
+			r = build(m, false);
+		}
 	}
 	if (r < 0) {
 		int code = r == -ENOENT || r == -ENOTSUP || r == -EINVAL ? -EOPNOTSUPP : r;
@@ -582,7 +614,8 @@ int method_bpf_open(
 		return code;
 	}
 	snprintf(m->base.reason, sizeof(m->base.reason),
-		"BPF programs in the kernel, which mark with no process alive");
+		"BPF programs at tracepoints%s, which mark with no process alive",
+		m->base.registry->has_other ? " and at the entry of functions" : "");
 	*ret_method = &m->base;
 	return 0;
 }

@@ -30,6 +30,8 @@
 
 #define DEFAULT_MEMORY (32 * MIB)
 #define DISK_MEMORY (16 * MIB)
+#define LARGE_DISK_MEMORY (64 * MIB) /* of one disk, whatever the others have */
+#define COARSE_SHIFT 20u
 
 int tracker_boot_id(char ret_id[static 40])
 {
@@ -353,6 +355,16 @@ static int stat_open(const struct disk *disk)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Blocks as fine as the memory allows, but no coarser than 1 MiB for want of it: a write costs a
+ * block on the wire. */
+static unsigned choose_shift(const struct tracker *tracker, uint64_t bytes)
+{
+	uint64_t memory = MAX(MIN(memory_left(tracker) / 2, DISK_MEMORY), 64 * KIB);
+	unsigned wanted = marks_shift_for(bytes, memory);
+	unsigned coarse = MAX(COARSE_SHIFT, marks_shift_for(bytes, LARGE_DISK_MEMORY));
+	return MIN(wanted, coarse);
+}
+
 static int begin_marking(struct tracker_disk *disk, struct error *error)
 {
 	struct tracker *tracker = disk->tracker;
@@ -371,8 +383,7 @@ static int begin_marking(struct tracker_disk *disk, struct error *error)
 		disk->marks.map = NULL;
 	}
 	slots_evict(tracker, &disk->disk);
-	int r = slot_make(disk, marks_shift_for(disk->disk.bytes,
-					MAX(MIN(memory_left(tracker) / 2, DISK_MEMORY), 64 * KIB)));
+	int r = slot_make(disk, choose_shift(tracker, disk->disk.bytes));
 	if (r < 0)
 		return error_set(error, r, NULL, "disk %s: marking its writes cannot begin",
 			disk->disk.name);
@@ -486,7 +497,7 @@ int tracker_grow(struct tracker_disk *disk, uint64_t bytes, struct error *error)
 	const struct capture_note *from = &method->registry->notes[old.slot];
 	note->distrust = from->distrust;
 	note->base_seen = from->base_seen;
-	note->base_second = from->base_second;
+	note->base_other = from->base_other;
 	note->base_opaque = from->base_opaque;
 	note->base_overflow = from->base_overflow;
 	note->base_counted = from->base_counted;

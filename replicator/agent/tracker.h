@@ -147,6 +147,7 @@ struct tracker_trust {
 	enum tracker_verdict verdict;
 	enum tracker_reason reason;
 	uint64_t seen_bytes;    /* completed writes and discards since trust began */
+	uint64_t other_bytes;   /* the same, seen in the second way where there is one, else 0 */
 	uint64_t counted_bytes; /* the same by the kernel's statistics of the whole disk */
 	uint64_t missed;        /* calls the kernel left out and could not be made up for */
 };
@@ -169,7 +170,7 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error);
 struct tracker_cost {
 	uint64_t calls;
 	uint64_t run_ns;
-	uint64_t missed; /* calls left out, most of them made up for by the second program */
+	uint64_t missed; /* calls left out, most of them made up for in the other way */
 };
 
 int tracker_cost(const struct tracker *tracker, struct tracker_cost *ret_cost);

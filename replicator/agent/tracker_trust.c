@@ -9,9 +9,10 @@
  * markers is the same before and after the statistics were read; a difference is believed once
  * several good samples agree on it.
  *
- * The second program's sum says what the first missed. Rarely (a task interrupted between the two
- * programs) both count the same bytes; so the kernel's count must lie between the first sum and
- * both together. What is above that was lost.
+ * BPF watches completions in two ways (capture.bpf.c), each with a sum of its own. Both mark, and
+ * either may miss events; nothing was missed as long as one of them agrees with the kernel. When
+ * that is proven, the base of the other is moved so that it agrees again: each may miss something
+ * at another time.
  */
 #include "replicator/agent/tracker.h"
 
@@ -33,7 +34,7 @@
 
 struct sums {
 	uint64_t seen;
-	uint64_t second;
+	uint64_t other;
 	uint64_t opaque;
 	uint64_t overflow;
 	uint64_t counted;
@@ -46,7 +47,7 @@ static void sum_up(const struct capture_device *device, struct sums *ret_sums)
 	for (unsigned i = 0; i < CAPTURE_STRIPES; i++) {
 		const struct capture_counters *c = &device->stripes[i];
 		sums.seen += __atomic_load_n(&c->seen_bytes, __ATOMIC_ACQUIRE);
-		sums.second += __atomic_load_n(&c->second_bytes, __ATOMIC_ACQUIRE);
+		sums.other += __atomic_load_n(&c->other_bytes, __ATOMIC_ACQUIRE);
 		sums.opaque += __atomic_load_n(&c->opaque, __ATOMIC_ACQUIRE);
 		sums.overflow += __atomic_load_n(&c->overflow, __ATOMIC_ACQUIRE);
 	}
@@ -103,15 +104,23 @@ static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
 	after.counted = counted;
 	after.missed = missed;
 	*ret_sums = after;
-	return before.seen == after.seen && before.second == after.second ? 0 : -EAGAIN;
+	return before.seen == after.seen && before.other == after.other ? 0 : -EAGAIN;
 }
 
-/* Counts how many good samples in a row had the same difference. */
-static void agree(const struct sums *now, uint64_t *difference, int *agreeing)
+/* How far the sums were from what the kernel counted, and in how many good samples in a row. */
+struct agreement {
+	uint64_t seen;
+	uint64_t other;
+	int samples;
+};
+
+static void agree(const struct sums *now, struct agreement *agreement)
 {
-	uint64_t d = now->counted - now->seen - now->second;
-	*agreeing = d == *difference && *agreeing > 0 ? *agreeing + 1 : 1;
-	*difference = d;
+	uint64_t seen = now->counted - now->seen, other = now->counted - now->other;
+	bool same = seen == agreement->seen && other == agreement->other;
+	agreement->samples = same && agreement->samples > 0 ? agreement->samples + 1 : 1;
+	agreement->seen = seen;
+	agreement->other = other;
 }
 
 static void pause_for(int64_t ns)
@@ -123,14 +132,13 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 {
 	struct method *method = disk->tracker->method;
 	struct sums sums = { 0 };
-	uint64_t difference = 0;
-	int agreeing = 0;
+	struct agreement agreement = { 0 };
 	int64_t deadline = clock_monotonic_ns(clock_system()) + NS_PER_S;
 
 	if (!method->ops)
 		return 0;
 	struct capture_note *note = note_of(disk);
-	while (agreeing < AGREEING && clock_monotonic_ns(clock_system()) < deadline) {
+	while (agreement.samples < AGREEING && clock_monotonic_ns(clock_system()) < deadline) {
 		int r = sample(disk, &sums);
 		if (r == -ENODATA)
 			break;
@@ -138,14 +146,14 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 			return error_set(error, r, NULL, "disk %s: writes are not being marked",
 				disk->disk.name);
 		if (r == 0)
-			agree(&sums, &difference, &agreeing);
+			agree(&sums, &agreement);
 		pause_for(50 * NS_PER_US);
 	}
 	note->base_seen = sums.seen;
-	note->base_second = sums.second;
+	note->base_other = sums.other;
 	note->base_opaque = sums.opaque;
 	note->base_overflow = sums.overflow;
-	note->base_counted = agreeing < AGREEING ? NO_BASE : sums.counted;
+	note->base_counted = agreement.samples < AGREEING ? NO_BASE : sums.counted;
 	note->base_missed = sums.missed;
 	__atomic_store_n(&note->distrust, TRACKER_REASON_NONE, __ATOMIC_SEQ_CST);
 	return 0;
@@ -156,12 +164,14 @@ static void judge(
 	const struct tracker_disk *disk, const struct sums *now, struct tracker_trust *ret_trust)
 {
 	const struct capture_note *note = note_of(disk);
-	uint64_t first = now->seen - note->base_seen;
-	uint64_t both = first + now->second - note->base_second;
+	uint64_t counted = now->counted - note->base_counted;
+	uint64_t seen = now->seen - note->base_seen, other = now->other - note->base_other;
+	bool by_other = disk->tracker->method->registry->has_other && other == counted;
 	struct tracker_trust trust = {
 		.verdict = TRACKER_PROVEN,
-		.seen_bytes = both,
-		.counted_bytes = now->counted - note->base_counted,
+		.seen_bytes = by_other ? other : seen,
+		.other_bytes = other,
+		.counted_bytes = counted,
 		.missed = now->missed - note->base_missed,
 	};
 	if (now->opaque != note->base_opaque) {
@@ -178,10 +188,10 @@ static void judge(
 		trust.counted_bytes = 0;
 		trust.verdict = TRACKER_UNPROVEN;
 		trust.reason = TRACKER_REASON_BUSY;
-	} else if (trust.counted_bytes > both) {
+	} else if (trust.seen_bytes < counted) {
 		trust.verdict = TRACKER_LOST;
 		trust.reason = TRACKER_REASON_BYTES;
-	} else if (trust.counted_bytes < first) {
+	} else if (trust.seen_bytes > counted) {
 		trust.verdict = TRACKER_UNPROVEN;
 		trust.reason = TRACKER_REASON_NO_COUNT;
 	}
@@ -197,51 +207,69 @@ static int give(struct tracker_disk *disk, const struct tracker_trust *trust,
 	return 0;
 }
 
+static int give_lost(
+	struct tracker_disk *disk, enum tracker_reason reason, struct tracker_trust *ret_trust)
+{
+	const struct tracker_trust trust = { .verdict = TRACKER_LOST, .reason = reason };
+	return give(disk, &trust, ret_trust);
+}
+
+/* Whether the verdict rests on comparing sums, so that one sample is not enough. */
+static bool is_compared(const struct tracker_disk *disk, const struct tracker_trust *trust)
+{
+	return trust->verdict == TRACKER_PROVEN || trust->reason == TRACKER_REASON_BYTES ||
+	       (trust->reason == TRACKER_REASON_NO_COUNT && disk->stat_fd >= 0 &&
+		       disk->disk.counted);
+}
+
+/* Both ways begin anew from here: what one of them missed before, the other has seen. */
+static void rebase(struct capture_note *note, const struct agreement *agreement)
+{
+	__atomic_store_n(&note->base_seen, note->base_counted - agreement->seen, __ATOMIC_SEQ_CST);
+	__atomic_store_n(
+		&note->base_other, note->base_counted - agreement->other, __ATOMIC_SEQ_CST);
+}
+
 int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_trust *ret_trust)
 {
 	struct tracker_trust trust = { .verdict = TRACKER_UNPROVEN,
 		.reason = TRACKER_REASON_NO_COUNT };
 	int64_t deadline =
 		clock_monotonic_ns(clock_system()) + MAX(wait_ms, WAIT_MS_MIN) * NS_PER_MS;
-	uint64_t difference = 0;
-	int agreeing = 0;
+	struct agreement agreement = { 0 };
 
 	if (!disk->tracker->method->ops) {
 		*ret_trust = trust;
 		return 0;
 	}
-	enum tracker_reason known = note_of(disk)->distrust;
-	if (known != TRACKER_REASON_NONE) {
-		trust.verdict = TRACKER_LOST;
-		trust.reason = known;
-		return give(disk, &trust, ret_trust);
-	}
-	for (;;) {
+	struct capture_note *note = note_of(disk);
+	if (note->distrust != TRACKER_REASON_NONE)
+		return give_lost(disk, note->distrust, ret_trust);
+	do {
 		struct sums now;
 		int r = sample(disk, &now);
-		if (r == -ENOTCONN || r == -ENODEV) {
-			trust.verdict = TRACKER_LOST;
-			trust.reason =
-				r == -ENODEV ? TRACKER_REASON_REPLACED : TRACKER_REASON_DETACHED;
-			return give(disk, &trust, ret_trust);
-		}
+		if (r == -ENODEV)
+			return give_lost(disk, TRACKER_REASON_REPLACED, ret_trust);
+		if (r == -ENOTCONN)
+			return give_lost(disk, TRACKER_REASON_DETACHED, ret_trust);
 		if (r < 0 && r != -EAGAIN && r != -ENODATA)
 			return r;
-		if (r == 0)
-			agree(&now, &difference, &agreeing);
+		if (r == -EAGAIN) {
+			pause_for(50 * NS_PER_US);
+			continue;
+		}
+		agree(&now, &agreement);
 		judge(disk, &now, &trust);
-		bool compared = trust.verdict == TRACKER_PROVEN ||
-				trust.reason == TRACKER_REASON_BYTES ||
-				(trust.reason == TRACKER_REASON_NO_COUNT && disk->stat_fd >= 0 &&
-					disk->disk.counted);
-		if (!compared ||
-			agreeing >= (trust.verdict == TRACKER_PROVEN ? AGREEING : AGREEING_ON_LOSS))
+		bool proven = trust.verdict == TRACKER_PROVEN;
+		if (!is_compared(disk, &trust) ||
+			agreement.samples >= (proven ? AGREEING : AGREEING_ON_LOSS)) {
+			if (proven)
+				rebase(note, &agreement);
 			return give(disk, &trust, ret_trust);
-		if (clock_monotonic_ns(clock_system()) >= deadline)
-			break;
+		}
 		/* A loss has to show for a while: a request may be between mark and count. */
-		pause_for(trust.verdict == TRACKER_PROVEN ? 50 * NS_PER_US : PAUSE_NS);
-	}
+		pause_for(proven ? 50 * NS_PER_US : PAUSE_NS);
+	} while (clock_monotonic_ns(clock_system()) < deadline);
 	trust.verdict = TRACKER_UNPROVEN;
 	trust.reason = TRACKER_REASON_BUSY;
 	return give(disk, &trust, ret_trust);

@@ -78,7 +78,10 @@ start() {
 	while read -r line <&4; do
 		case $line in
 		added*resumed=0*) resumed=0 ;;
-		ready*) return ;;
+		ready*)
+			say "$line"
+			return
+			;;
 		error*) bad "$line" && finish ;;
 		esac
 	done
@@ -151,6 +154,10 @@ pairs="/dev/$vroot=$c/vroot /dev/${vroot}2=$c/part /dev/$nxfs=$c/xfs /dev/$sbtr=
 /dev/$vraw=$c/vraw"
 echo 1 >/proc/sys/kernel/bpf_stats_enabled
 start --method bpf --pin /sys/fs/bpf/landfall $pairs
+case $line in
+*function*) echo "@ok completions are watched in two ways" ;;
+*) bad "no function entries: $line" ;;
+esac
 ask copy
 ask swap
 want "swap ?*" "swap is found"

@@ -165,9 +165,11 @@ static void do_check(struct world *w, unsigned wait_ms)
 		int r = tracker_check(w->pairs[i].tracked, wait_ms, &t);
 		if (r < 0)
 			die("check", r);
-		printf("%s%s %s %s; seen=%" PRIu64 " counted=%" PRIu64 " missed=%" PRIu64,
+		printf("%s%s %s %s; seen=%" PRIu64 " other=%" PRIu64 " counted=%" PRIu64
+		       " missed=%" PRIu64,
 			i ? " | " : "check ", w->pairs[i].disk.name, words[t.verdict],
-			tracker_reason_text(t.reason), t.seen_bytes, t.counted_bytes, t.missed);
+			tracker_reason_text(t.reason), t.seen_bytes, t.other_bytes, t.counted_bytes,
+			t.missed);
 	}
 	printf("\n");
 }
