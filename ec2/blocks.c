@@ -37,24 +37,6 @@ static int append_path(struct buf *path, const char *snapshot, const char *rest)
 	return r < 0 ? r : buf_append_text(path, rest);
 }
 
-int ec2_list_blocks(
-	struct ec2 *client, struct ec2_request *request, const struct ec2_listing *listing)
-{
-	CLEANUP(buf_free) struct buf path = { 0 };
-	int r = append_path(&path, listing->snapshot, listing->base ? "/changedblocks" : "/blocks");
-	if (r < 0)
-		return r;
-	call_begin_get(client, request, path.data, EC2_LIMIT_LISTS);
-	call_query(request, "firstSnapshotId", listing->base);
-	call_query_u64(
-		request, "maxResults", listing->page_blocks ? listing->page_blocks : PAGE_BLOCKS);
-	if (listing->page)
-		call_query(request, "pageToken", listing->page);
-	else if (listing->from_index > 0)
-		call_query_u64(request, "startingBlockIndex", listing->from_index);
-	return call_submit(client, request);
-}
-
 static int add_block(
 	struct ec2_block_page *page, const struct json *item, bool changed, struct error *error)
 {
@@ -117,8 +99,7 @@ static int read_page(const struct json *root, struct ec2_block_page *page, struc
 	return 0;
 }
 
-int ec2_list_blocks_read(
-	const struct ec2_request *request, struct ec2_block_page *ret_page, struct ec2_error *error)
+static int check_page(struct ec2_request *request)
 {
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	CLEANUP(ec2_block_page_free) struct ec2_block_page page = { 0 };
@@ -131,12 +112,32 @@ int ec2_list_blocks_read(
 		r = read_page(&root, &page, &why);
 	}
 	if (r == -ENOMEM)
-		return ec2_error_set(error, r, "out of memory");
+		return ec2_error_set(&request->error, r, "out of memory");
 	if (r < 0)
-		return call_bad_answer(request, error, why.message);
-	*ret_page = page;
+		return call_bad_answer(request, &request->error, why.message);
+	*request->page = page;
 	page = (struct ec2_block_page){ 0 };
 	return 0;
+}
+
+int ec2_list_blocks(struct ec2 *client, struct ec2_request *request,
+	const struct ec2_listing *listing, struct ec2_block_page *ret_page)
+{
+	CLEANUP(buf_free) struct buf path = { 0 };
+	int r = append_path(&path, listing->snapshot, listing->base ? "/changedblocks" : "/blocks");
+	if (r < 0)
+		return r;
+	call_begin_get(client, request, path.data, EC2_LIMIT_LISTS);
+	call_query(request, "firstSnapshotId", listing->base);
+	call_query_u64(
+		request, "maxResults", listing->page_blocks ? listing->page_blocks : PAGE_BLOCKS);
+	if (listing->page)
+		call_query(request, "pageToken", listing->page);
+	else if (listing->from_index > 0)
+		call_query_u64(request, "startingBlockIndex", listing->from_index);
+	request->page = ret_page;
+	request->check = check_page;
+	return call_submit(client, request);
 }
 
 static int check_block(struct ec2_request *request)

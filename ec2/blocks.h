@@ -45,13 +45,11 @@ struct ec2_listing {
 };
 
 /* ListSnapshotBlocks or ListChangedBlocks: submits `request`. 0, or -EINVAL or -ENOMEM without
- * having taken it. It ends with -EXDEV if the two are unrelated, -ENOENT if one is gone, -ESTALE
- * if `page` is too old. */
-int ec2_list_blocks(
-	struct ec2 *client, struct ec2_request *request, const struct ec2_listing *listing);
-/* Reads the answer of one that ended with 0. 0, -EBADMSG, -ENOMEM. */
-int ec2_list_blocks_read(const struct ec2_request *request, struct ec2_block_page *ret_page,
-	struct ec2_error *error);
+ * having taken it. It ends with 0 and `*ret_page`, which is empty before and stays put until then,
+ * filled; with -EXDEV if the two are unrelated, -ENOENT if one is gone, -ESTALE if the page's
+ * token is too old, -EBADMSG if every attempt brought what is no listing. */
+int ec2_list_blocks(struct ec2 *client, struct ec2_request *request,
+	const struct ec2_listing *listing, struct ec2_block_page *ret_page);
 
 /* GetSnapshotBlock: submits `request`; EC2_BLOCK_BYTES go to `data`, proved against their SHA-256.
  * `token` is copied. 0, -EINVAL or -ENOMEM. It ends with -ESTALE if the token is refused, and with

@@ -29,6 +29,8 @@ static void begin(
 	struct ec2 *client, struct ec2_request *request, enum ec2_service service, const char *path)
 {
 	http_request_reset(&request->http);
+	xml_free(request->answer);
+	request->answer = NULL;
 	buf_clear(&request->url);
 	buf_clear(&request->form);
 	request->client = client;
@@ -47,12 +49,22 @@ static void begin(
 	note(request, buf_printf(&request->url, "%s%s", client->endpoints[service], path));
 }
 
+/* An answer that cannot be read is as good as none: what may be repeated is. */
+static int read_xml(struct ec2_request *request)
+{
+	struct error why = { 0 };
+	const struct buf *body = &request->http.ret_body;
+	int r = xml_parse(body->data ? body->data : "", body->len, NULL, &request->answer, &why);
+	return r < 0 ? call_bad_answer(request, &request->error, why.message) : 0;
+}
+
 void call_begin_action(struct ec2 *client, struct ec2_request *request, const char *action,
 	enum call_safety safety)
 {
 	begin(client, request, EC2_SERVICE_EC2, "/");
 	request->limit = EC2_LIMIT_CALLS;
 	request->safety = safety;
+	request->check = read_xml;
 	request->http.method = "POST";
 	request->http.fresh_connection = safety == CALL_ONCE;
 	note(request, http_headers_add(&request->http.headers, "Content-Type",
@@ -119,11 +131,7 @@ int call_bad_answer(const struct ec2_request *request, struct ec2_error *error, 
 	return -EBADMSG;
 }
 
-int call_answer_xml(
-	const struct ec2_request *request, struct xml **ret_xml, struct ec2_error *error)
+const struct xml_node *call_answer(const struct ec2_request *request)
 {
-	struct error why = { 0 };
-	const struct buf *body = &request->http.ret_body;
-	int r = xml_parse(body->data ? body->data : "", body->len, NULL, ret_xml, &why);
-	return r < 0 ? call_bad_answer(request, error, why.message) : 0;
+	return xml_root(request->answer);
 }

@@ -35,8 +35,7 @@ int call_perform(struct ec2 *client, struct ec2_request *request, struct ec2_err
 /* Lets what is under way make progress for so long; shorter if the client is told to stop. */
 void call_pause(struct ec2 *client, int64_t ns);
 
-/* Reads the answer's body. */
-int call_answer_xml(
-	const struct ec2_request *request, struct xml **ret_xml, struct ec2_error *error);
+/* The answer to an action, read already; as long as the request is not used again. */
+const struct xml_node *call_answer(const struct ec2_request *request);
 /* -EBADMSG with the request's id. */
 int call_bad_answer(const struct ec2_request *request, struct ec2_error *error, const char *what);

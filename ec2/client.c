@@ -160,6 +160,7 @@ void ec2_request_free(struct ec2_request *request)
 {
 	buf_free(&request->url);
 	buf_free(&request->form);
+	xml_free(request->answer);
 	http_request_free(&request->http);
 }
 

@@ -76,15 +76,12 @@ static int describe_page(struct ec2 *client, const struct ec2_describing *what,
 	const struct ec2_query *query, struct buf *next, struct ec2_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	CLEANUP(xml_freep) struct xml *xml = NULL;
 	call_begin_action(client, &request, what->action, CALL_READS);
 	add_query(&request, what, query, next->len ? next->data : NULL);
 	int r = call_perform(client, &request, error);
-	if (r == 0)
-		r = call_answer_xml(&request, &xml, error);
 	if (r < 0)
 		return r;
-	const struct xml_node *node = xml_find(xml_root(xml), what->items);
+	const struct xml_node *node = xml_find(call_answer(&request), what->items);
 	for (; node; node = xml_next(node)) {
 		r = what->item(what->walk, node);
 		if (r == -EBADMSG)
@@ -93,7 +90,7 @@ static int describe_page(struct ec2 *client, const struct ec2_describing *what,
 		if (r != 0)
 			return r;
 	}
-	const char *more = xml_text(xml_root(xml), "nextToken");
+	const char *more = xml_text(call_answer(&request), "nextToken");
 	if (more && *more && next->len && strcmp(more, next->data) == 0)
 		return call_bad_answer(&request, error, "the list does not move on");
 	buf_clear(next);

@@ -44,6 +44,8 @@
 #include "ec2/settings.h"
 
 struct ec2;
+struct ec2_block_page;
+struct xml;
 
 struct ec2_options {
 	const struct ec2_settings *settings; /* borrowed until ec2_free; its region is known */
@@ -92,6 +94,8 @@ struct ec2_request {
 	struct retry retry;
 	struct buf url;
 	struct buf form;
+	struct xml *answer;          /* owned; of an action of EC2 */
+	struct ec2_block_page *page; /* borrowed; where a listing goes */
 	struct iovec body;
 	struct http_request http;
 };

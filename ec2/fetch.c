@@ -59,6 +59,7 @@ struct fetch {
 	unsigned fetching;
 
 	struct ec2_request listing;
+	struct ec2_block_page coming; /* where it goes */
 	bool is_listing;
 	bool discard_listing; /* what comes is of no use any more */
 	bool relist;          /* begin anew, once nothing is being listed */
@@ -124,7 +125,7 @@ static int list_ahead(struct fetch *f)
 		.from_index = f->from,
 		.page = f->next_token,
 		.page_blocks = f->options->page_blocks };
-	int r = ec2_list_blocks(f->client, &f->listing, &listing);
+	int r = ec2_list_blocks(f->client, &f->listing, &listing, &f->coming);
 	if (r < 0)
 		return fail(f, r, "a page could not be asked for");
 	f->is_listing = true;
@@ -134,11 +135,11 @@ static int list_ahead(struct fetch *f)
 
 static int take_page(struct fetch *f)
 {
-	struct ec2_error e = f->listing.error;
 	int r = f->listing.result;
 	f->is_listing = false;
 	if (f->discard_listing) {
 		f->discard_listing = false;
+		ec2_block_page_free(&f->coming);
 		return 0;
 	}
 	/* A page token that is too old: on from the first index that was not listed. */
@@ -148,13 +149,13 @@ static int take_page(struct fetch *f)
 			from = f->page.items[f->at].index;
 		return begin_again(f, (uint32_t)MIN(from, lowest_stale(f)));
 	}
-	if (r == 0)
-		r = ec2_list_blocks_read(&f->listing, &f->next, &e);
 	if (r < 0) {
 		if (f->error)
-			*f->error = e;
+			*f->error = f->listing.error;
 		return r;
 	}
+	f->next = f->coming;
+	f->coming = (struct ec2_block_page){ 0 };
 	free(f->next_token);
 	f->next_token = TAKE(f->next.next);
 	f->listed_all = !f->next_token;
@@ -397,6 +398,7 @@ static void fetch_free(struct fetch *f)
 	ec2_request_free(&f->listing);
 	ec2_block_page_free(&f->page);
 	ec2_block_page_free(&f->next);
+	ec2_block_page_free(&f->coming);
 	free(f->next_token);
 }
 

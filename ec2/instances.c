@@ -151,16 +151,13 @@ int ec2_is_stop_protected(
 	struct ec2 *client, const char *instance_id, bool *ret_protected, struct ec2_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	CLEANUP(xml_freep) struct xml *xml = NULL;
 	call_begin_action(client, &request, "DescribeInstanceAttribute", CALL_READS);
 	call_field(&request, "InstanceId", instance_id);
 	call_field(&request, "Attribute", "disableApiStop");
 	int r = call_perform(client, &request, error);
-	if (r == 0)
-		r = call_answer_xml(&request, &xml, error);
 	if (r < 0)
 		return r;
-	const char *value = xml_text(xml_root(xml), "disableApiStop/value");
+	const char *value = xml_text(call_answer(&request), "disableApiStop/value");
 	if (!value)
 		return call_bad_answer(&request, error, "the answer does not say disableApiStop");
 	*ret_protected = strcmp(value, "true") == 0;
@@ -171,16 +168,13 @@ static int change(struct ec2 *client, const char *action, const char *items,
 	const char *instance_id, bool force, struct ec2_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	CLEANUP(xml_freep) struct xml *xml = NULL;
 	call_begin_action(client, &request, action, CALL_REPEATABLE);
 	call_field(&request, "InstanceId.1", instance_id);
 	call_field(&request, "Force", force ? "true" : NULL);
 	int r = call_perform(client, &request, error);
-	if (r == 0)
-		r = call_answer_xml(&request, &xml, error);
 	if (r < 0)
 		return r;
-	const char *id = xml_text(xml_find(xml_root(xml), items), "instanceId");
+	const char *id = xml_text(xml_find(call_answer(&request), items), "instanceId");
 	if (!id || strcmp(id, instance_id) != 0)
 		return call_bad_answer(&request, error, "the answer is not about this instance");
 	return 0;

@@ -140,14 +140,12 @@ int ec2_create_snapshots(struct ec2 *client, const struct ec2_snapshot_set *set,
 	struct ec2_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	CLEANUP(xml_freep) struct xml *xml = NULL;
 	CLEANUP(walk_free) struct walk walk = { .each = each, .context = context };
 	struct ec2_error e = { 0 };
 	build_create(client, &request, set);
 	int r = call_perform(client, &request, &e);
-	if (r == 0)
-		r = call_answer_xml(&request, &xml, &e);
-	const struct xml_node *node = r == 0 ? xml_find(xml_root(xml), "snapshotSet/item") : NULL;
+	const struct xml_node *node =
+		r == 0 ? xml_find(call_answer(&request), "snapshotSet/item") : NULL;
 	if (r == 0 && !node)
 		r = call_bad_answer(&request, &e, "the answer names no snapshot");
 	for (; r == 0 && node; node = xml_next(node)) {
