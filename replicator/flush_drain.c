@@ -218,6 +218,10 @@ int flush_begin_round(struct flush *flush)
 	if (r == -EBUSY)
 		return error_set(flush->error, -EALREADY, NULL,
 			"a sealed point is to be flushed before anything is drained");
+	if (r == -EUCLEAN)
+		return error_set(flush->error, r, "let the source make a point",
+			"after a loss here the vault is ahead of the journal, and what fills the "
+			"journal cannot be sent before its point is made");
 	if (r < 0)
 		return error_set(flush->error, r, NULL, "the drain cannot begin: %s", strerror(-r));
 	return flush_sync(f, lsn, flush->error);
