@@ -15,7 +15,7 @@ struct image {
 	uint64_t point;
 	uint64_t n;
 	uint16_t disk;
-	unsigned char data[];
+	_Alignas(16) unsigned char data[];
 };
 
 #define LIVE 0 /* the point whose image is what lies there now */
