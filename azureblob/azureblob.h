@@ -9,7 +9,6 @@
  *	leases.h      leases and sequence numbers: the fences
  *	objects.h     small objects (block blobs) with compare-and-swap
  *	ranges.h      which pages are written, and what changed since a snapshot
- *	limiter.h     a blob's rate limits, kept ahead of the 503
  *	error.h       what went wrong, and the table from the service's codes to -errno
  *
  * A client (`struct azureblob`) belongs to one thread at a time and sees one container. The data
@@ -38,7 +37,6 @@
 #include "azureblob/account.h"
 #include "azureblob/credential.h"
 #include "azureblob/error.h"
-#include "azureblob/limiter.h"
 #include "common/clock.h"
 #include "common/http.h"
 #include "common/retry.h"
@@ -82,7 +80,6 @@ enum azureblob_state {
 struct azureblob_request {
 	/* The caller's. */
 	void *context;
-	struct azureblob_limiter *limiter; /* borrowed; NULL: no limit */
 
 	/* The outcome. */
 	int result; /* 0 or -errno, see error.h */

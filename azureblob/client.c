@@ -1,10 +1,9 @@
 /*
  * The engine under all calls: attempts, waiting, judging answers.
  *
- * A request is in one list at most, by its state: WAITING (until `due_ns`: back-off or the
- * limiter), SENT (the HTTP client has it), DONE (until azureblob_wait or call_perform takes it).
- * `pending` counts all three. Everything runs on the owner's thread; azureblob_wakeup alone may
- * come from another.
+ * A request is in one list at most, by its state: WAITING (until `due_ns`: back-off), SENT (the
+ * HTTP client has it), DONE (until azureblob_wait or call_perform takes it). `pending` counts all
+ * three. Everything runs on the owner's thread; azureblob_wakeup alone may come from another.
  *
  * Invariant of trying again: an attempt after one with an unknown end is made only for
  * CALL_READS and CALL_REPEATABLE. Once an end was unknown, `may_have_happened` stays set, and
@@ -177,15 +176,15 @@ static void attempt(struct azureblob_request *request)
 {
 	struct azureblob *client = request->client;
 	uint64_t bytes = body_bytes(request);
-	/* Time spent waiting for the limiter is not time spent trying. */
 	if (request->attempts == 0)
 		retry_start(&request->retry, &request->policy, client->clock, &client->rng);
 	http_headers_truncate(&request->http.headers, request->own_headers);
 	buf_clear(&request->url);
 	int r = buf_append(&request->url, request->path.data, request->path.len);
 	if (r == 0)
-		r = azureblob_credential_authorize(client->credential, request->http.method,
-			&request->url, &request->http.headers, bytes, &request->error);
+		r = azureblob_credential_authorize(client->credential, client->http,
+			request->http.method, &request->url, &request->http.headers, bytes,
+			&request->error);
 	if (r == 0) {
 		request->http.url = request->url.data;
 		r = http_submit(client->http, &request->http);
@@ -215,20 +214,6 @@ static void send_later(struct azureblob_request *request, int64_t wait_ns)
 	move(request, AZUREBLOB_WAITING);
 }
 
-/* Asks the limiter first, for every attempt. */
-static void send_when_allowed(struct azureblob_request *request, int64_t wait_ns)
-{
-	if (request->limiter) {
-		uint64_t bytes = MAX(body_bytes(request), (uint64_t)request->http.into_bytes);
-		int64_t limit_ns = azureblob_limiter_reserve(request->limiter, bytes);
-		wait_ns = MAX(wait_ns, limit_ns);
-	}
-	if (wait_ns > 0)
-		send_later(request, wait_ns);
-	else
-		attempt(request);
-}
-
 int call_submit(struct azureblob *client, struct azureblob_request *request)
 {
 	if (request->client != client || request->state != AZUREBLOB_IDLE)
@@ -236,7 +221,7 @@ int call_submit(struct azureblob *client, struct azureblob_request *request)
 	if (request->build_error < 0)
 		return request->build_error;
 	request->own_headers = request->http.headers.count;
-	send_when_allowed(request, 0);
+	attempt(request);
 	return 0;
 }
 
@@ -365,7 +350,7 @@ static void judge(struct azureblob_request *request)
 	/* What was too large will be again. */
 	again = again && http->error != -ECANCELED && http->error != -EMSGSIZE;
 	if (again && retry_next(&request->retry, after_ns, &wait_ns))
-		send_when_allowed(request, MAX(wait_ns, (int64_t)1));
+		send_later(request, MAX(wait_ns, (int64_t)1));
 	else
 		finish(request, request->error.error);
 }

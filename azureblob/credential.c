@@ -19,6 +19,8 @@
 #define REFRESH_AHEAD_NS (300 * NS_PER_S)
 /* After a failed attempt to refresh a token that is still good. */
 #define REFRESH_PAUSE_NS (30 * NS_PER_S)
+/* How soon a thread that waits for another's fetch heeds its own stop. */
+#define WAIT_NS (200 * NS_PER_MS)
 
 enum kind { KIND_KEY, KIND_SAS, KIND_TOKEN };
 
@@ -42,12 +44,16 @@ struct azureblob_credential {
 static struct azureblob_credential *make(enum kind kind, struct clock_source *clock)
 {
 	struct azureblob_credential *c = calloc(1, sizeof(*c));
+	pthread_condattr_t monotonic;
 	if (!c)
 		return NULL;
 	c->kind = kind;
 	c->clock = clock;
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->fetched, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->fetched, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	return c;
 }
 
@@ -139,12 +145,14 @@ int azureblob_credential_new_account(const struct azureblob_account *account,
 }
 
 /* Holds the lock before and after, not meanwhile. */
-static int fetch(struct azureblob_credential *c, bool patient, struct azureblob_error *ret_error)
+static int fetch(struct azureblob_credential *c, const struct http *behalf, bool patient,
+	struct azureblob_error *ret_error)
 {
 	struct token token = { 0 };
 	c->fetching = true;
 	pthread_mutex_unlock(&c->lock);
-	int r = token_fetch(&c->source, c->http, c->clock, &c->rng, patient, &token, ret_error);
+	int r = token_fetch(
+		&c->source, c->http, behalf, c->clock, &c->rng, patient, &token, ret_error);
 	int64_t now_ns = clock_monotonic_ns(c->clock);
 	pthread_mutex_lock(&c->lock);
 	c->fetching = false;
@@ -160,8 +168,21 @@ static int fetch(struct azureblob_credential *c, bool patient, struct azureblob_
 	return r;
 }
 
-int azureblob_credential_token(
-	struct azureblob_credential *c, struct buf *ret_token, struct azureblob_error *ret_error)
+/* Another thread fetches: waits for it a moment. */
+static void wait_for_fetch(struct azureblob_credential *c)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += WAIT_NS;
+	if (until.tv_nsec >= NS_PER_S) {
+		until.tv_nsec -= NS_PER_S;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&c->fetched, &c->lock, &until);
+}
+
+int azureblob_credential_token(struct azureblob_credential *c, const struct http *behalf,
+	struct buf *ret_token, struct azureblob_error *ret_error)
 {
 	if (c->kind != KIND_TOKEN)
 		return azureblob_error_set(ret_error, -EINVAL, "this credential has no tokens");
@@ -172,11 +193,13 @@ int azureblob_credential_token(
 		struct azureblob_error e = { 0 };
 		if (valid && (c->fetching || now_ns < c->refresh_ns))
 			break;
+		if (behalf && http_is_stopped(behalf))
+			return azureblob_error_set(ret_error, -ECANCELED, "cancelled");
 		if (c->fetching) {
-			pthread_cond_wait(&c->fetched, &c->lock);
+			wait_for_fetch(c);
 			continue;
 		}
-		int r = fetch(c, !valid, &e);
+		int r = fetch(c, behalf, !valid, &e);
 		if (r < 0 && !valid) {
 			if (ret_error)
 				*ret_error = e;
@@ -219,8 +242,8 @@ static int authorize_by_key(struct azureblob_credential *c, const char *method,
 	return r < 0 ? r : http_headers_add(headers, "Authorization", value.data);
 }
 
-int azureblob_credential_authorize(struct azureblob_credential *c, const char *method,
-	struct buf *url, struct http_headers *headers, uint64_t content_length,
+int azureblob_credential_authorize(struct azureblob_credential *c, const struct http *behalf,
+	const char *method, struct buf *url, struct http_headers *headers, uint64_t content_length,
 	struct azureblob_error *ret_error)
 {
 	char date[UTC_HTTP_BYTES];
@@ -234,7 +257,7 @@ int azureblob_credential_authorize(struct azureblob_credential *c, const char *m
 	if (r == 0 && c->kind == KIND_TOKEN) {
 		r = buf_append_text(&bearer, "Bearer ");
 		if (r == 0) {
-			r = azureblob_credential_token(c, &bearer, ret_error);
+			r = azureblob_credential_token(c, behalf, &bearer, ret_error);
 			if (r < 0)
 				return r;
 			r = http_headers_add(headers, "Authorization", bearer.data);

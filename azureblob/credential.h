@@ -61,15 +61,17 @@ int azureblob_credential_new_account(const struct azureblob_account *account,
 void azureblob_credential_free(struct azureblob_credential *credential);
 
 /* Makes one attempt at a request pass: adds x-ms-date and Authorization to `headers`, or a
- * signature to `url`. To be called anew for every attempt. May block while a token is fetched.
- * 0, -EACCES or what the fetching ended with, in `ret_error` too. Any thread. */
-int azureblob_credential_authorize(struct azureblob_credential *credential, const char *method,
-	struct buf *url, struct http_headers *headers, uint64_t content_length,
-	struct azureblob_error *ret_error);
+ * signature to `url`. To be called anew for every attempt. May block while a token is fetched, by
+ * this thread or another; ends as -ECANCELED once `behalf`, the client whose request it is (may be
+ * NULL), is told to stop. 0, -EACCES or what the fetching ended with, in `ret_error` too. Any
+ * thread. */
+int azureblob_credential_authorize(struct azureblob_credential *credential,
+	const struct http *behalf, const char *method, struct buf *url,
+	struct http_headers *headers, uint64_t content_length, struct azureblob_error *ret_error);
 
 /* Appends a valid token (not for keys and signatures: -EINVAL). Blocks as above. Any thread. */
-int azureblob_credential_token(struct azureblob_credential *credential, struct buf *ret_token,
-	struct azureblob_error *ret_error);
+int azureblob_credential_token(struct azureblob_credential *credential, const struct http *behalf,
+	struct buf *ret_token, struct azureblob_error *ret_error);
 
 /* What a 401 says of the credential. */
 enum azureblob_refusal {

@@ -254,17 +254,20 @@ static int errno_of(const struct http_request *request, int error)
 	return status == 408 || status == 410 || status == 429 ? -EAGAIN : -EACCES;
 }
 
-/* Shorter if the client is told to stop. */
-static void pause_for(struct http *http, struct clock_source *clock, int64_t ns)
+/* Shorter if a client is told to stop. */
+static void pause_for(
+	const struct http *http, const struct http *behalf, struct clock_source *clock, int64_t ns)
 {
 	int64_t end_ns = clock_monotonic_ns(clock) + ns;
 	int64_t left_ns;
-	while ((left_ns = end_ns - clock_monotonic_ns(clock)) > 0 && !http_is_stopped(http))
+	while ((left_ns = end_ns - clock_monotonic_ns(clock)) > 0 && !http_is_stopped(http) &&
+		!(behalf && http_is_stopped(behalf)))
 		clock_sleep_ns(clock, MIN(left_ns, PAUSE_SLICE_NS));
 }
 
-int token_fetch(const struct token_source *s, struct http *http, struct clock_source *clock,
-	struct rng *rng, bool patient, struct token *ret_token, struct azureblob_error *ret_error)
+int token_fetch(const struct token_source *s, struct http *http, const struct http *behalf,
+	struct clock_source *clock, struct rng *rng, bool patient, struct token *ret_token,
+	struct azureblob_error *ret_error)
 {
 	const struct retry_policy policy = {
 		.attempts = patient ? 12 : 1,
@@ -290,6 +293,7 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 	request.body = &body;
 	request.body_count = form.len > 0;
 	request.total_timeout_ms = ATTEMPT_TIMEOUT_MS;
+	request.behalf = behalf;
 	retry_start(&retry, &policy, clock, rng);
 	for (;;) {
 		int64_t wait_ns;
@@ -311,7 +315,7 @@ int token_fetch(const struct token_source *s, struct http *http, struct clock_so
 			after_ns = MAX(after_ns, GONE_PAUSE_NS);
 		if (!may_try_again(s, &request) || !retry_next(&retry, after_ns, &wait_ns))
 			break;
-		pause_for(http, clock, wait_ns);
+		pause_for(http, behalf, clock, wait_ns);
 	}
 	if (form.data)
 		explicit_bzero(form.data, form.len);

@@ -30,6 +30,8 @@ int token_source_init(struct token_source *source, const struct azureblob_token_
 	struct error *error);
 
 /* Blocks until there is a token, or none is to be had: retries as the metadata service's rules
- * say, up to half a minute if `patient`, else tries once. 0, or -errno also in `ret_error`. */
-int token_fetch(const struct token_source *source, struct http *http, struct clock_source *clock,
-	struct rng *rng, bool patient, struct token *ret_token, struct azureblob_error *ret_error);
+ * say, up to half a minute if `patient`, else tries once. -ECANCELED soon after `http`, or
+ * `behalf` (may be NULL), is told to stop. 0, or -errno also in `ret_error`. */
+int token_fetch(const struct token_source *source, struct http *http, const struct http *behalf,
+	struct clock_source *clock, struct rng *rng, bool patient, struct token *ret_token,
+	struct azureblob_error *ret_error);

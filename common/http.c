@@ -344,16 +344,21 @@ bool http_is_stopped(const struct http *http)
 	       (http->stop[1] && atomic_load(http->stop[1]));
 }
 
-/* Ends all that is under way, once that is wished. A name that is being resolved is left to its
- * thread: its end may be long in coming. */
+/* A name that is being resolved is left to its thread: its end may be long in coming. */
+static void end_early(struct http *http, struct http_request *request)
+{
+	if (request->state == HTTP_STATE_RUNNING)
+		curl_easy_setopt(request->easy, CURLOPT_QUICK_EXIT, 1L);
+	http_cancel(http, request);
+}
+
+/* Ends all that is under way, once that is wished. */
 static void heed_stop(struct http *http)
 {
 	if (!http_is_stopped(http))
 		return;
-	while (http->running.first) {
-		curl_easy_setopt(http->running.first->easy, CURLOPT_QUICK_EXIT, 1L);
-		http_cancel(http, http->running.first);
-	}
+	while (http->running.first)
+		end_early(http, http->running.first);
 	while (http->queued.first)
 		http_cancel(http, http->queued.first);
 }
@@ -402,11 +407,15 @@ int http_perform(struct http *http, struct http_request *request)
 	int r = http_submit(http, request);
 	if (r < 0)
 		return r;
+	const struct http *patient = request->behalf ? request->behalf : http;
 	while (request->state != HTTP_STATE_DONE) {
 		drive(http);
 		heed_stop(http);
+		if (http_is_stopped(patient))
+			end_early(http, request);
+		int wait_ms = MIN(poll_ms(http), poll_ms(patient));
 		if (request->state != HTTP_STATE_DONE)
-			curl_multi_poll(http->multi, NULL, 0, poll_ms(http), NULL);
+			curl_multi_poll(http->multi, NULL, 0, wait_ms, NULL);
 	}
 	take_done(http, request);
 	return 0;

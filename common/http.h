@@ -69,10 +69,13 @@ struct http_request {
 	size_t into_bytes; /* more than that is an error */
 	size_t body_limit; /* for ret_body; 0: 1 MiB */
 	uint32_t total_timeout_ms; /* 0: as the options say */
-	bool direct;               /* never through a proxy */
-	bool follow_redirects;     /* up to 5, within http and https */
-	bool fresh_connection;     /* libcurl shall never send it twice; see above */
-	void *context;             /* the caller's */
+	/* Borrowed, for http_perform: it ends early as well once that client is told to stop, on
+	 * whose behalf it is made. */
+	const struct http *behalf;
+	bool direct;           /* never through a proxy */
+	bool follow_redirects; /* up to 5, within http and https */
+	bool fresh_connection; /* libcurl shall never send it twice; see above */
+	void *context;         /* the caller's */
 
 	/* What came: valid once handed back. */
 	enum http_outcome outcome;

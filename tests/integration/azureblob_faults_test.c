@@ -396,38 +396,6 @@ static void wrong_credentials_are_told(void **state)
 	assert_non_null(strstr(request.error.message, "behind"));
 }
 
-static void the_limiter_stays_ahead_of_the_503(void **state)
-{
-	struct blob_service *s = *state;
-	struct azureblob_limiter *limiter = NULL;
-	struct azureblob_request *done;
-	enum { COUNT = 60 };
-	CLEANUP_FREE struct azureblob_request *requests = calloc(COUNT, sizeof(*requests));
-	char data[512] = { 0 };
-	struct iovec iov = { data, sizeof(data) };
-	assert_int_equal(azureblob_limiter_new(clock_system(), 50, 0, &limiter), 0);
-	admin_post("/settings", "{\"throttle_requests_per_s\": 60}");
-	int64_t before_ns = clock_monotonic_ns(clock_system());
-	for (uint64_t i = 0; i < COUNT; i++) {
-		requests[i].limiter = limiter;
-		assert_int_equal(
-			azureblob_put_pages(s->client, &requests[i], BLOB, i * 512, &iov, 1, NULL),
-			0);
-	}
-	for (int i = 0; i < COUNT; i++) {
-		assert_int_equal(azureblob_wait(s->client, 10000, &done), 0);
-		assert_int_equal(done->result, 0);
-		assert_int_equal(done->attempts, 1);
-	}
-	int64_t spent_ns = clock_monotonic_ns(clock_system()) - before_ns;
-	admin_post("/settings", "{\"throttle_requests_per_s\": 0}");
-	assert_int_equal(admin_stat("throttled"), 0);
-	assert_true(spent_ns > (COUNT - 6) * NS_PER_S / 50);
-	for (int i = 0; i < COUNT; i++)
-		azureblob_request_free(&requests[i]);
-	azureblob_limiter_free(limiter);
-}
-
 static void canceling_and_waking(void **state)
 {
 	struct blob_service *s = *state;
@@ -504,7 +472,6 @@ int main(void)
 		TEST(what_repeats_well_is_repeated),
 		TEST(outages_are_told),
 		TEST(wrong_credentials_are_told),
-		TEST(the_limiter_stays_ahead_of_the_503),
 		TEST(canceling_and_waking),
 		TEST(ranges_shrink_their_window),
 	};

@@ -118,8 +118,52 @@ static void the_metadata_service_is_asked_again(void **state)
 		"\"kind\": \"status\", \"status\": 429, \"code\": \"TooManyRequests\"", 1);
 	admin_fault(
 		"ImdsToken", "\"kind\": \"status\", \"status\": 404, \"code\": \"NotFound\"", 1);
-	assert_int_equal(azureblob_credential_token(credential, &token, &error), 0);
+	assert_int_equal(azureblob_credential_token(credential, NULL, &token, &error), 0);
 	assert_true(token.len > 20);
+	azureblob_credential_free(credential);
+}
+
+/* Two clients, each with a stop of its own: the one that fetches, and the one that waits for it. */
+static atomic_bool stops[2];
+static unsigned next_stop;
+
+static void with_stop(struct azureblob_options *options)
+{
+	options->http.stop[0] = &stops[next_stop++];
+}
+
+static void *use_it(void *argument)
+{
+	struct azureblob_error error = { 0 };
+	return use(argument, &error) == -ECANCELED ? argument : NULL;
+}
+
+static void a_token_that_hangs_is_not_waited_for(void **state)
+{
+	struct blob_service *s = *state;
+	struct azureblob_credential *credential = NULL;
+	struct azureblob *clients[2];
+	pthread_t threads[2];
+	void *canceled;
+	assert_int_equal(token_credential(AZUREBLOB_MANAGED_IDENTITY, NULL, &credential, NULL), 0);
+	admin_fault("ImdsToken", "\"kind\": \"hang\"", 1000);
+	next_stop = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		atomic_store(&stops[i], false);
+		clients[i] = blob_service_client(s, credential, with_stop);
+		assert_int_equal(pthread_create(&threads[i], NULL, use_it, clients[i]), 0);
+	}
+	int64_t begun_ns = clock_monotonic_ns(clock_system());
+	while (admin_stat("in_flight_max") == 0)
+		clock_sleep_ns(clock_system(), 10 * NS_PER_MS);
+	for (unsigned i = 0; i < 2; i++) {
+		atomic_store(&stops[i], true);
+		assert_int_equal(pthread_join(threads[i], &canceled), 0);
+		assert_ptr_equal(canceled, clients[i]);
+		azureblob_free(clients[i]);
+	}
+	/* An attempt takes ten seconds, and there are several. */
+	assert_true(clock_monotonic_ns(clock_system()) - begun_ns < 5 * NS_PER_S);
 	azureblob_credential_free(credential);
 }
 
@@ -333,6 +377,7 @@ int main(int argc, char **argv)
 		TEST(by_client_secret),
 		TEST(by_workload_identity),
 		TEST(the_metadata_service_is_asked_again),
+		TEST(a_token_that_hangs_is_not_waited_for),
 		TEST(a_wrong_secret_is_told),
 		TEST(threads_share_a_credential),
 		TEST(by_signature),

@@ -227,7 +227,7 @@ static void credentials_are_checked(void **state)
 	CLEANUP(http_headers_free) struct http_headers headers = { 0 };
 	struct azureblob_error e;
 	buf_append_text(&url, "http://a/c/b?comp=page");
-	assert_int_equal(azureblob_credential_authorize(c, "PUT", &url, &headers, 0, &e), 0);
+	assert_int_equal(azureblob_credential_authorize(c, NULL, "PUT", &url, &headers, 0, &e), 0);
 	assert_string_equal(url.data, "http://a/c/b?comp=page&sv=1&sig=x");
 	assert_non_null(http_headers_get(&headers, "x-ms-date"));
 	assert_null(http_headers_get(&headers, "Authorization"));
