@@ -86,11 +86,15 @@ static int at_object_delete(
 	return is_cut_off() ? away(e) : moment.real.object_delete(store, name, if_match, e);
 }
 
+static unsigned commits;
+
 static int at_commit(struct blob_store *store, const char *name, uint64_t series, unsigned parts,
 	const char *if_match, struct blob_error *e)
 {
-	return is_cut_off() ? away(e)
-			    : moment.real.object_commit(store, name, series, parts, if_match, e);
+	if (is_cut_off())
+		return away(e);
+	commits++;
+	return moment.real.object_commit(store, name, series, parts, if_match, e);
 }
 
 static int at_stage(struct blob_store *store, const char *name, uint64_t series, unsigned part,
@@ -414,6 +418,35 @@ static void a_merge_goes_into_no_other_point(void **state)
 	}
 }
 
+/* Cut short anywhere and repeated, or collected: the same in the end, the hashes merged once. */
+static void a_points_deletion_is_repeated(void **state)
+{
+	bool over = false;
+	(void)state;
+	for (unsigned at = 1; !over; at++) {
+		void *made;
+		unsigned deleted;
+		assert_int_equal(world_setup(&made), 0);
+		struct world *w = made;
+		struct appliance *a = &w->first;
+		(void)world_make_vault_point(a, 'a');
+		(void)world_make_vault_point(a, 'b');
+		commits = 0;
+		watch(w, a, at, NULL);
+		over = vault_point_delete(a->store, &a->group, 1, &error) == 0;
+		moment.at = 0;
+		assert_int_equal(vault_point_delete(a->store, &a->group, 1, &error), 0);
+		assert_int_equal(
+			vault_collect_orphans(a->store, &a->group, 0, &error, &deleted), 0);
+		unwatch(a);
+		assert_int_equal(commits, 1);
+		assert_false(world_has_manifest(w, 1) || world_has_hashes(w, 1));
+		assert_int_equal(blob_sim_snapshots(w->service, BLOB), 1);
+		assert_int_equal(vault_point_verify(a->store, &a->group, 2, NULL, NULL, &error), 0);
+		world_teardown(&made);
+	}
+}
+
 static void mark_kept(struct world *w)
 {
 	take_over(w);
@@ -542,6 +575,7 @@ int main(void)
 		TEST(a_broken_lease_is_taken_again),
 		cmocka_unit_test(a_flush_by_who_was_taken_over),
 		cmocka_unit_test(a_point_deleted_by_who_was_taken_over),
+		cmocka_unit_test(a_points_deletion_is_repeated),
 		cmocka_unit_test(a_merge_goes_into_no_other_point),
 		cmocka_unit_test(a_point_marked_by_who_was_taken_over),
 		cmocka_unit_test(a_snapshot_of_the_new_owner_is_no_orphan),

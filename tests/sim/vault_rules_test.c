@@ -178,6 +178,23 @@ static void a_late_manifest_commits_nothing(void **state)
 
 /* ── numbers ─────────────────────────────────────────────────────────────────────────────── */
 
+/* Nor does it keep the snapshots that it names, even as long as it is there. */
+static void a_late_manifest_explains_nothing(void **state)
+{
+	struct world *w = *state;
+	CLEANUP(manifest_free) struct manifest late = { 0 };
+	uint64_t number = world_make_vault_point(&w->first, 'a');
+	world_load_manifest(&w->first, number, &late);
+	world_take_over(w);
+	late.number = number + 1;
+	world_snapshot_of(&w->second, NULL, late.number, 1, late.disks[0].snapshot);
+	world_put_manifest(&w->first, &late);
+	assert_int_equal(world_collect(&w->second, 0), 2);
+	assert_false(world_has_snapshot(w, late.disks[0].snapshot));
+	assert_false(world_has_manifest(w, late.number));
+	assert_true(world_has_manifest(w, number));
+}
+
 static unsigned requests;
 
 static int (*real_submit)(struct blob_store *store, struct blob_request *request);
@@ -486,6 +503,7 @@ int main(void)
 		TEST(a_tombstone_commits_nothing),
 		TEST(a_cut_ends_where_it_says),
 		TEST(a_late_manifest_commits_nothing),
+		TEST(a_late_manifest_explains_nothing),
 		TEST(numbers_only_rise),
 		TEST(the_newest_is_not_deleted),
 		TEST(only_this_try_is_adopted),
