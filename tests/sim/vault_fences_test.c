@@ -13,152 +13,10 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "tests/sim/vault_world.h"
+#include "replicator/drained_format.h"
+#include "tests/sim/vault_moment.h"
 
 static struct error error;
-
-/* ── a moment ────────────────────────────────────────────────────────────────────────────── */
-
-/* Before call number `at` of the store, `act` is done; or, without one, it and all later calls
- * are refused as by a service that is out of reach. */
-static struct {
-	struct world *world;
-	struct blob_store_ops real;
-	void (*act)(struct world *w);
-	unsigned calls, at;
-	bool in_act;
-} moment;
-
-static bool is_cut_off(void)
-{
-	if (moment.in_act)
-		return false;
-	moment.calls++;
-	if (!moment.act)
-		return moment.at != 0 && moment.calls >= moment.at;
-	if (moment.calls == moment.at) {
-		moment.in_act = true;
-		moment.act(moment.world);
-		moment.in_act = false;
-	}
-	return false;
-}
-
-static int away(struct blob_error *e)
-{
-	return error_set(&e->error, -EACCES, NULL, "cut off");
-}
-
-static int at_list(struct blob_store *store, const char *prefix, unsigned flags,
-	int (*each)(void *context, const struct blob_item *item), void *context,
-	struct blob_error *e)
-{
-	return is_cut_off() ? away(e) : moment.real.list(store, prefix, flags, each, context, e);
-}
-
-static int at_get(struct blob_store *store, const char *name, size_t limit, struct blob_error *e,
-	struct buf *ret_data, char ret_etag[static BLOB_ETAG_BYTES])
-{
-	return is_cut_off() ? away(e)
-			    : moment.real.object_get(store, name, limit, e, ret_data, ret_etag);
-}
-
-static int at_read(struct blob_store *store, const char *name, uint64_t offset, void *data,
-	size_t n, struct blob_error *e, size_t *ret_n, char ret_etag[static BLOB_ETAG_BYTES])
-{
-	return is_cut_off()
-		       ? away(e)
-		       : moment.real.object_read(store, name, offset, data, n, e, ret_n, ret_etag);
-}
-
-static int at_put(struct blob_store *store, const char *name, const void *data, size_t n,
-	const char *if_match, const struct blob_metadata *metadata, unsigned count,
-	struct blob_error *e, char ret_etag[static BLOB_ETAG_BYTES])
-{
-	return is_cut_off() ? away(e)
-			    : moment.real.object_put(
-				      store, name, data, n, if_match, metadata, count, e, ret_etag);
-}
-
-static int at_object_delete(
-	struct blob_store *store, const char *name, const char *if_match, struct blob_error *e)
-{
-	return is_cut_off() ? away(e) : moment.real.object_delete(store, name, if_match, e);
-}
-
-static unsigned commits;
-
-static int at_commit(struct blob_store *store, const char *name, uint64_t series, unsigned parts,
-	const char *if_match, struct blob_error *e)
-{
-	if (is_cut_off())
-		return away(e);
-	commits++;
-	return moment.real.object_commit(store, name, series, parts, if_match, e);
-}
-
-static int at_stage(struct blob_store *store, const char *name, uint64_t series, unsigned part,
-	const void *data, size_t n, struct blob_error *e)
-{
-	return is_cut_off() ? away(e)
-			    : moment.real.object_stage(store, name, series, part, data, n, e);
-}
-
-static int at_delete_blob(struct blob_store *store, const char *blob, const char *snapshot,
-	const char *lease_id, struct blob_error *e)
-{
-	return is_cut_off() ? away(e) : moment.real.delete_blob(store, blob, snapshot, lease_id, e);
-}
-
-static int at_snapshot(struct blob_store *store, const char *blob, const char *lease_id,
-	const struct blob_metadata *metadata, unsigned count, struct blob_error *e,
-	char ret_snapshot[static BLOB_SNAPSHOT_ID_BYTES])
-{
-	return is_cut_off() ? away(e)
-			    : moment.real.snapshot(
-				      store, blob, lease_id, metadata, count, e, ret_snapshot);
-}
-
-static int at_wait(struct blob_store *store, int timeout_ms, struct blob_request **ret_request)
-{
-	(void)is_cut_off();
-	return moment.real.wait(store, timeout_ms, ret_request);
-}
-
-static int at_break(struct blob_store *store, const char *blob, struct blob_error *e)
-{
-	return is_cut_off() ? away(e) : moment.real.lease_break(store, blob, e);
-}
-
-static void watch(struct world *w, struct appliance *a, unsigned at, void (*act)(struct world *))
-{
-	moment.world = w;
-	moment.real = a->ops;
-	moment.act = act;
-	moment.calls = 0;
-	moment.at = at;
-	a->ops.list = at_list;
-	a->ops.object_get = at_get;
-	a->ops.object_read = at_read;
-	a->ops.object_put = at_put;
-	a->ops.object_delete = at_object_delete;
-	a->ops.object_stage = at_stage;
-	a->ops.object_commit = at_commit;
-	a->ops.delete_blob = at_delete_blob;
-	a->ops.lease_break = at_break;
-	a->ops.snapshot = at_snapshot;
-	a->ops.wait = at_wait;
-}
-
-static bool has_come(void)
-{
-	return moment.calls >= moment.at;
-}
-
-static void unwatch(struct appliance *a)
-{
-	a->ops = moment.real;
-}
 
 /* ── what the new owner has ──────────────────────────────────────────────────────────────── */
 
@@ -238,10 +96,10 @@ static void a_group_taken_over_while_it_is_deleted(void **state)
 	for (unsigned at = 1;; at++) {
 		struct world *w = two_disks();
 		struct appliance *a = &w->first;
-		watch(w, a, at, take_over);
+		moment_watch(w, a, at, take_over);
 		int r = vault_group_delete(a->store, &a->group, &error);
-		bool over = !has_come();
-		unwatch(a);
+		bool over = !moment_has_come();
+		moment_end(a);
 		if (taken == 0) {
 			assert_int_equal(r, -ESTALE);
 			assert_true(is_there(w, BLOB) && is_there(w, "machines/web/e.vhd"));
@@ -279,9 +137,9 @@ static void a_deletion_cut_short_is_finished(void **state)
 		struct world *w = two_disks();
 		struct appliance *a = &w->first;
 		struct vault_group again = { 0 };
-		watch(w, a, at, NULL);
+		moment_watch(w, a, at, NULL);
 		int r = vault_group_delete(a->store, &a->group, &error);
-		unwatch(a);
+		moment_end(a);
 		if (r == 0) {
 			void *end = w;
 			world_teardown(&end);
@@ -337,10 +195,10 @@ static void a_flush_by_who_was_taken_over(void **state)
 		struct appliance *a = &w->first;
 		(void)world_make_vault_point(a, 'a');
 		uint64_t number = world_make_point(a, 'b');
-		watch(w, a, at, go_on);
+		moment_watch(w, a, at, go_on);
 		int r = world_flush(a, number);
-		over = !has_come();
-		unwatch(a);
+		over = !moment_has_come();
+		moment_end(a);
 		if (over) {
 			assert_int_equal(r, 0);
 		} else {
@@ -356,33 +214,55 @@ static void a_flush_by_who_was_taken_over(void **state)
 
 /* ── deleting a point ────────────────────────────────────────────────────────────────────── */
 
+static int refuse_object_delete(
+	struct blob_store *store, const char *name, const char *if_match, struct blob_error *e)
+{
+	(void)store;
+	(void)name;
+	(void)if_match;
+	return moment_away(e);
+}
+
+/* With `merged` its hashes were merged by an earlier try. */
+static bool take_over_before(unsigned at, bool merged, unsigned *refused)
+{
+	void *made;
+	assert_int_equal(world_setup(&made), 0);
+	struct world *w = made;
+	struct appliance *a = &w->first;
+	for (unsigned i = 0; i < 3; i++)
+		(void)world_make_vault_point(a, (char)('a' + i));
+	if (merged) {
+		struct blob_store_ops ops = a->ops;
+		a->ops.object_delete = refuse_object_delete;
+		assert_int_equal(vault_point_delete(a->store, &a->group, 2, &error), -EACCES);
+		a->ops = ops;
+	}
+	taken = 1;
+	moment_watch(w, a, at, take_over);
+	int r = vault_point_delete(a->store, &a->group, 2, &error);
+	bool over = !moment_has_come();
+	moment_end(a);
+	if (!over) {
+		nothing_is_lost(w);
+		assert_true(points_then == 14 || points_then == 10);
+		if (points_then == 14)
+			assert_int_equal(r, -ESTALE);
+		*refused += r == -ESTALE;
+	}
+	world_teardown(&made);
+	return !over;
+}
+
 static void a_point_deleted_by_who_was_taken_over(void **state)
 {
-	bool over = false;
-	unsigned refused = 0;
 	(void)state;
-	for (unsigned at = 1; !over; at++) {
-		void *made;
-		assert_int_equal(world_setup(&made), 0);
-		struct world *w = made;
-		struct appliance *a = &w->first;
-		for (unsigned i = 0; i < 3; i++)
-			(void)world_make_vault_point(a, (char)('a' + i));
-		taken = 1;
-		watch(w, a, at, take_over);
-		int r = vault_point_delete(a->store, &a->group, 2, &error);
-		over = !has_come();
-		unwatch(a);
-		if (!over) {
-			nothing_is_lost(w);
-			assert_true(points_then == 14 || points_then == 10);
-			if (points_then == 14)
-				assert_int_equal(r, -ESTALE);
-			refused += r == -ESTALE;
-		}
-		world_teardown(&made);
+	for (unsigned merged = 0; merged < 2; merged++) {
+		unsigned refused = 0, at = 1;
+		while (take_over_before(at, merged, &refused))
+			at++;
+		assert_true(refused > 3);
 	}
-	assert_true(refused > 3);
 }
 
 /* What the former owner would merge its hashes into is no longer what it was: the newest was not
@@ -403,10 +283,10 @@ static void a_merge_goes_into_no_other_point(void **state)
 		world_load_manifest(a, 3, &m);
 		assert_int_equal(
 			a->ops.delete_blob(a->store, BLOB, m.disks[0].snapshot, NULL, &e), 0);
-		watch(w, a, at, go_on);
+		moment_watch(w, a, at, go_on);
 		int r = vault_point_delete(a->store, &a->group, 2, &error);
-		over = !has_come();
-		unwatch(a);
+		over = !moment_has_come();
+		moment_end(a);
 		if (!over) {
 			/* Or that of the point which was just deleted. */
 			assert_int_equal(points_then, renewed == 3 ? 14 : 6);
@@ -431,15 +311,14 @@ static void a_points_deletion_is_repeated(void **state)
 		struct appliance *a = &w->first;
 		(void)world_make_vault_point(a, 'a');
 		(void)world_make_vault_point(a, 'b');
-		commits = 0;
-		watch(w, a, at, NULL);
+		moment_watch(w, a, at, NULL);
 		over = vault_point_delete(a->store, &a->group, 1, &error) == 0;
 		moment.at = 0;
 		assert_int_equal(vault_point_delete(a->store, &a->group, 1, &error), 0);
 		assert_int_equal(
 			vault_collect_orphans(a->store, &a->group, 0, &error, &deleted), 0);
-		unwatch(a);
-		assert_int_equal(commits, 1);
+		moment_end(a);
+		assert_int_equal(moment.commits, 1);
 		assert_false(world_has_manifest(w, 1) || world_has_hashes(w, 1));
 		assert_int_equal(blob_sim_snapshots(w->service, BLOB), 1);
 		assert_int_equal(vault_point_verify(a->store, &a->group, 2, NULL, NULL, &error), 0);
@@ -466,10 +345,10 @@ static void a_point_marked_by_who_was_taken_over(void **state)
 		struct appliance *a = &w->first;
 		(void)world_make_vault_point(a, 'a');
 		(void)world_make_vault_point(a, 'b');
-		watch(w, a, at, mark_kept);
+		moment_watch(w, a, at, mark_kept);
 		(void)vault_point_keep(a->store, &a->group, 1, false, &error);
-		over = !has_come();
-		unwatch(a);
+		over = !moment_has_come();
+		moment_end(a);
 		if (!over) {
 			struct appliance *b = &w->second;
 			assert_int_equal(
@@ -483,12 +362,18 @@ static void a_point_marked_by_who_was_taken_over(void **state)
 
 /* ── collecting ──────────────────────────────────────────────────────────────────────────── */
 
-static char begun[BLOB_SNAPSHOT_ID_BYTES];
+static char begun[BLOB_SNAPSHOT_ID_BYTES], drained[VAULT_NAME_BYTES];
 
-/* The new owner's flush has made its snapshot; its manifest follows. */
+/* The new owner's flush has made its snapshot, and put hashes of what was drained; its manifest
+ * follows. */
 static void begin_flush(struct world *w)
 {
 	take_over(w);
+	const struct drained_part part = {
+		.generation = w->second.group.generation, .from = 1, .to = 2
+	};
+	vault_drained_name(GROUP, 3, &part, drained);
+	world_put_object(&w->second, drained);
 	world_snapshot_of(&w->second, NULL, 3, 1, begun);
 }
 
@@ -506,13 +391,14 @@ static void a_snapshot_of_the_new_owner_is_no_orphan(void **state)
 		(void)world_make_vault_point(a, 'a');
 		(void)world_make_vault_point(a, 'b');
 		world_snapshot_of(a, NULL, 3, 1, orphan);
-		watch(w, a, at, begin_flush);
+		moment_watch(w, a, at, begin_flush);
 		int r = vault_collect_orphans(a->store, &a->group, 0, &error, &deleted);
-		over = !has_come();
-		unwatch(a);
+		over = !moment_has_come();
+		moment_end(a);
 		assert_false(over && r < 0);
 		if (!over) {
 			assert_true(world_has_snapshot(w, begun));
+			assert_true(world_has_object(w, drained));
 			nothing_is_lost(w);
 		}
 		world_teardown(&made);
@@ -553,10 +439,10 @@ static void a_number_used_again_is_not_deleted(void **state)
 		world_take_over(w);
 		world_put_manifest(a, &new_one); /* the first's, too late */
 		world_put_hashes(a, 3);
-		watch(w, b, at, take_back);
+		moment_watch(w, b, at, take_back);
 		int r = vault_collect_orphans(b->store, &b->group, 0, &error, &deleted);
-		over = !has_come();
-		unwatch(b);
+		over = !moment_has_come();
+		moment_end(b);
 		assert_false(over && r < 0);
 		if (!over)
 			assert_true(world_has_manifest(w, 3) && world_has_hashes(w, 3));

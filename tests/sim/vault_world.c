@@ -265,7 +265,7 @@ void world_delete_object(struct appliance *a, const char *name)
 	assert_int_equal(a->ops.object_delete(a->store, name, etag, &e), 0);
 }
 
-static bool has_object(struct world *w, const char *name)
+bool world_has_object(struct world *w, const char *name)
 {
 	CLEANUP(buf_free) struct buf data = { 0 };
 	return blob_sim_peek_object(w->service, name, &data) == 0;
@@ -275,14 +275,14 @@ bool world_has_hashes(struct world *w, uint64_t number)
 {
 	char name[VAULT_NAME_BYTES];
 	vault_hashes_name(GROUP, number, name);
-	return has_object(w, name);
+	return world_has_object(w, name);
 }
 
 bool world_has_manifest(struct world *w, uint64_t number)
 {
 	char name[VAULT_NAME_BYTES];
 	vault_manifest_name(GROUP, number, name);
-	return has_object(w, name);
+	return world_has_object(w, name);
 }
 
 void world_load_manifest(struct appliance *a, uint64_t number, struct manifest *ret_manifest)

@@ -67,6 +67,7 @@ void world_put_object(struct appliance *a, const char *name);
 void world_put_manifest(struct appliance *a, const struct manifest *m);
 void world_put_hashes(struct appliance *a, uint64_t number);
 void world_delete_object(struct appliance *a, const char *name);
+bool world_has_object(struct world *w, const char *name);
 bool world_has_snapshot(struct world *w, const char *id);
 bool world_has_hashes(struct world *w, uint64_t number);
 bool world_has_manifest(struct world *w, uint64_t number);
