@@ -181,6 +181,10 @@ int history_read_near(
  * extent covers is as in the newest vault point. 0, -ENOENT (also: no such disk). */
 int history_next_extent(
 	struct history *history, uint16_t disk, uint64_t lba, struct extent *ret_extent);
+/* How much of the disk lies under the journal: what is beyond that and not in the journal is zeros,
+ * whatever the vault has there (the disk has grown since, or a damaged journal does not know that
+ * it had). 0: no such disk. */
+uint64_t history_base_bytes(struct history *history, uint16_t disk);
 
 /* ── recovery points ─────────────────────────────────────────────────────────────────────── */
 

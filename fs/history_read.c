@@ -533,3 +533,12 @@ int history_next_extent(
 		return -ENOENT;
 	return extent_map_find(disk->map, lba, ret_extent);
 }
+
+uint64_t history_base_bytes(struct history *history, uint16_t id)
+{
+	SCOPED_LOCK(&history->lock);
+	const struct disk *disk = disk_find(history, id);
+	if (!disk || disk->info.removed)
+		return 0;
+	return head_ground(history, disk, false).sectors * SECTOR_BYTES;
+}

@@ -161,9 +161,11 @@ static int load_window(struct head_hashes *h, const struct under *under,
 
 static void tell_proven(const struct head_hashes *h, uint32_t first, uint64_t *ret_pages)
 {
+	uint64_t pages = history_base_bytes(h->history, h->disk) / HASHES_PAGE_BYTES;
 	for (uint32_t i = 0; i < HEAD_CHUNK_PAGES; i++) {
 		uint32_t at = first + i - h->first_page;
-		ret_pages[i] = h->states[at] == PAGE_HASHED ? h->hashes[at] : h->zero_hash;
+		bool told = first + i < pages && h->states[at] == PAGE_HASHED;
+		ret_pages[i] = told ? h->hashes[at] : h->zero_hash;
 	}
 }
 
