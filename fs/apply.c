@@ -127,7 +127,6 @@ static int apply_flush_commit(struct history *history, const struct journal_reco
 	if (history->flush_pending <= packed->number)
 		history->flush_pending = 0;
 	drain_end(history, packed->number, record->lsn);
-	history->base_ahead = false;
 	catalogue_note_vault(history);
 	return r;
 }

@@ -110,7 +110,7 @@ struct catalogue_point *catalogue_vault_below(
 	while (i > 0) {
 		struct catalogue_point *p = &history->points[--i];
 		if ((p->point.flags & POINT_VAULT) && p->position <= position &&
-			(position == UINT64_MAX || catalogue_carries(history, p)))
+			catalogue_carries(history, p))
 			return p;
 	}
 	return NULL;

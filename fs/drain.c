@@ -103,7 +103,7 @@ static int may_begin(const struct history *history)
 		return -EIO;
 	if (!history->base || !history->base->ops->read_live)
 		return -EINVAL;
-	if (history->repair_due || history->base_ahead)
+	if (history->repair_due)
 		return -EUCLEAN;
 	return flush_is_due(history) ? -EBUSY : 0;
 }

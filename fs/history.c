@@ -322,12 +322,6 @@ static int list_cut_off(struct history *history, uint64_t i, uint32_t flags,
 	return 0;
 }
 
-void history_base_is_ahead(struct history *history, bool is_ahead)
-{
-	SCOPED_LOCK(&history->lock);
-	history->base_ahead = is_ahead;
-}
-
 void history_number_above(struct history *history, uint64_t number)
 {
 	SCOPED_LOCK(&history->lock);

@@ -150,9 +150,6 @@ int history_seal(
 /* Points sealed from now on have numbers above that one (the vault has used it). Not kept: to be
  * said again after an opening, until a point is sealed. */
 void history_number_above(struct history *history, uint64_t number);
-/* The base holds a newer point than the journal knows of, and nothing may be drained on top of it,
- * until a flush is committed. Not kept: to be said again after an opening. */
-void history_base_is_ahead(struct history *history, bool is_ahead);
 /* The bookmark of the disk's last durable seal; zeros if it has none. */
 int history_bookmark(
 	struct history *history, uint16_t disk, uint8_t ret_data[static HISTORY_BOOKMARK_BYTES]);

@@ -144,11 +144,9 @@ struct history {
 	uint64_t import_count;
 	uint64_t flush_pending;
 	struct journal_drain drain; /* what of the point to come is in the base; lsn 0: nothing */
-	uint64_t drain_mark,
-		drain_mark_total; /* where the last round cuts, payload_total then */
-	bool repair_due;          /* nobody knows what the base holds */
-	bool base_ahead;          /* it holds a point that the journal has lost */
-	uint32_t format;          /* version of the checkpoints */
+	uint64_t drain_mark, drain_mark_total; /* where the last round cuts, payload_total then */
+	bool repair_due;                       /* nobody knows what the base holds */
+	uint32_t format;                       /* version of the checkpoints */
 	uint64_t head_floor;
 	uint64_t payload_total;
 	uint64_t changed_bytes; /* since the last seal */
@@ -326,8 +324,8 @@ struct catalogue_point catalogue_unpack(const struct journal_point *packed);
 /* True if later local points may stand on the vault point: one sealed here, or the last of an
  * import, and not one that only joined the catalogue. */
 bool catalogue_carries(const struct history *history, const struct catalogue_point *p);
-/* Newest vault point with number < `number` that was made no later than `position`; NULL if none.
- * With a position, one that carries local points. */
+/* Newest vault point with number < `number` that was made no later than `position` and carries what
+ * comes after; NULL if none. */
 struct catalogue_point *catalogue_vault_below(
 	const struct history *history, uint64_t number, uint64_t position);
 /* A record with that lsn changes flags. A point that keeps neither POINT_LOCAL nor _VAULT is not

@@ -97,11 +97,12 @@ static int commit(struct flusher *f, uint64_t number, struct error *error)
 	return flush_sync(f, lsn, error);
 }
 
+/* What the head stands on: after a loss, points may be listed that it does not. */
 static uint64_t newest_vault_point(struct flusher *f)
 {
-	struct point point;
-	int r = history_point_newest(f->options.history, POINT_VAULT, INT64_MAX, &point);
-	return r < 0 ? 0 : point.number;
+	struct history_stats stats;
+	history_stats(f->options.history, &stats);
+	return stats.newest_vault_point;
 }
 
 /* The manifest is there. It counts if it came before any takeover: whoever still owns the group
@@ -116,8 +117,7 @@ int flush_settle_pending(struct flusher *f, uint64_t number, bool bar, struct er
 {
 	const struct flusher_options *o = &f->options;
 	bool committed = false;
-	int r = vault_point_settle(
-		o->store, o->clock, o->group, number, bar, error, &committed);
+	int r = vault_point_settle(o->store, o->clock, o->group, number, bar, error, &committed);
 	/* After a loss here it may be known already, or be passed by. */
 	committed &= number > MAX(newest_vault_point(f), o->unknown_point);
 	return r == 0 && committed ? acknowledge(f, number, error) : r;
@@ -240,9 +240,9 @@ static int prepare(struct flush *flush, uint64_t number)
 	r = flush_load_drained(flush);
 	if (r < 0)
 		return r;
-	r = flush->mark > 0 ? history_drain_view(
-				      f->options.history, number, flush->mark, &flush->view)
-			    : history_flush_view(f->options.history, number, &flush->view);
+	r = flush->mark > 0
+		    ? history_drain_view(f->options.history, number, flush->mark, &flush->view)
+		    : history_flush_view(f->options.history, number, &flush->view);
 	if (r < 0 || view_base_number(flush->view) != flush->base)
 		return error_set(flush->error, r < 0 ? r : -EUCLEAN, NULL,
 			"point %" PRIu64 " cannot be opened for the flush: %s", number,

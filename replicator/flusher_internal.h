@@ -60,7 +60,7 @@ struct flush {
 	uint64_t sent_pages, dirty_pages;
 	/* What differs from base in `previous`, by manifest.disks; NULL: nothing. */
 	struct extent_map *unknown[HISTORY_MAX_DISKS];
-	struct vault_points above; /* the vault's points, if there is such a difference */
+	struct vault_points above;    /* the vault's points, if there is such a difference */
 	uint64_t drained_number;      /* the parts are named by it; 0: nothing was drained */
 	struct drained_proof drained; /* so far */
 	struct drained_part part;     /* what this adds */

@@ -61,10 +61,10 @@ struct group {
 	_Atomic enum backpressure_level level; /* as of then */
 	_Atomic uint64_t refused_writes;
 	_Atomic uint64_t
-		unknown_point;       /* newest of the vault, if the journal has lost it; else 0 */
+		unknown_point; /* newest of the vault, if the journal has lost it; else 0 */
 	_Atomic uint64_t unproven_point; /* its flush found that its content cannot be proven */
-	pthread_mutex_t bucket_lock; /* leaf */
-	struct token_bucket bucket;  /* under bucket_lock */
+	pthread_mutex_t bucket_lock;     /* leaf */
+	struct token_bucket bucket;      /* under bucket_lock */
 
 	pthread_mutex_t seal_lock;
 	pthread_mutex_t state_lock;
@@ -83,7 +83,7 @@ struct group {
 	bool paused;
 
 	char *settings;
-	bool update_due; /* settings or disks differ from the vault's */
+	bool update_due;  /* settings or disks differ from the vault's */
 	bool drain_asked; /* nothing else makes room */
 	bool draining;    /* what is `flushing` is not sealed yet */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;

@@ -32,8 +32,8 @@ int worker_update(struct worker *w, struct error *error);
 bool group_next_point(struct group *group, uint64_t *ret_number);
 /* Flushes that point. *ret_asked: the vault was asked something for certain. */
 int worker_flush(struct worker *w, struct error *error, bool *ret_asked);
-int worker_new_flusher(struct worker *w, uint64_t drain_bytes, struct error *error,
-	struct flusher **ret_flusher);
+int worker_new_flusher(
+	struct worker *w, uint64_t drain_bytes, struct error *error, struct flusher **ret_flusher);
 /* group->lock held: figures and what failed before. */
 void group_count_sent_locked(struct group *group, const struct flusher_result *result);
 

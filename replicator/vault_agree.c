@@ -380,7 +380,6 @@ int vault_agree(struct blob_store *store, struct clock_source *clock,
 		r = check_bases(&a);
 	if (r < 0)
 		return r;
-	history_base_is_ahead(history, a.unknown > 0);
 	*ret_unknown = a.unknown;
 	return 0;
 }

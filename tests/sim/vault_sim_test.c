@@ -488,6 +488,16 @@ static void collect(struct life *l)
 			l->store, &l->group, history_flush_pending(l->history), &error, &deleted));
 }
 
+/* A manifest came late: as when the group is claimed anew. */
+static void agree_again(struct life *l)
+{
+	flusher_free(l->flusher);
+	l->flusher = NULL;
+	if (!PERSIST(l, "vault_agree", agree(l, &error)) || !commit(l) || !make_flusher(l))
+		return; /* the power is out */
+	trace(l, "agreed again: unknown %" PRIu64, l->unknown);
+}
+
 static void flush(struct life *l)
 {
 	struct point points[POINTS];
@@ -518,6 +528,10 @@ static void flush(struct life *l)
 			break;
 		if (l->rots && (r == -EIO || r == -ENODATA))
 			break; /* its content cannot be proven */
+		if (l->rots && r == -ESTALE) {
+			agree_again(l);
+			break;
+		}
 		if (l->rots && r == -EINVAL && l->faults > 0) {
 			/* A repair's resize came late; the next flusher looks at the sizes anew. */
 			flusher_free(l->flusher);
@@ -783,7 +797,7 @@ static void after_takeover(struct life *l)
 	struct point last = { 0 };
 	history_point(l->history, pending, &last);
 	/* One that is damaged is passed by, by whatever is flushed next. */
-	if (pending != 0 && (last.flags & POINT_LOCAL) && !(last.flags & POINT_DAMAGED))
+	if (pending > l->unknown && (last.flags & POINT_LOCAL) && !(last.flags & POINT_DAMAGED))
 		PERSIST(l, "the last flush", flusher_flush(l->flusher, pending, &error, &result));
 	l->settled = true;
 	check_all(l);
