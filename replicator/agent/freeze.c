@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@
 
 #define FOUNDATIONS_MAX 256
 #define RETRY_MS 20
+#define HELPERS_MAX 31
 
 /* The shadow memory of sanitizers cannot be locked whole. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -59,6 +61,7 @@ struct shared {
 struct filesystem {
 	dev_t dev;
 	unsigned depth; /* loop devices beneath */
+	bool synced;    /* only: it cannot be frozen */
 	char *point;
 	int fd;
 };
@@ -421,6 +424,12 @@ const char *freezer_mountpoint(const struct freezer *f, size_t index)
 	return index < f->count ? f->list[index].point : NULL;
 }
 
+void freezer_sync(const struct freezer *f)
+{
+	for (size_t i = 0; i < f->count; i++)
+		(void)syncfs(f->list[i].fd);
+}
+
 static int freeze_one(struct freezer *f, size_t i)
 {
 	struct filesystem *fs = &f->list[i];
@@ -435,9 +444,57 @@ static int freeze_one(struct freezer *f, size_t i)
 		r = -ETIMEDOUT;
 	}
 	atomic_store(&f->shared->states[i], IDLE);
-	if (r == -EOPNOTSUPP) {
-		f->report.synced++;
-		return syncfs(fs->fd) < 0 ? -errno : 0;
+	fs->synced = r == -EOPNOTSUPP;
+	return fs->synced ? syncfs(fs->fd) < 0 ? -errno : 0 : r;
+}
+
+/* One of several who freeze what is at one depth: each takes the next. */
+struct helper {
+	struct freezer *freezer;
+	size_t end;
+	atomic_size_t *next;
+	atomic_int *result;
+	atomic_size_t *failed;
+};
+
+static void *help(void *argument)
+{
+	const struct helper *h = argument;
+	size_t i;
+	while (atomic_load(h->result) == 0 && (i = atomic_fetch_add(h->next, 1)) < h->end) {
+		int none = 0, r = freeze_one(h->freezer, i);
+		if (r < 0 && atomic_compare_exchange_strong(h->result, &none, r))
+			atomic_store(h->failed, i);
+	}
+	return NULL;
+}
+
+/* Filesystems [first, end), which do not lie on each other. No thread to be had is no failure. */
+static int freeze_level(struct freezer *f, size_t first, size_t end, size_t *ret_failed)
+{
+	pthread_t threads[HELPERS_MAX];
+	size_t count = 0;
+	atomic_size_t next = first, failed = first;
+	atomic_int result = 0;
+	struct helper helper = { f, end, &next, &result, &failed };
+	while (count < HELPERS_MAX && count + 1 < end - first &&
+		pthread_create(&threads[count], NULL, help, &helper) == 0)
+		count++;
+	help(&helper);
+	for (size_t i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	*ret_failed = failed;
+	return result;
+}
+
+static int freeze_levels(struct freezer *f, size_t *ret_failed)
+{
+	int r = 0;
+	for (size_t first = 0, end; r == 0 && first < f->count; first = end) {
+		for (end = first + 1; end < f->count && f->list[end].depth == f->list[first].depth;
+			end++)
+			;
+		r = freeze_level(f, first, end, ret_failed);
 	}
 	return r;
 }
@@ -460,7 +517,7 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 {
 	int64_t began = now_ns();
 	int r = 0;
-	size_t i = 0;
+	size_t failed = f->count;
 
 	if (timeout_ms < 100 || timeout_ms > 60000)
 		return error_set(error, -EINVAL, NULL, "freezing for %u ms", timeout_ms);
@@ -469,12 +526,11 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 	atomic_store(&f->shared->deadline_ns, began + (int64_t)timeout_ms * 1000000);
 	/* Wakes the watchdog, so that it waits for the new deadline. */
 	r = send_descriptors(f);
-	for (; r == 0 && i < f->count; i++) {
-		r = freeze_one(f, i);
-		if (r < 0)
-			break;
-	}
+	if (r == 0)
+		r = freeze_levels(f, &failed);
 	f->frozen_at_ns = now_ns();
+	for (size_t i = 0; i < f->count; i++)
+		f->report.synced += f->list[i].synced;
 	f->report.freeze_ns = (uint64_t)(f->frozen_at_ns - began);
 	f->report.frozen = (unsigned)f->count - f->report.synced;
 	if (r == 0 && freezer_holds(f))
@@ -484,7 +540,7 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 		r = -ETIMEDOUT;
 	return error_set(error, r,
 		r == -EBUSY ? "something else has frozen it: fsfreeze -u, or wait" : NULL, "%s: %s",
-		i < f->count ? f->list[i].point : "the watchdog",
+		failed < f->count ? f->list[failed].point : "the watchdog",
 		r == -ETIMEDOUT ? "freezing took too long" : strerror(-r));
 }
 

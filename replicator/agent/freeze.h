@@ -41,6 +41,10 @@ pid_t freezer_pid(const struct freezer *freezer);
  * Replaces what was prepared before. 0; -E2BIG for more than FREEZER_FILESYSTEMS_MAX; -errno. */
 int freezer_prepare(struct freezer *freezer, const dev_t *devs, size_t count, struct error *error);
 
+/* Has the prepared filesystems write what they hold, one after another, so that freezing them soon
+ * after finds little left to write. What cannot be written shows when it is frozen. */
+void freezer_sync(const struct freezer *freezer);
+
 /* Names of the prepared mount points, in the order in which they will be frozen; NULL past the
  * last. Valid until the next freezer_prepare. */
 const char *freezer_mountpoint(const struct freezer *freezer, size_t index);

@@ -93,6 +93,9 @@ void pipeline_acknowledge(
 void pipeline_set_rates(
 	struct pipeline *pipeline, uint64_t read_bytes_per_s, uint64_t send_bytes_per_s);
 
+/* Ends it for good: every wait fails, the first reason counts and is told (events.failed). By
+ * whoever receives, when the connection has ended. */
+void pipeline_fail(struct pipeline *pipeline, const struct error *error);
 /* What ended it; code 0 while it works. */
 void pipeline_error(struct pipeline *pipeline, struct error *ret_error);
 

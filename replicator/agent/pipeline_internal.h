@@ -70,8 +70,6 @@ struct pipeline {
 	bool zstd;
 };
 
-/* Ends it for good; the first reason counts. Without the lock. */
-void pipeline_fail(struct pipeline *pipeline, const struct error *error);
 /* Waits as long as the bucket says. Without the lock. */
 void pipeline_pace(struct pipeline *pipeline, struct token_bucket *bucket, uint64_t bytes);
 /* The task is through. Without the lock. */

@@ -178,7 +178,8 @@ static void *receiver_main(void *argument)
 	while (r == 0)
 		r = receive_one(s, receiver->index, room, &error);
 	free(room);
-	session_end(s, &error);
+	/* Whoever waits for an acknowledgement would wait for ever. */
+	pipeline_fail(s->pipeline, &error);
 	return NULL;
 }
 
@@ -352,7 +353,7 @@ static void note_figures(struct session *s)
 }
 
 /* Once a second: figures, disks that grew. */
-static int keep_house(struct session *s)
+int session_keep_house(struct session *s)
 {
 	int64_t now = clock_monotonic_ns(clock_system());
 	if (now < s->housekeeping_ns)
@@ -382,7 +383,7 @@ static int conduct(struct session *s)
 		if (r == 0 && s->disks_answered)
 			r = session_advance_verify(s);
 		if (r == 0)
-			r = keep_house(s);
+			r = session_keep_house(s);
 	}
 	if (r == 0)
 		(void)session_say(s, session_message("bye"));
@@ -522,6 +523,7 @@ static void take_down(struct session *s, bool orderly)
 	for (unsigned i = 0; i < s->connection_count; i++)
 		if (s->receivers[i].runs)
 			pthread_join(s->receivers[i].thread, NULL);
+	session_unwatch_stop(s);
 	pipeline_free(s->pipeline);
 	for (unsigned i = 0; i < s->connection_count; i++)
 		connection_free(s->connections[i]);
@@ -547,6 +549,7 @@ int session_run(const struct session_options *options, struct error *error, bool
 	if (!s)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	s->options = options;
+	s->stopper_fd = -1;
 	s->inbox_end = &s->inbox;
 	s->wanted_end = &s->wanted;
 	s->zero_chunk = compare_zero_chunk();
@@ -557,6 +560,8 @@ int session_run(const struct session_options *options, struct error *error, bool
 	pthread_cond_init(&s->arrived, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	int r = connect_all(s);
+	if (r == 0)
+		r = session_watch_stop(s);
 	if (r == 0)
 		r = start_pipeline(s);
 	if (r == 0)

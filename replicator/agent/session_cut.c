@@ -22,16 +22,18 @@
 #include "common/log.h"
 #include "replicator/agent/session_internal.h"
 
-#define LITTLE_BYTES (8u << 20)
+#define LITTLE_BYTES (1u << 20)
 #define PASSES_MAX 8u
 #define RANGES 256u
-#define PATIENCE_NS (600 * NS_PER_S)
+#define LOOK_NS (NS_PER_S / 4)
 #define CHECK_MS 20u
 #define PASS_MODULUS 250u
 
 struct cut {
 	struct session *session;
 	bool application, alone;
+	bool frozen;  /* nothing is to be done but what has to be */
+	bool at_rest; /* the applications are, and are to be woken */
 	int64_t time_ns;
 	uint64_t remainder_bytes;
 	struct freezer_report report;
@@ -52,13 +54,43 @@ static uint64_t dirty_bytes(struct session *s)
 	return dirty;
 }
 
-static int put_range(struct session *s, struct source_disk *disk, uint64_t pass,
-	const struct tracker_range *range)
+/* What goes on while a cut takes its time: the appliance calls it off, figures are told. The waits
+ * have no end of their own: as long as something arrives the appliance is patient, and a connection
+ * that has died ends the session. */
+static int breathe(struct cut *cut, int64_t wait_ns)
 {
+	struct session *s = cut->session;
+	int r = session_pump(s, wait_ns);
+	if (r == 0 && s->cut.over)
+		r = -ECANCELED;
+	if (r < 0)
+		return error_set(&cut->error, r, NULL, "the cut was called off");
+	return session_keep_house(s);
+}
+
+static int await_sent(struct cut *cut)
+{
+	int r;
+	while ((r = pipeline_wait_sent(cut->session->pipeline, LOOK_NS)) == -ETIMEDOUT) {
+		r = breathe(cut, 0);
+		if (r < 0)
+			return r;
+	}
+	return r;
+}
+
+static int put_range(
+	struct cut *cut, struct source_disk *disk, uint64_t pass, const struct tracker_range *range)
+{
+	struct session *s = cut->session;
 	uint64_t at = range->offset;
 	uint64_t end = round_up(range->offset + range->length, WIRE_PAGE_BYTES);
 	int r = 0;
 	while (r == 0 && at < end) {
+		if (!cut->frozen && !pipeline_has_room(s->pipeline)) {
+			r = breathe(cut, NS_PER_MS);
+			continue;
+		}
 		uint64_t chunk_end = round_down(at, WIRE_CHUNK_BYTES) + WIRE_CHUNK_BYTES;
 		uint64_t n = MIN(chunk_end, end) - at;
 		const struct task task = { .kind = TASK_SEND,
@@ -72,9 +104,18 @@ static int put_range(struct session *s, struct source_disk *disk, uint64_t pass,
 	return r;
 }
 
-/* Takes the marks of all disks and puts what they cover to be sent. */
-static int take_all(struct session *s, uint64_t *ret_bytes)
+/* What was taken and will not be sent now. */
+static void give_up(
+	struct source_disk *disk, const struct tracker_range *ranges, size_t from, size_t count)
 {
+	for (size_t i = from; i < count; i++)
+		source_put_back(disk, ranges[i].offset, ranges[i].length);
+}
+
+/* Takes the marks of all disks and puts what they cover to be sent. */
+static int take_all(struct cut *cut, uint64_t *ret_bytes)
+{
+	struct session *s = cut->session;
 	struct source *source = s->options->source;
 	uint64_t pass = s->pass = s->pass % PASS_MODULUS + 1;
 	struct tracker_range ranges[RANGES];
@@ -91,7 +132,9 @@ static int take_all(struct session *s, uint64_t *ret_bytes)
 			}
 			for (size_t k = 0; r == 0 && k < count; k++) {
 				*ret_bytes += ranges[k].length;
-				r = put_range(s, disk, pass, &ranges[k]);
+				r = put_range(cut, disk, pass, &ranges[k]);
+				if (r < 0)
+					give_up(disk, ranges, k, count);
 			}
 			if (r < 0)
 				return r;
@@ -124,24 +167,24 @@ static void forget_errors(struct session *s)
 
 /* ── before the freeze ───────────────────────────────────────────────────────────────────── */
 
+/* Filesystems are asked to write what they hold, so that freezing finds little to write. */
 static int copy_in_passes(struct cut *cut)
 {
 	struct session *s = cut->session;
 	uint64_t before = UINT64_MAX;
 	for (unsigned pass = 0; pass < PASSES_MAX; pass++) {
+		freezer_sync(s->options->freezer);
 		uint64_t dirty = dirty_bytes(s), taken;
 		if (dirty <= LITTLE_BYTES || dirty > before - before / 4)
 			return 0;
 		before = dirty;
-		int r = take_all(s, &taken);
+		int r = take_all(cut, &taken);
 		if (r == 0)
-			r = pipeline_wait_sent(s->pipeline, PATIENCE_NS);
+			r = await_sent(cut);
+		if (r == 0)
+			r = breathe(cut, 0);
 		if (r < 0)
-			return error_set(&cut->error, r, NULL, "what changed could not be sent");
-		r = session_pump(s, 0);
-		if (r < 0 || s->cut.over)
-			return error_set(&cut->error, r < 0 ? r : -ECANCELED, NULL,
-				"the cut was called off");
+			return r;
 	}
 	return 0;
 }
@@ -169,6 +212,7 @@ static int quiesce(struct cut *cut)
 			"start landfall-agent with --pre-freeze COMMAND that brings the "
 			"applications' data to rest, and --post-thaw COMMAND",
 			"this machine has no command that makes its applications consistent");
+	cut->at_rest = true; /* or partly so, if it fails */
 	return run_command("--pre-freeze", options->pre_freeze, &cut->error);
 }
 
@@ -176,7 +220,7 @@ static void unquiesce(struct cut *cut)
 {
 	struct error error = { 0 };
 	const struct session_options *options = cut->session->options;
-	if (cut->application && options->post_thaw &&
+	if (cut->at_rest && options->post_thaw &&
 		run_command("--post-thaw", options->post_thaw, &error) < 0)
 		log_error("%s", error.message);
 }
@@ -239,11 +283,14 @@ static void look_for_losses(struct cut *cut)
 	}
 }
 
+/* The detector is asked while the readers read: nothing is written meanwhile. */
 static int copy_frozen(struct cut *cut)
 {
 	struct session *s = cut->session;
 	cut->time_ns = clock_realtime_ns(clock_system());
-	int r = take_all(s, &cut->remainder_bytes);
+	int r = take_all(cut, &cut->remainder_bytes);
+	if (r == 0)
+		look_for_losses(cut);
 	if (r == 0)
 		r = pipeline_wait_read(
 			s->pipeline, (int64_t)s->options->freeze_timeout_ms * NS_PER_MS);
@@ -252,7 +299,6 @@ static int copy_frozen(struct cut *cut)
 			"let --freeze-timeout be longer, or points be rarer in busy hours",
 			"%.1f MiB that changed while it was copied could not be read in time",
 			(double)cut->remainder_bytes / (double)MIB);
-	look_for_losses(cut);
 	return await_others(cut);
 }
 
@@ -260,6 +306,7 @@ static int freeze_and_copy(struct cut *cut)
 {
 	const struct session_options *options = cut->session->options;
 	agent_status_hold(options->status, true);
+	cut->frozen = true;
 	int r = freezer_freeze(options->freezer, options->freeze_timeout_ms, &cut->error);
 	if (r == 0) {
 		r = copy_frozen(cut);
@@ -269,6 +316,7 @@ static int freeze_and_copy(struct cut *cut)
 				"let --freeze-timeout be longer, or points be rarer in busy hours",
 				"the watchdog thawed the filesystems before all was copied");
 	}
+	cut->frozen = false;
 	agent_status_hold(options->status, false);
 	return r;
 }
@@ -359,22 +407,23 @@ static int await_freeze(struct cut *cut)
 	return r < 0 ? error_set(&cut->error, r, NULL, "the cut was called off") : 0;
 }
 
+/* All that can take its time is done before the machine says that it is ready: from then on others
+ * may stand still and wait for it. */
 static int make_point(struct cut *cut)
 {
 	struct session *s = cut->session;
-	int r = copy_in_passes(cut);
+	int r = prepare_freeze(cut);
+	if (r == 0)
+		r = copy_in_passes(cut);
+	if (r == 0)
+		r = quiesce(cut);
 	if (r == 0 && !cut->alone)
 		r = await_freeze(cut);
 	if (r == 0)
-		r = prepare_freeze(cut);
-	if (r == 0)
-		r = quiesce(cut);
-	if (r == 0) {
 		r = freeze_and_copy(cut);
-		unquiesce(cut);
-	}
+	unquiesce(cut);
 	if (r == 0)
-		r = pipeline_wait_sent(s->pipeline, PATIENCE_NS);
+		r = await_sent(cut);
 	if (r == 0)
 		r = read_errors(s, &cut->error);
 	if (r == 0 && cut->lost)

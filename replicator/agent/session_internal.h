@@ -1,7 +1,7 @@
 /*
  * The inside of a session: session.c (connections, receiving, the conductor's loop),
  * session_disks.c (what the appliance says of disks, comparing), session_verify.c (verifying),
- * session_cut.c (cuts).
+ * session_cut.c (cuts), session_stop.c (being told to stop while something else takes its time).
  *
  * Receivers and the pipeline's threads only put events into the inbox; everything else is done by
  * the conductor, which alone touches what is not under the lock.
@@ -105,6 +105,10 @@ struct session {
 	uint64_t sent_at_mark; /* bytes that had been sent when the last mark was */
 	int64_t housekeeping_ns;
 	bool leave;
+
+	pthread_t stopper;
+	bool stopper_runs;
+	int stopper_fd; /* an eventfd: the session ends */
 };
 
 /* ── session.c ───────────────────────────────────────────────────────────────────────────── */
@@ -120,6 +124,15 @@ int session_pump(struct session *session, int64_t wait_ns);
 int session_say(struct session *session, struct cJSON *json); /* frees json */
 /* {"type": type}; NULL: no memory. */
 struct cJSON *session_message(const char *type);
+/* Once a second: figures, disks that grew. */
+int session_keep_house(struct session *session);
+
+/* ── session_stop.c ──────────────────────────────────────────────────────────────────────── */
+
+/* When the agent is told to stop and the conductor does not come to it within a few seconds, since
+ * the appliance takes nothing, the connections are stopped: then nothing waits any more. */
+int session_watch_stop(struct session *session);
+void session_unwatch_stop(struct session *session);
 
 /* ── session_disks.c ─────────────────────────────────────────────────────────────────────── */
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 from appliance import Failure, die_with_parent, end_process, is_mounted, shell, wait_until
 
@@ -49,8 +50,12 @@ class LoopDisk:
         return self.mounted
 
     def unmount(self):
-        if is_mounted(self.mounted):
-            subprocess.run(["umount", self.mounted], check=False)
+        """At once, or as soon as those who were killed there have gone."""
+        for _ in range(100):
+            if not is_mounted(self.mounted) or subprocess.run(
+                    ["umount", self.mounted], capture_output=True, check=False).returncode == 0:
+                return
+            time.sleep(0.05)
         if is_mounted(self.mounted):
             subprocess.run(["umount", "-l", self.mounted], check=False)
 
