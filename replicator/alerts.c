@@ -267,6 +267,46 @@ static void rule_journal_fill(const struct alert_facts *f, struct board *board)
 	SAY(a->mend, "%s", mend);
 }
 
+static void rule_agent_away(const struct alert_facts *f, struct board *board)
+{
+	if (!f->agent_machine || f->agent_away_since_ns == 0 || f->open_failed || f->paused)
+		return;
+	int64_t away_ns = f->now_ns - f->agent_away_since_ns;
+	char age[ALERT_HUMAN_BYTES];
+	struct alert *a = raise_alert(
+		board, "agent-away", f->rpo_alert_s > 0 && away_ns > f->rpo_alert_s * NS_PER_S);
+	a->since_ns = f->agent_away_since_ns;
+	SAY(a->text, "%s: no recovery points are made, since the agent of machine %s is away%s%s",
+		f->machine, f->agent_machine, f->agent_never_came ? "" : " for ",
+		f->agent_never_came ? "" : alert_human_age(away_ns, age));
+	SAY(a->cause, "%s",
+		f->agent_never_came
+			? "it has not come since the appliance was started, or is not enrolled yet"
+			: "its connection ended and it has not come back");
+	SAY(a->mend,
+		"on machine %s: 'landfall-agent status', start the service landfall-agent, see "
+		"that "
+		"it reaches the appliance's port; enrol it with a key of 'landfall key create' if "
+		"it "
+		"never was",
+		f->agent_machine);
+}
+
+static void rule_agent_failing(const struct alert_facts *f, struct board *board)
+{
+	if (!f->agent_machine || f->agent_away_since_ns > 0 || f->open_failed || f->paused)
+		return;
+	struct alert *a = raise_alert(board, "agent-failing", false);
+	SAY(a->text,
+		"%s: recovery points cannot be made, or not of all disks, because of machine %s",
+		f->machine, f->agent_machine);
+	SAY(a->cause, "%s", f->agent_error.message);
+	SAY(a->mend, "%s",
+		f->agent_error.mend[0] ? f->agent_error.mend
+				       : "see 'landfall-agent status' and the agent's log on that "
+					 "machine; it is tried again by itself");
+}
+
 static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 {
 	if (f->failed_point == 0)
@@ -303,6 +343,8 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_flush_failed,
 	rule_rpo,
 	rule_journal_fill,
+	rule_agent_away,
+	rule_agent_failing,
 	rule_verify_failed,
 	rule_paused,
 };

@@ -58,6 +58,12 @@ struct alert_facts {
 	unsigned resync_disks;
 	char resync_names[160];
 
+	/* agents: what keeps the group's machines from making points */
+	const char *agent_machine; /* whose; NULL: nothing does */
+	int64_t agent_away_since_ns; /* 0: it is there, and fails */
+	bool agent_never_came;       /* since the appliance's start: it may never have been one */
+	struct error agent_error;    /* why it fails */
+
 	/* points */
 	uint64_t failed_point; /* newest whose verification failed; 0: none */
 };

@@ -196,3 +196,13 @@ struct group_status {
 	unsigned alert_count;
 };
 void group_status(struct group *group, struct group_status *ret_status);
+
+/* What keeps the machines of a group whose source makes the points from making them, for its
+ * alerts. `machine` "": nothing does. */
+struct group_trouble {
+	char machine[64];
+	int64_t away_since_ns; /* 0: its agent is there */
+	bool never_came;
+	struct error error; /* what fails, if it is there */
+};
+void group_set_trouble(struct group *group, const struct group_trouble *trouble);

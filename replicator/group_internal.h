@@ -123,6 +123,7 @@ struct group {
 	uint64_t rate_written_bytes, rate_flushed_bytes;
 	uint64_t flushed_bytes; /* by finished flushes */
 	uint64_t failed_point;
+	struct group_trouble trouble;
 };
 
 /* group.c */

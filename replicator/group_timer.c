@@ -383,6 +383,10 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.flush_failures = group->flush_failures;
 	f.flush_error = group->flush_error;
 	f.failed_point = group->failed_point;
+	f.agent_machine = group->trouble.machine[0] ? group->trouble.machine : NULL;
+	f.agent_away_since_ns = group->trouble.away_since_ns;
+	f.agent_never_came = group->trouble.never_came;
+	f.agent_error = group->trouble.error;
 	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)
 		group->commit_failures = 0;
 	if (group->commit_failures > 0) {
@@ -503,6 +507,12 @@ void group_alert_closed(struct group *group, const struct error *error)
 		.open_error = *error };
 	SCOPED_LOCK(&group->lock);
 	alerts_evaluate(&f, group->status.alerts, &group->status.alert_count);
+}
+
+void group_set_trouble(struct group *group, const struct group_trouble *trouble)
+{
+	SCOPED_LOCK(&group->lock);
+	group->trouble = *trouble;
 }
 
 void group_status(struct group *group, struct group_status *ret_status)

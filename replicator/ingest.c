@@ -8,6 +8,9 @@
 #include "common/log.h"
 #include "replicator/ingest_internal.h"
 
+#define AWAY_NS (10 * NS_PER_S)
+#define FAILURES_IN_A_ROW 2u
+
 static const struct agent_sessions_ops ops = { .serve = ingest_serve };
 
 void ingest_init_wait(pthread_cond_t *cond)
@@ -138,6 +141,64 @@ void ingest_forget(struct ingest *ingest, const char *name)
 		}
 	}
 	ingest_state_remove(ingest, name);
+}
+
+/* ── trouble ────────────────────────────────────────────────────────────────────────────── */
+
+/* What the agent says of a disk that it cannot read. Under lock. */
+static bool find_disk_error(const struct ingest_machine *machine, struct error *ret_error)
+{
+	struct json figures, list, item = { 0 };
+	if (!machine->figures)
+		return false;
+	json_root(machine->figures, "figures", &figures);
+	if (json_find_array(&figures, "disks", &list, NULL) <= 0)
+		return false;
+	while (json_each(&list, &item)) {
+		struct json error;
+		const char *text, *mend = NULL;
+		if (json_find_object(&item, "error", &error, NULL) <= 0 ||
+			json_get_text(&error, "message", &text, NULL) < 0)
+			continue;
+		(void)json_find_text(&error, "mend", &mend, NULL);
+		error_set(ret_error, -EIO, mend, "%.400s", text);
+		return true;
+	}
+	return false;
+}
+
+/* Under lock. */
+static bool is_away(const struct ingest *ingest, const struct ingest_machine *machine,
+	struct group_trouble *trouble)
+{
+	if (machine && machine->session)
+		return false;
+	int64_t left_ns = machine ? machine->left_ns : 0;
+	trouble->never_came = left_ns == 0;
+	trouble->away_since_ns = left_ns ? left_ns : ingest->registry->started_ns;
+	return clock_realtime_ns(clock_system()) - trouble->away_since_ns > AWAY_NS;
+}
+
+bool ingest_trouble(struct ingest *ingest, const char *name, struct group_trouble *ret_trouble)
+{
+	struct group_trouble trouble = { 0 };
+	SCOPED_LOCK(&ingest->lock);
+	const struct ingest_machine *machine = look_up(ingest, name);
+	snprintf(trouble.machine, sizeof(trouble.machine), "%s", name);
+	bool is = is_away(ingest, machine, &trouble);
+	if (!is && machine && machine->session) {
+		is = find_disk_error(machine, &trouble.error);
+		if (!is && machine->refusal.code) {
+			trouble.error = machine->refusal;
+			is = true;
+		} else if (!is && machine->cut_failures >= FAILURES_IN_A_ROW) {
+			trouble.error = machine->cut_error;
+			is = true;
+		}
+	}
+	if (is)
+		*ret_trouble = trouble;
+	return is;
 }
 
 /* ── status ──────────────────────────────────────────────────────────────────────────────── */

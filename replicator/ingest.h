@@ -34,6 +34,10 @@ struct agent_sessions *ingest_sessions(struct ingest *ingest);
 
 /* What is known of a machine's agent, for `status`: SOCKET.md tells the keys. */
 int ingest_machine_json(struct ingest *ingest, const char *machine, struct cJSON **ret_json);
+struct group_trouble;
+/* Whether the machine's agent keeps its group from making points: it is away for more than a few
+ * seconds, or a disk of it is refused or cannot be read, or its cuts fail. */
+bool ingest_trouble(struct ingest *ingest, const char *machine, struct group_trouble *ret_trouble);
 /* Has the disks compared with their source all over (`disk` NULL: all); at once if the agent is
  * connected, else when it comes. -ENOENT: the machine has no such disk. */
 int ingest_resync(

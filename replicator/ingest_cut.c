@@ -7,8 +7,8 @@
  *
  * A machine that is its group alone does prepare to mark by itself. The group's thread conducts;
  * agents' answers are noted in their sessions by the threads that receive them. Whatever goes
- * wrong ends this cut for everybody, and the next one is tried a little later: agents go on
- * sending what changed in any case, so nothing is lost but this point.
+ * wrong ends this cut for everybody, and the next one is tried a little later: what an agent has
+ * sent for this one is there for the next, so nothing is lost but this point.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@
 
 #define LOOK_MS 1000
 #define PREPARE_NS (120 * NS_PER_S) /* passes over what changed, and sending it */
-#define FREEZE_NS (10 * NS_PER_S)
+#define FREEZE_NS (3 * NS_PER_S)    /* others stand still meanwhile */
 #define MARK_NS (120 * NS_PER_S)
 #define RETRY_FIRST_NS (2 * NS_PER_S)
 #define RETRY_LONGEST_NS (60 * NS_PER_S)
@@ -191,12 +191,22 @@ static int lost(const struct ingest_session *session, struct error *error)
 		"the agent of machine %s went away", session->machine->name);
 }
 
-/* Until all are at that stage, or further. */
+static uint64_t received_bytes(const struct members *members)
+{
+	uint64_t sum = 0;
+	for (unsigned i = 0; i < members->count; i++)
+		sum += members->sessions[i]->machine->received_bytes;
+	return sum;
+}
+
+/* Until all are at that stage, or further. While anything arrives patience begins anew, unless
+ * somebody may be standing still: what an outage has left to send takes its time. */
 static int await(struct ingest_group *g, struct members *members, enum cut_stage stage,
 	int64_t patience_ns, struct error *error)
 {
 	int64_t until = clock_monotonic_ns(clock_system()) + patience_ns;
 	SCOPED_LOCK(&g->ingest->lock);
+	uint64_t received = received_bytes(members);
 	for (;;) {
 		const struct ingest_session *waiting = NULL;
 		for (unsigned i = 0; i < members->count; i++) {
@@ -213,6 +223,10 @@ static int await(struct ingest_group *g, struct members *members, enum cut_stage
 		}
 		if (!waiting)
 			return 0;
+		if (stage != CUT_FROZEN && received_bytes(members) != received) {
+			received = received_bytes(members);
+			until = clock_monotonic_ns(clock_system()) + patience_ns;
+		}
 		int64_t left = until - clock_monotonic_ns(clock_system());
 		if (left <= 0 || g->stopping)
 			return error_set(error, g->stopping ? -ECANCELED : -ETIMEDOUT,
@@ -354,7 +368,9 @@ static void note_result(struct ingest_group *g, struct members *members, const s
 	SCOPED_LOCK(&g->ingest->lock);
 	for (unsigned i = 0; i < members->count; i++) {
 		members->sessions[i]->cut.stage = CUT_NONE;
-		members->sessions[i]->machine->cut_error = *error;
+		struct ingest_machine *machine = members->sessions[i]->machine;
+		machine->cut_error = *error;
+		machine->cut_failures = error->code ? machine->cut_failures + 1 : 0;
 	}
 }
 

@@ -90,7 +90,7 @@ static void remember(
 	snprintf(disk->identity, sizeof(disk->identity), "%s", claim->identity);
 	snprintf(disk->capture, sizeof(disk->capture), "%.*s", (int)sizeof(disk->capture) - 1,
 		claim->capture);
-	disk->present = true;
+	disk->present = disk->named = true;
 	disk->number = there->id;
 	disk->bytes = there->size_bytes;
 	disk->source_bytes = claim->bytes;
@@ -138,14 +138,29 @@ static int answer_disk(
 	return r == 0 ? json_add_u64(item, "cursor", disk->cursor) : r;
 }
 
-/* Those that are not named any more are no part of the session; their points and data stay. */
-static void forget_unnamed(struct ingest_link *link)
+/* A list of disks begins. Those that were there stay so until its end: their data may be on their
+ * way on other connections. */
+static void begin_naming(struct ingest_link *link)
 {
 	SCOPED_LOCK(&link->ingest->lock);
 	struct ingest_machine *machine = link->session->machine;
 	link->session->disks_known = false;
 	for (unsigned i = 0; i < machine->disk_count; i++)
-		machine->disks[i].present = false;
+		machine->disks[i].named = false;
+}
+
+/* Those that are not named any more are no part of the session; their points and data stay. */
+static void forget_unnamed(struct ingest_link *link)
+{
+	SCOPED_LOCK(&link->ingest->lock);
+	struct ingest_machine *machine = link->session->machine;
+	for (unsigned i = 0; i < machine->disk_count; i++) {
+		struct ingest_disk *disk = &machine->disks[i];
+		if (disk->present && !disk->named)
+			log_info("machine %s: its agent protects disk %s no longer", machine->name,
+				disk->id);
+		disk->present &= disk->named;
+	}
 }
 
 int ingest_take_disks(struct ingest_link *link, const struct json *message, struct error *error)
@@ -163,7 +178,8 @@ int ingest_take_disks(struct ingest_link *link, const struct json *message, stru
 		r = json_add_array(answer, "disks", &answers);
 	if (r < 0)
 		return r;
-	forget_unnamed(link);
+	struct error refused = { 0 };
+	begin_naming(link);
 	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);) {
 		struct claim claim;
 		struct error refusal = { 0 };
@@ -172,17 +188,21 @@ int ingest_take_disks(struct ingest_link *link, const struct json *message, stru
 		r = read_claim(&item, &claim, error);
 		if (r < 0)
 			return r;
-		if (take_disk(link, &claim, &refusal) < 0)
+		if (take_disk(link, &claim, &refusal) < 0) {
+			refused = refusal;
 			log_warning("machine %s: its agent's disk %s is refused: %s",
 				link->session->machine->name, claim.id, refusal.message);
+		}
 		r = answer_disk(link, answers, claim.id, &refusal);
 	}
+	forget_unnamed(link);
 	if (r == 0)
 		r = ingest_state_save(link->ingest, link->session->machine, error);
 	if (r == 0)
 		r = connection_send_control(link->connection, answer, NULL, error);
 	SCOPED_LOCK(&link->ingest->lock);
 	link->session->disks_known = r == 0;
+	link->session->machine->refusal = refused;
 	pthread_cond_broadcast(&link->ingest->changed);
 	return r;
 }

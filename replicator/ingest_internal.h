@@ -43,6 +43,7 @@ struct ingest_disk {
 	uint64_t bytes; /* as the journal has it */
 	/* of the session */
 	bool present;
+	bool named;    /* in the list that is being read */
 	bool resynced; /* compared since acknowledged data was lost; the next seal says so */
 	uint16_t number;
 	uint64_t source_bytes;
@@ -146,6 +147,8 @@ struct ingest_machine {
 	char address[CONNECTION_ADDRESS_BYTES];
 	struct cJSON *figures;  /* the agent's own, or NULL */
 	struct error cut_error; /* why the last cut made no point; code 0: it did */
+	unsigned cut_failures;  /* in a row */
+	struct error refusal;   /* of a disk that it named; code 0: none is refused */
 	double frozen_ms;       /* of the last cut; −1: none yet */
 	uint64_t received_bytes;
 };

@@ -14,6 +14,7 @@
 
 #include "common/log.h"
 #include "replicator/agents.h"
+#include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
 #define UPKEEP_NS NS_PER_S
@@ -99,6 +100,38 @@ static void watch_appliance(struct registry *registry)
 	alerts_evaluate_appliance(&facts, registry->alerts, &registry->alert_count);
 }
 
+/* Its agents', the worst first: one that is away, one that fails. Under lock. */
+static void find_trouble(struct registry *registry, const struct group_entry *group,
+	struct group_trouble *ret_trouble)
+{
+	struct group_trouble failing = { 0 };
+	for (struct machine_entry *m = registry->machines; m; m = m->next) {
+		struct group_trouble trouble;
+		if (m->group != group || m->removing || strcmp(m->source, "agent") != 0 ||
+			!ingest_trouble(registry->ingest, m->name, &trouble))
+			continue;
+		if (trouble.away_since_ns > 0) {
+			*ret_trouble = trouble;
+			return;
+		}
+		if (failing.machine[0] == '\0')
+			failing = trouble;
+	}
+	*ret_trouble = failing;
+}
+
+static void watch_agents(struct registry *registry)
+{
+	SCOPED_LOCK(&registry->lock);
+	for (struct group_entry *g = registry->groups; registry->ingest && g; g = g->next) {
+		struct group_trouble trouble;
+		if (!g->group || g->ending)
+			continue;
+		find_trouble(registry, g, &trouble);
+		group_set_trouble(g->group, &trouble);
+	}
+}
+
 static void *upkeep_main(void *argument)
 {
 	struct registry *registry = argument;
@@ -108,6 +141,7 @@ static void *upkeep_main(void *argument)
 		reopen_what_failed(registry);
 		registry_share_journal(registry);
 		watch_appliance(registry);
+		watch_agents(registry);
 		ask_vault(registry);
 		int64_t until = clock_monotonic_ns(registry->clock) + UPKEEP_NS;
 		struct timespec at = { .tv_sec = until / NS_PER_S,

@@ -51,6 +51,29 @@ static void expect_only(const struct alert_facts *facts, const char *code, bool 
 	assert_non_null(strstr(alerts[0].text, "web"));
 }
 
+static void agents_that_keep_points_from_being_made(void **state)
+{
+	(void)state;
+	struct alert alerts[ALERT_MAX];
+	struct alert_facts f = healthy();
+	f.agent_machine = "db";
+	f.agent_away_since_ns = NOW - 60 * NS_PER_S;
+	expect_only(&f, "agent-away", false);
+	assert_int_equal(evaluate(&f, alerts), 1);
+	assert_int_equal(alerts[0].since_ns, f.agent_away_since_ns);
+	assert_non_null(strstr(alerts[0].text, "machine db"));
+	assert_non_null(strstr(alerts[0].mend, "machine db"));
+	f.agent_away_since_ns = NOW - HOUR;
+	expect_only(&f, "agent-away", true);
+	f.agent_never_came = true;
+	expect_only(&f, "agent-away", true);
+	f.agent_away_since_ns = 0;
+	error_set(&f.agent_error, -EIO, NULL, "disk root cannot be read");
+	expect_only(&f, "agent-failing", false);
+	f.paused = true;
+	expect_only(&f, "paused", false);
+}
+
 static void a_healthy_group_is_silent(void **state)
 {
 	(void)state;
@@ -312,6 +335,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_healthy_group_is_silent),
+		cmocka_unit_test(agents_that_keep_points_from_being_made),
 		cmocka_unit_test(rpo_tells_why),
 		cmocka_unit_test(the_vault_out_of_reach_or_refusing),
 		cmocka_unit_test(taken_over_silences_what_follows_from_it),
