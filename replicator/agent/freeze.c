@@ -31,6 +31,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -302,17 +303,28 @@ static int lies_on(const struct disk_mount *mount, const dev_t *devs, size_t cou
 	return 0;
 }
 
-/* Opens the mount point if it is still what was listed: not hidden under another mount. */
+/* Whether the superblock at the mount point is the one that is mounted there according to the
+ * list: another mount may hide it. Those of btrfs have anonymous numbers. */
+static bool is_superblock(const struct disk_mount *mount, dev_t superblock)
+{
+	if (major(superblock) == 0)
+		return strcmp(mount->type, "btrfs") == 0;
+	return superblock == mount->dev;
+}
+
 static int open_point(const struct disk_mount *mount, dev_t *ret_superblock)
 {
 	struct stat st;
-	int fd = open(mount->point, O_RDONLY | O_CLOEXEC | O_DIRECTORY | O_NOATIME);
-	if (fd < 0 && errno == EPERM)
-		fd = open(mount->point, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+	/* A directory, or a file that is bound somewhere: either leads to the superblock. */
+	if (stat(mount->point, &st) < 0)
+		return -errno;
+	if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode))
+		return -ENOENT;
+	int fd = open(mount->point, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	if (fstat(fd, &st) < 0) {
-		int r = -errno;
+	int r = fstat(fd, &st) < 0 ? -errno : is_superblock(mount, st.st_dev) ? 0 : -ENOENT;
+	if (r < 0) {
 		close(fd);
 		return r;
 	}
@@ -320,32 +332,69 @@ static int open_point(const struct disk_mount *mount, dev_t *ret_superblock)
 	return fd;
 }
 
-/* Takes one mount into the list, unless its superblock is there already. */
-static int take_mount(
-	struct freezer *f, const struct disk_mount *mount, unsigned depth, struct error *error)
+static bool is_listed(const struct freezer *f, dev_t superblock)
+{
+	for (size_t i = 0; i < f->count; i++) {
+		if (f->list[i].dev == superblock)
+			return true;
+	}
+	return false;
+}
+
+/* Takes one mount into the list, unless its superblock is there already. `*ret_hidden`: it cannot
+ * be reached at this mount point (it is under another mount). */
+static int take_mount(struct freezer *f, const struct disk_mount *mount, unsigned depth,
+	bool *ret_hidden, struct error *error)
 {
 	dev_t superblock = 0;
 	int fd = open_point(mount, &superblock);
-	if (fd == -ENOTDIR || fd == -ENOENT)
-		return 0; /* a bind mount of a file, or gone by now */
+	*ret_hidden = fd == -ENOENT;
+	if (*ret_hidden)
+		return 0;
 	if (fd < 0)
 		return error_set(
 			error, fd, NULL, "%s: cannot be opened for freezing", mount->point);
-	for (size_t i = 0; i < f->count; i++) {
-		if (f->list[i].dev == superblock) {
-			close(fd);
-			return 0;
-		}
+	if (is_listed(f, superblock)) {
+		close(fd);
+		return 0;
 	}
 	char *point = strdup(mount->point);
 	if (f->count == FREEZER_FILESYSTEMS_MAX || !point) {
+		int r = point ? -E2BIG : -ENOMEM;
 		free(point);
 		close(fd);
-		return error_set(error, point ? -E2BIG : -ENOMEM, NULL,
-			"more than %u filesystems to freeze", FREEZER_FILESYSTEMS_MAX);
+		return error_set(error, r, NULL, "more than %u filesystems to freeze",
+			FREEZER_FILESYSTEMS_MAX);
 	}
 	f->list[f->count++] =
 		(struct filesystem){ .dev = superblock, .depth = depth, .point = point, .fd = fd };
+	return 0;
+}
+
+/* Each superblock must be reachable at one of its mount points at least. */
+static int take_mounts(struct freezer *f, const struct disk_mount *mounts, size_t mount_count,
+	const dev_t *devs, size_t count, struct error *error)
+{
+	CLEANUP_FREE bool *hidden = calloc(mount_count + 1, sizeof(*hidden));
+	if (!hidden)
+		return -ENOMEM;
+	for (size_t i = 0; i < mount_count; i++) {
+		bool lies = false;
+		unsigned depth = 0;
+		if (!mounts[i].dev)
+			continue;
+		int r = lies_on(&mounts[i], devs, count, &lies, &depth);
+		if (r == 0 && lies)
+			r = take_mount(f, &mounts[i], depth, &hidden[i], error);
+		if (r < 0)
+			return r;
+	}
+	for (size_t i = 0; i < mount_count; i++) {
+		if (hidden[i] && !is_listed(f, mounts[i].dev) &&
+			strcmp(mounts[i].type, "btrfs") != 0)
+			return error_set(error, -EBUSY, "unmount what hides it",
+				"%s cannot be frozen: another mount hides it", mounts[i].point);
+	}
 	return 0;
 }
 
@@ -394,15 +443,8 @@ int freezer_prepare(struct freezer *f, const dev_t *devs, size_t count, struct e
 
 	forget_prepared(f);
 	int r = disk_mounts(&mounts, &mount_count);
-	for (size_t i = 0; r == 0 && i < mount_count; i++) {
-		bool lies = false;
-		unsigned depth = 0;
-		if (!mounts[i].dev)
-			continue;
-		r = lies_on(&mounts[i], devs, count, &lies, &depth);
-		if (r == 0 && lies)
-			r = take_mount(f, &mounts[i], depth, error);
-	}
+	if (r == 0)
+		r = take_mounts(f, mounts, mount_count, devs, count, error);
 	disk_mounts_free(mounts, mount_count);
 	if (r == 0) {
 		qsort(f->list, f->count, sizeof(f->list[0]), deeper_first);

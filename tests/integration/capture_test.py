@@ -280,6 +280,14 @@ def freezing_on(work, disk, fat, at, fat_at, inner_at):
         check(writable(at) and writable(inner_at), "the watchdog has not thawed")
         check(tool.ask("thaw").startswith(f"thaw {-110} "), "nobody was told")
 
+        step("a filesystem that cannot be reached is not passed over")
+        shell("mount", "-t", "tmpfs", "hides", inner_at)
+        try:
+            answer = tool.ask("freeze 5000")
+            check("failed -16" in answer and "hides it" in answer, answer)
+        finally:
+            shell("umount", inner_at)
+
         step("somebody else's freeze is told apart")
         shell("fsfreeze", "-f", inner_at)
         try:
