@@ -115,19 +115,29 @@ static void end_guest(struct guest *guest)
 	pthread_mutex_unlock(&listener->lock);
 }
 
-/* It has proven who it is. */
-static int welcome_known(struct guest *guest)
+/* It has proven who it is. One machine's connections must not keep the others' out. */
+static int welcome_known(struct guest *guest, struct error *error)
 {
 	struct agent_listener *listener = guest->listener;
 	const struct tls_peer *peer = connection_peer(guest->connection);
 	if (!peer->known)
 		return 0;
 	pthread_mutex_lock(&listener->lock);
+	unsigned same = 0;
+	for (const struct guest *at = listener->guests; at; at = at->next)
+		same += at->known &&
+			strcmp(connection_peer(at->connection)->machine, peer->machine) == 0;
 	guest->known = true;
 	listener->pending -= guest->pending;
 	guest->pending = false;
 	pthread_mutex_unlock(&listener->lock);
-	return listener->check(listener->check_context, peer);
+	if (same >= AGENT_LISTENER_MACHINE)
+		return error_set(error, -EMFILE, NULL, "%s: too many connections of machine %s",
+			connection_address(guest->connection), peer->machine);
+	int r = listener->check(listener->check_context, peer);
+	return r < 0 ? error_set(error, r, NULL, "%s: its certificate is no longer good",
+			       connection_address(guest->connection))
+		     : 0;
 }
 
 static int check_name(struct guest *guest, const struct json *message)
@@ -189,7 +199,7 @@ static void *run_guest(void *context)
 	struct json message;
 	int r = connection_handshake(guest->connection, AGENT_LISTENER_HANDSHAKE_MS, &error);
 	if (r == 0)
-		r = welcome_known(guest);
+		r = welcome_known(guest, &error);
 	if (r == 0)
 		r = connection_receive_control(
 			guest->connection, AGENT_LISTENER_FIRST_WORD_MS, &json, &type, &error);
@@ -202,8 +212,7 @@ static void *run_guest(void *context)
 		size_t n = strlen(connection_address(guest->connection));
 		bool told = strncmp(error.message, connection_address(guest->connection), n) == 0;
 		log_stranger(guest->listener, guest, "",
-			told ? error.message + n + strlen(": ")
-			     : "its certificate is no longer good");
+			told ? error.message + n + strlen(": ") : error.message);
 	}
 	json_freep(&json);
 	json = NULL;

@@ -19,6 +19,7 @@
 
 #define AGENT_LISTENER_PENDING 64u        /* strangers at once; then the oldest goes */
 #define AGENT_LISTENER_PENDING_ADDRESS 8u /* from one address (IPv6: one /64) */
+#define AGENT_LISTENER_MACHINE 32u        /* of one machine that has shown its certificate */
 #define AGENT_LISTENER_CONNECTIONS 1024u  /* altogether */
 #define AGENT_LISTENER_HANDSHAKE_MS 10000
 #define AGENT_LISTENER_FIRST_WORD_MS 10000

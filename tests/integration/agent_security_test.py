@@ -412,6 +412,15 @@ def slow_ones(a, port, identity):
     check(not closed_within(crowd[-1], 0.2), "the newest had to make room")
     for connection in crowd:
         connection.close()
+    # One machine's connections keep nobody else's out.
+    many = [Wire(port, identity) for _ in range(40)]
+    wait_until(10, lambda: sum(closed_within(w.tls, 0.01) for w in many) >= 8,
+               "a machine may have any number of connections")
+    with Wire(port) as wire:
+        wire.say({"type": "hello"})
+        check(wire.hear()["code"] == "certificate", "a machine keeps others outside")
+    for wire in many:
+        wire.tls.close()
     # The handshake done, and then nothing; or one byte a second.
     with Wire(port) as wire:
         wire.send(frame(CONTROL, b"{}")[:1])
