@@ -12,6 +12,7 @@
  *	snapshots.h   sets of snapshots of one moment
  *	blocks.h      what is in a snapshot, what changed between two, and the bytes
  *	fetch.h       a whole snapshot, or all that changed, in order and resumable
+ *	cycle.h       set after set, resumable: the source itself, but for where it goes
  *	error.h       what went wrong, and the table from the services' codes to -errno
  *
  * A client (`struct ec2`) belongs to one thread at a time. Requests for blocks are asynchronous:

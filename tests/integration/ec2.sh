@@ -3,6 +3,7 @@
 #   calls         instances, volumes, snapshots: what they say and how they fail
 #   credentials   keys from everywhere, renewed
 #   fetch         blocks, whole and changed, with every fault
+#   cycle         sets, one after the other, cut off at every step
 . "$(dirname "$0")/../lib/common.sh"
 . "$lf_tests/lib/aws.sh"
 

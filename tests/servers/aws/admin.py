@@ -11,6 +11,7 @@ POST /instance {...}        adds an instance: id, private_ip, platform, tags, st
 POST /instance/set {...}    id, and what shall be different
 GET  /snapshots             those alive: id, volume, state, tags, set, blocks
 POST /snapshot/delete {id}  somebody deletes it
+POST /snapshots/age {s}     all were made so many seconds earlier
 POST /export {id, path}     a snapshot's content, as a sparse file
 POST /credentials {ttl_s}   temporary keys
 POST /credentials/expire    all temporary keys are refused from now on
@@ -113,6 +114,11 @@ class Admin:
 
     def post_snapshot_delete(self, given):
         self.aws.store.snapshots[given["id"]].deleted = True
+        return {}
+
+    def post_snapshots_age(self, given):
+        for snapshot in self.aws.store.alive():
+            snapshot.started -= given["s"]
         return {}
 
     def post_export(self, given):
