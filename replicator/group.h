@@ -64,9 +64,10 @@ struct group_options {
 	/* The source alone knows when what it delivered is a state that ever was (agent, ebs): then
 	 * neither the timer nor pressure seals, and the source does, see group_point_due. */
 	bool source_seals;
-	/* Takeover: the group as vault_group_takeover returned it; its disks and points are
-	 * imported into the journal, which must be new. Borrowed for the call. NULL otherwise. */
-	const struct vault_group *import;
+	/* Takeover: what was read of the group that vault_group_takeover returned; its disks and
+	 * points are imported into the journal, which must be new. Borrowed for the call. NULL
+	 * otherwise. */
+	struct vault_reading *import;
 };
 
 /* Opens (replaying) or creates the group and starts its threads; the vault is claimed in the

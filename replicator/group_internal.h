@@ -140,7 +140,7 @@ void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int
 int group_check_journal(
 	struct group *group, const struct group_options *options, struct error *error);
 /* Base, history and committer. `import`: see group_options. On failure none is left open. */
-int group_open_journal(struct group *group, const struct vault_group *import, struct error *error);
+int group_open_journal(struct group *group, struct vault_reading *import, struct error *error);
 void group_close_journal(struct group *group);
 /* The group as the vault's functions want it: names, ids and disks as the journal has them. The
  * caller frees it. */

@@ -143,15 +143,10 @@ void group_close_journal(struct group *group)
 }
 
 /* Brings disks and points of the vault into the new journal. */
-static int import_points(struct group *group, const struct vault_group *import, struct error *error)
+static int import_points(struct group *group, struct vault_reading *import, struct error *error)
 {
-	struct blob_store *store;
-	int r = group->service->ops->open_store(group->service, NULL, error, &store);
-	if (r < 0)
-		return r;
-	r = vault_import(store, import, group->history, error);
-	store->ops->free(store);
 	uint64_t durable;
+	int r = vault_import_write(import, group->history, error);
 	if (r == 0) {
 		r = history_commit(group->history, &durable);
 		if (r < 0)
@@ -176,7 +171,7 @@ static void tell_report(const struct group *group)
 		(unsigned long long)report->torn_bytes);
 }
 
-int group_open_journal(struct group *group, const struct vault_group *import, struct error *error)
+int group_open_journal(struct group *group, struct vault_reading *import, struct error *error)
 {
 	int r = open_base(group, error);
 	if (r < 0)

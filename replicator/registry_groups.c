@@ -276,7 +276,7 @@ static bool source_seals(struct registry *registry, const struct group_entry *en
 }
 
 static int new_group(struct registry *registry, struct group_entry *entry,
-	const struct vault_group *import, struct error *error, struct group **ret_group)
+	struct vault_reading *import, struct error *error, struct group **ret_group)
 {
 	CLEANUP_FREE char *directory = registry_group_directory(registry, entry->name);
 	CLEANUP_FREE char *state_path = registry_group_state_path(registry, entry->name);
@@ -338,7 +338,7 @@ static void show_all(struct registry *registry, struct group_entry *entry)
 }
 
 int registry_open_group(struct registry *registry, struct group_entry *entry,
-	const struct vault_group *import, struct error *error)
+	struct vault_reading *import, struct error *error)
 {
 	struct error reason = { 0 };
 	struct group *group = NULL;

@@ -169,7 +169,7 @@ void registry_forget_group(struct registry *registry, struct group_entry *entry)
 /* Opens the group, its disks, and shows its machines. `import`: see group_options. Failure is
  * kept in the entry (alerts) as well. */
 int registry_open_group(struct registry *registry, struct group_entry *entry,
-	const struct vault_group *import, struct error *error);
+	struct vault_reading *import, struct error *error);
 /* Hides its machines, ends clones and inspections, waits for holders, closes. */
 void registry_close_group(struct registry *registry, struct group_entry *entry);
 /* After a failure of its journal, or if it could not be opened: once more. */

@@ -5,7 +5,8 @@
  *	   (vault_group_takeover; safe to repeat, and done again after a crash)
  *	2. what is here under that name and no longer valid (taken over by another, or a journal
  *	   that cannot be opened) is closed and its journal moved aside, never deleted
- *	3. machines, disks and policy come back from owner.json, the points from the manifests,
+ *	3. machines, disks and policy come back from owner.json, the points from the manifests
+ *	   (which are read before anything is locked),
  *	   into a new journal; the registry's file is written last, so that a crash before leaves
  *	   a takeover to do once more and not half a group
  *
@@ -271,7 +272,8 @@ static int tell(struct registry *registry, struct group_entry *entry,
 }
 
 static int bring_up(struct registry *registry, const struct vault_group *taken,
-	const struct vault_group *before, struct cJSON *list, struct error *error)
+	struct vault_reading *points, const struct vault_group *before, struct cJSON *list,
+	struct error *error)
 {
 	CLEANUP(buf_free) struct buf aside = { 0 };
 	struct group_entry *there = registry_find_group(registry, taken->name), *entry = NULL;
@@ -282,7 +284,7 @@ static int bring_up(struct registry *registry, const struct vault_group *taken,
 		r = bring_entry(registry, taken, error, &entry);
 	if (r < 0)
 		return r;
-	r = registry_open_group(registry, entry, taken, error);
+	r = registry_open_group(registry, entry, points, error);
 	if (r == 0)
 		r = registry_save(registry, error);
 	if (r < 0) {
@@ -299,6 +301,11 @@ static bool is_ours_and_running(struct registry *registry, const char *name)
 	return entry && check_entry(entry, NULL) < 0;
 }
 
+static void free_reading(struct vault_reading **reading)
+{
+	vault_reading_free(*reading);
+}
+
 static int take_group(struct registry *registry, struct job *job, struct blob_store *store,
 	const char *name, struct cJSON *list, struct error *error)
 {
@@ -312,8 +319,13 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 	if (r < 0)
 		return r;
 	log_warning("group %s: taken over from %s", name, before.owner_name);
+	/* Without the lock: the vault may let us wait. */
+	CLEANUP(free_reading) struct vault_reading *points = NULL;
+	r = vault_import_read(store, &taken, error, &points);
+	if (r < 0)
+		return r;
 	SCOPED_LOCK(&registry->change_lock);
-	return bring_up(registry, &taken, &before, list, error);
+	return bring_up(registry, &taken, points, &before, list, error);
 }
 
 /* ── the job ─────────────────────────────────────────────────────────────────────────────── */

@@ -134,6 +134,13 @@ int vault_group_delete(struct blob_store *store, struct vault_group *group, stru
  * the caller's to commit. May be repeated after an interruption. */
 int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
 	struct error *error);
+/* The same in two steps: what asks the vault, and what writes the history and does not. `group` is
+ * borrowed until the reading is freed. */
+struct vault_reading;
+int vault_import_read(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct vault_reading **ret_reading);
+int vault_import_write(struct vault_reading *reading, struct history *history, struct error *error);
+void vault_reading_free(struct vault_reading *reading);
 
 /* Compares the history with the vault, once the group is claimed and before anything is flushed.
  * Records that were lost here are made up for where the vault tells them: points that it holds are

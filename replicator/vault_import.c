@@ -28,7 +28,7 @@ struct shape {
 	} disks[];
 };
 
-struct import {
+struct vault_reading {
 	struct blob_store *store;
 	const struct vault_group *group;
 	struct history *history;
@@ -37,12 +37,20 @@ struct import {
 	struct shape **shapes;      /* of points; NULL: as the one below, or not looked at */
 };
 
-static void import_free(struct import *import)
+void vault_reading_free(struct vault_reading *import)
 {
+	if (!import)
+		return;
 	for (unsigned i = 0; import->shapes && i < import->points.count; i++)
 		free(import->shapes[i]);
 	free(import->shapes);
 	vault_points_free(&import->points);
+	free(import);
+}
+
+static void reading_freep(struct vault_reading **import)
+{
+	vault_reading_free(*import);
 }
 
 static const struct shape_disk *shape_find(const struct shape *shape, uint16_t id)
@@ -66,7 +74,7 @@ static bool shape_equal(const struct shape *a, const struct shape *b)
 }
 
 /* A manifest that is damaged has no shape: nothing can read the point anyway. */
-static int look_at(struct import *import, unsigned i)
+static int look_at(struct vault_reading *import, unsigned i)
 {
 	if (import->shapes[i])
 		return 0;
@@ -87,7 +95,7 @@ static int look_at(struct import *import, unsigned i)
 }
 
 /* Finds every change in [low, high], between which no disk was added. */
-static int find_changes(struct import *import, unsigned low, unsigned high)
+static int find_changes(struct vault_reading *import, unsigned low, unsigned high)
 {
 	int r = look_at(import, low);
 	if (r == 0)
@@ -99,7 +107,7 @@ static int find_changes(struct import *import, unsigned low, unsigned high)
 	return r < 0 ? r : find_changes(import, middle, high);
 }
 
-static bool adds_disk(const struct import *import, unsigned i)
+static bool adds_disk(const struct vault_reading *import, unsigned i)
 {
 	uint64_t below = i > 0 ? import->points.items[i - 1].number : 0;
 	for (unsigned d = 0; d < import->group->disk_count; d++) {
@@ -110,7 +118,7 @@ static bool adds_disk(const struct import *import, unsigned i)
 	return false;
 }
 
-static int find_all_changes(struct import *import)
+static int find_all_changes(struct vault_reading *import)
 {
 	import->shapes = calloc(import->points.count + 1, sizeof(*import->shapes));
 	if (!import->shapes)
@@ -127,13 +135,14 @@ static int find_all_changes(struct import *import)
 }
 
 /* Thousands of records are more than a history stages at once. */
-static int made_room(const struct import *import, int r)
+static int made_room(const struct vault_reading *import, int r)
 {
 	uint64_t lsn;
 	return r == -EAGAIN && history_commit(import->history, &lsn) == 0;
 }
 
-static int import_disk(struct import *import, const struct vault_disk *disk, uint64_t size_bytes)
+static int import_disk(
+	struct vault_reading *import, const struct vault_disk *disk, uint64_t size_bytes)
 {
 	struct history_disk d = { .id = disk->id, .size_bytes = size_bytes };
 	uint64_t lsn;
@@ -149,7 +158,8 @@ static int import_disk(struct import *import, const struct vault_disk *disk, uin
 }
 
 /* Gives the history's disk that size, or takes it away (0). */
-static int set_disk(struct import *import, const struct vault_disk *disk, uint64_t size_bytes)
+static int set_disk(
+	struct vault_reading *import, const struct vault_disk *disk, uint64_t size_bytes)
 {
 	struct history_disk has;
 	uint64_t lsn;
@@ -169,7 +179,7 @@ static int set_disk(struct import *import, const struct vault_disk *disk, uint64
 }
 
 /* Removals first: a name may be used again. */
-static int take_shape(struct import *import, const struct shape *shape)
+static int take_shape(struct vault_reading *import, const struct shape *shape)
 {
 	int r = 0;
 	for (unsigned pass = 0; pass < 2; pass++) {
@@ -184,7 +194,7 @@ static int take_shape(struct import *import, const struct shape *shape)
 }
 
 /* Removed disks that no point shows: their numbers are not given again. */
-static int take_unseen(struct import *import)
+static int take_unseen(struct vault_reading *import)
 {
 	int r = 0;
 	for (unsigned d = 0; r == 0 && d < import->group->disk_count; d++) {
@@ -203,7 +213,7 @@ static int take_unseen(struct import *import)
 }
 
 /* What came after the newest point. */
-static int take_present(struct import *import)
+static int take_present(struct vault_reading *import)
 {
 	int r = 0;
 	for (unsigned pass = 0; pass < 2; pass++) {
@@ -216,7 +226,7 @@ static int take_present(struct import *import)
 	return r;
 }
 
-static int import_point(struct import *import, const struct vault_point_item *item)
+static int import_point(struct vault_reading *import, const struct vault_point_item *item)
 {
 	struct point point = { .number = item->number,
 		.time_ns = item->time_ns,
@@ -234,7 +244,7 @@ static int import_point(struct import *import, const struct vault_point_item *it
 	return 0;
 }
 
-static int list_points(struct import *import)
+static int list_points(struct vault_reading *import)
 {
 	int r = vault_points_list(import->store, import->group, import->error, &import->points);
 	unsigned kept = 0;
@@ -248,27 +258,46 @@ static int list_points(struct import *import)
 	return r;
 }
 
+int vault_import_read(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct vault_reading **ret_reading)
+{
+	CLEANUP(reading_freep) struct vault_reading *import = calloc(1, sizeof(*import));
+	if (!import)
+		return error_set(error, -ENOMEM, NULL, "not enough memory to import points");
+	import->store = store;
+	import->group = group;
+	import->error = error;
+	int r = list_points(import);
+	if (r == 0)
+		r = find_all_changes(import);
+	if (r < 0)
+		return r;
+	*ret_reading = TAKE(import);
+	return 0;
+}
+
+int vault_import_write(struct vault_reading *import, struct history *history, struct error *error)
+{
+	struct point newest = { 0 };
+	import->history = history;
+	import->error = error;
+	(void)history_point_newest(history, 0, INT64_MAX, &newest);
+	int r = take_unseen(import);
+	for (unsigned i = 0; r == 0 && i < import->points.count; i++) {
+		if (import->points.items[i].number <= newest.number)
+			continue;
+		if (import->shapes[i])
+			r = take_shape(import, import->shapes[i]);
+		if (r == 0)
+			r = import_point(import, &import->points.items[i]);
+	}
+	return r < 0 ? r : take_present(import);
+}
+
 int vault_import(struct blob_store *store, const struct vault_group *group, struct history *history,
 	struct error *error)
 {
-	CLEANUP(import_free)
-	struct import import = {
-		.store = store, .group = group, .history = history, .error = error
-	};
-	struct point newest = { 0 };
-	(void)history_point_newest(history, 0, INT64_MAX, &newest);
-	int r = list_points(&import);
-	if (r == 0)
-		r = find_all_changes(&import);
-	if (r == 0)
-		r = take_unseen(&import);
-	for (unsigned i = 0; r == 0 && i < import.points.count; i++) {
-		if (import.points.items[i].number <= newest.number)
-			continue;
-		if (import.shapes[i])
-			r = take_shape(&import, import.shapes[i]);
-		if (r == 0)
-			r = import_point(&import, &import.points.items[i]);
-	}
-	return r < 0 ? r : take_present(&import);
+	CLEANUP(reading_freep) struct vault_reading *import = NULL;
+	int r = vault_import_read(store, group, error, &import);
+	return r < 0 ? r : vault_import_write(import, history, error);
 }
