@@ -12,24 +12,16 @@ import pathlib
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk
 from appliance import (BUILD, MIB, Appliance, check, need, run_test, shell, step, wait_until)
-from churn import Churn, Counter, counter_in, percentile
+from churn import Churn, Counter, counter_in, instant, percentile
 from images import Filesystem
 
 SECONDS = int(os.environ.get("LANDFALL_POINTS_SECONDS", "20"))
 POLICY = {"default": {"point-interval": "1s", "retention": "all:1d"}}
 FREEZE_TIMEOUT_MS = 10000
-
-
-def instant(text):
-    """Seconds since 1970 of an ISO time with nine digits."""
-    whole, fraction = text.rstrip("Z").split(".")
-    return datetime.fromisoformat(whole).replace(tzinfo=timezone.utc).timestamp() + \
-        float(f"0.{fraction}")
 
 
 def watch_stalls(agent, seconds, churn):
@@ -65,7 +57,7 @@ def check_point(appliance, work, point, counter):
             shell(*(("e2fsck", "-fn") if kind == "ext4" else ("xfs_repair", "-n")), loop)
         finally:
             subprocess.run(["losetup", "-d", loop], check=False)
-    appliance.call("clone", "remove", clone["id"])
+    appliance.remove_clone(clone)
     counter.check_image(numbers, instant(point["time"]), f"point {number}")
     return numbers
 

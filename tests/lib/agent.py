@@ -8,11 +8,15 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
 
-from appliance import Failure, die_with_parent, end_process, is_mounted, shell, wait_until
+from appliance import Failure, Skip, die_with_parent, end_process, is_mounted, shell, wait_until
+
+BPF_FS = pathlib.Path("/sys/fs/bpf")
+
 
 class LoopDisk:
     """A sparse file under a loop device, which everything that is here may write to."""
@@ -73,42 +77,90 @@ class LoopDisk:
             os.close(descriptor)
 
 
+class Namespace:
+    """A network of its own for an agent, and the cable to it, which can be cut. Skips the test
+    where that is not permitted."""
+
+    def __init__(self, name):
+        self.name, self.cable = name, f"{name}c"
+        part = os.getpid() % 16384
+        self.host, self.other = (f"10.{200 + part // 4096}.{part // 16 % 256}.{part % 16 * 16 + n}"
+                                 for n in (1, 2))
+        self.enter = ("nsenter", f"--net=/run/netns/{name}")
+
+    def __enter__(self):
+        try:
+            shell("ip", "netns", "add", self.name)
+        except Failure as why:
+            raise Skip(f"no network namespace can be had: {why}") from why
+        try:
+            shell("ip", "link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns",
+                  self.name)
+            shell("ip", "addr", "add", f"{self.host}/28", "dev", self.cable)
+            shell("ip", "link", "set", self.cable, "up")
+            for words in (("addr", "add", f"{self.other}/28", "dev", "eth0"),
+                          ("link", "set", "eth0", "up"), ("link", "set", "lo", "up")):
+                shell(*self.enter, "ip", *words)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def cut(self):
+        """Packets go nowhere, and nobody is told: the address stays."""
+        shell(*self.enter, "ip", "link", "set", "eth0", "down")
+
+    def mend(self):
+        shell(*self.enter, "ip", "link", "set", "eth0", "up")
+
+    def limit(self, rate):
+        """False if the kernel cannot."""
+        return subprocess.run([*self.enter, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf",
+                               "rate", rate, "burst", "64k", "latency", "300ms"], check=False,
+                              capture_output=True).returncode == 0
+
+    def __exit__(self, *_):
+        subprocess.run(["ip", "link", "del", self.cable], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
+
+
 class Agent:
     """landfall-agent with a state of its own, and what it leaves in the kernel."""
 
-    def __init__(self, build, work, machine, capture=None):
+    def __init__(self, build, work, machine, capture=None, network=None):
         self.build = pathlib.Path(build)
         self.machine = machine
         self.state = pathlib.Path(work) / f"agent-{machine}"
         self.status_file = pathlib.Path(work) / f"agent-{machine}.status/status.json"
         self.log = pathlib.Path(work) / f"agent-{machine}.log"
-        # A bpffs of its own, so that nothing outlives the test.
-        self.bpf = pathlib.Path(work) / f"agent-{machine}.bpf"
-        self.pins = self.bpf / "marks"
+        self.pins = BPF_FS / f"landfall-test-{os.getpid()}-{machine}"
         self.capture = capture
+        self.network = network
         self.process = None
         self.disks = {}
         self.options = ()
 
     def __enter__(self):
-        self.bpf.mkdir(exist_ok=True)
-        shell("mount", "-t", "bpf", "bpf", self.bpf)
+        if not is_mounted(BPF_FS):
+            shell("mount", "-t", "bpf", "bpf", BPF_FS)
         return self
 
     def __exit__(self, *_):
-        try:
-            self.stop()
-        finally:
-            subprocess.run(["umount", "-l", self.bpf], check=False)
+        self.stop()
+        shutil.rmtree(self.pins, ignore_errors=True)
+
+    def program(self):
+        return [*(self.network.enter if self.network else ()), str(self.build / "landfall-agent")]
 
     def run(self, *words, timeout=60):
-        return subprocess.run([self.build / "landfall-agent", *[str(word) for word in words]],
+        return subprocess.run([*self.program(), *[str(word) for word in words]],
                               capture_output=True, text=True, check=False, timeout=timeout)
 
     def enroll(self, appliance, key=None):
         """With a registration key made for it, unless one is given."""
         key = key or appliance.call("key", "create", "--machine", self.machine)["text"]
-        done = self.run("enroll", "--appliance", f"127.0.0.1:{appliance.agent_port()}", "--machine",
+        host = self.network.host if self.network else "127.0.0.1"
+        done = self.run("enroll", "--appliance", f"{host}:{appliance.agent_port()}", "--machine",
                         self.machine, "--key", key, "--state-dir", self.state)
         if done.returncode != 0:
             raise Failure(f"enroll: exit {done.returncode}: {done.stdout}{done.stderr}")
@@ -125,7 +177,7 @@ class Agent:
             words += ["--capture", self.capture]
         with open(self.log, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [self.build / "landfall-agent", "run", *[str(w) for w in words], *self.options],
+                [*self.program(), "run", *[str(w) for w in words], *self.options],
                 stdout=log, stderr=log, preexec_fn=die_with_parent)
 
     def stop(self):

@@ -397,6 +397,11 @@ class Appliance:
     def create_point(self, machine, wait="local", timeout=120):
         return self.call("point", "create", machine, "--wait", wait, timeout=timeout)["point"]
 
+    def remove_clone(self, clone):
+        """As soon as the kernel has let go of loop devices on it."""
+        wait_until(20, lambda: self.run("clone", "remove", clone["id"]).returncode == 0,
+                   f"the clone {clone['id']} cannot be removed")
+
     def check_vault(self, orphans=0):
         """`vault check` finds nothing wrong; at most so many snapshots that are to be collected
         yet (an ambiguous answer may leave one behind)."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timezone
 
 from appliance import Failure, die_with_parent, end_process
 
@@ -101,9 +102,7 @@ class Churn:
 class Counter:
     """Counts in turn in files on several filesystems: n here, n there, n + 1 here, … each number
     durable before the next is begun. So an image of one instant holds numbers that fall by one at
-    most from file to file, and exactly those whose writing had ended, or begun, by then.
-
-    With `direct` writers that are to be watched for their latency, too."""
+    most from file to file, and exactly those whose writing had ended, or begun, by then."""
 
     def __init__(self, paths, pause=0.002):
         self.paths = [pathlib.Path(path) for path in paths]
@@ -139,10 +138,9 @@ class Counter:
         if self.failure:
             raise Failure(f"the counter cannot be written: {self.failure}")
 
-    def latencies(self, since=0.0):
-        """Seconds that each write took, of those begun after `since`."""
-        return sorted(e - b for begun, ended in zip(self.begun, self.ended)
-                      for b, e in zip(begun, ended) if b >= since)
+    def latencies(self, file, since=0.0):
+        """Seconds that each write of that file took, of those begun after `since`."""
+        return sorted(e - b for b, e in zip(self.begun[file], self.ended[file]) if b >= since)
 
     def stop(self):
         self.stopping = True
@@ -182,6 +180,13 @@ def counter_in(path):
     except FileNotFoundError:
         return None
     return struct.unpack("<Q", data)[0] if len(data) == 8 else None
+
+
+def instant(text):
+    """Seconds since 1970 of an ISO time with nine digits."""
+    whole, fraction = text.rstrip("Z").split(".")
+    return datetime.fromisoformat(whole).replace(tzinfo=timezone.utc).timestamp() + \
+        float(f"0.{fraction}")
 
 
 def percentile(values, part):

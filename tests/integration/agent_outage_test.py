@@ -1,0 +1,286 @@
+"""Whatever is away, for however long: the machine goes on writing at its own pace, what it writes is
+marked in memory that does not grow, and afterwards what was written is sent, and nothing else.
+
+network · appliance · agent · both · full · slow
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from agent import Agent, LoopDisk, Namespace
+from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, need, run_test, step,
+                       wait_until)
+from churn import percentile
+
+BLOCK = 4096
+POLICY = {"default": {"point-interval": "2s", "vault-interval": "2s", "retention": "all:1h",
+                      "rpo-alert": "2h"}}
+
+
+class Writer:
+    """Writes random blocks in a part of a disk, durably one by one, or in long runs; remembers
+    which, and how long each write took."""
+
+    def __init__(self, disk, first, count, run=1, pause=0.003):
+        self.disk, self.first, self.count, self.run, self.pause = disk, first, count, run, pause
+        self.touched = set()
+        self.took = []
+        self.stopping = False
+        self.failure = None
+        self.thread = None
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.main, daemon=True)
+        self.thread.start()
+        return self
+
+    def main(self):
+        descriptor = os.open(self.disk.device, os.O_WRONLY | os.O_DSYNC)
+        try:
+            while not self.stopping:
+                block = int.from_bytes(os.urandom(4), "little") % (self.count - self.run + 1)
+                block += self.first
+                data = os.urandom(BLOCK * self.run)
+                began = time.monotonic()
+                os.pwrite(descriptor, data, block * BLOCK)
+                self.took.append(time.monotonic() - began)
+                self.touched.update(range(block, block + self.run))
+                time.sleep(self.pause)
+        except OSError as error:
+            self.failure = error
+        finally:
+            os.close(descriptor)
+
+    def __exit__(self, *_):
+        self.stopping = True
+        self.thread.join(60)
+        if self.failure:
+            raise Failure(f"the disk cannot be written: {self.failure}")
+
+    @property
+    def bytes(self):
+        return len(self.touched) * BLOCK
+
+
+def memory_bytes(process):
+    text = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines()
+                if line.startswith("VmRSS"))
+
+
+def received(appliance):
+    return appliance.machine("web")["agent"]["received_bytes"]
+
+
+def equal(appliance, disk, point, name="root"):
+    path = f"{appliance.mount}/web/points/{point['name']}/{name}.vhd"
+    with open(path, "rb") as there, open(disk.device, "rb") as here:
+        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for at in range(0, disk.size, MIB):
+            n = min(MIB, disk.size - at)
+            check(there.read(n) == here.read(n), f"{path} differs in MiB {at // MIB}")
+
+
+def distrusted(agent):
+    """How often the agent found that the kernel had let a write go unseen: then, and only then, a
+    disk is compared."""
+    return agent.log.read_text(encoding="utf-8").count("may have been missed (")
+
+
+def settle(appliance, agent, seconds=90):
+    """The agent is back and has made a point of now."""
+    agent.wait_state("replicating", "freezing", seconds=seconds)
+    return appliance.create_point("web")
+
+
+def outage(what, appliance, agent, disk, begin, end, seconds, anew=False, slack=8 * MIB):
+    """The writer writes all the while. `anew`: the appliance counts from 0 afterwards."""
+    step(what)
+    settle(appliance, agent)
+    with Writer(disk, 0, 2048) as calm:
+        time.sleep(2)
+    before, losses = received(appliance), distrusted(agent)
+    with Writer(disk, 4096, 2048) as writer:
+        begin()
+        time.sleep(seconds)
+        writer.stopping = True
+        writer.thread.join(30)
+        end()
+    point = settle(appliance, agent)
+    equal(appliance, disk, point)
+    sent = received(appliance) - (0 if anew else before)
+    dirty = writer.bytes + calm.bytes
+    if distrusted(agent) > losses:
+        print("the kernel let a write go unseen, and the disk was compared")
+    else:
+        compared = agent.status()["compared_chunks"]
+        check(compared == 0, f"{compared} chunks were compared")
+        check(sent <= dirty + slack, f"{sent} bytes were sent for {dirty}")
+    usual, slow = percentile(calm.took, 0.9), percentile(writer.took, 0.9)
+    print(f"{writer.bytes >> 10} KiB written meanwhile, {sent >> 10} KiB sent in all; a write took "
+          f"{usual * 1000:.1f} ms before, {slow * 1000:.1f} ms then (9 of 10)")
+    check(slow < max(10 * usual, 0.1), f"writes took {slow:.3f} s in the outage, {usual:.3f} before")
+
+
+class Setting:
+    """An appliance, and an agent with a disk."""
+
+    def __init__(self, work, size, **options):
+        self.work, self.size, self.options = work, size, options
+        self.network = Namespace(f"lf{os.getpid()}")
+
+    def __enter__(self):
+        self.network.__enter__()
+        try:
+            options = {"journal_size": "2G", "policies": POLICY, **self.options}
+            self.appliance = Appliance(BUILD, self.work, listen=f"{self.network.host}:0",
+                                       **options).__enter__()
+            # The port is another one after a restart unless it is named.
+            self.appliance.settings["appliance"]["listen"] = \
+                f"{self.network.host}:{self.appliance.agent_port()}"
+            self.appliance.write_config()
+            self.disk = LoopDisk(self.work, "root", self.size).__enter__()
+            self.agent = Agent(BUILD, self.work, "web", network=self.network).__enter__()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def protect(self):
+        self.appliance.call("machine", "add", "web", "--source", "agent")
+        self.agent.enroll(self.appliance)
+        self.agent.start({"root": self.disk.device})
+        self.agent.wait_state("replicating", "freezing", seconds=120)
+
+    def __exit__(self, *_):
+        for name in ("agent", "disk", "appliance", "network"):
+            part = getattr(self, name, None)
+            if part:
+                part.__exit__()
+
+
+def network(work):
+    with Setting(work, 64 * MIB) as x:
+        x.protect()
+        outage("the network is cut", x.appliance, x.agent, x.disk, x.network.cut, x.network.mend,
+               35)
+        step("an alert said so, and is gone")
+        wait_until(30, lambda: "agent-away" not in x.appliance.alerts("web"), "the alert stays")
+        x.network.cut()
+        x.appliance.wait_alert("web", "agent-away", 60)
+        x.network.mend()
+
+
+def processes(work):
+    with Setting(work, 64 * MIB) as x:
+        x.protect()
+        outage("the appliance is killed", x.appliance, x.agent, x.disk, x.appliance.kill,
+               x.appliance.start, 4, anew=True)
+        outage("the agent is killed", x.appliance, x.agent, x.disk, x.agent.kill, x.agent.start, 4)
+
+        def both():
+            x.appliance.kill()
+            x.agent.kill()
+
+        def both_again():
+            x.agent.start()
+            time.sleep(2)
+            x.appliance.start()
+        outage("both are killed", x.appliance, x.agent, x.disk, both, both_again, 4, anew=True)
+        before = memory_bytes(x.agent.process)
+        outage("the appliance is away for long, and all is written again and again", x.appliance,
+               x.agent, x.disk, x.appliance.stop, x.appliance.start, 20, anew=True)
+        after = memory_bytes(x.agent.process)
+        check(after < before + 8 * MIB, f"the agent grew from {before} to {after} bytes")
+        outage("the agent is killed where it sends", x.appliance, x.agent, x.disk,
+               lambda: (time.sleep(1.5), x.agent.kill()), x.agent.start, 3)
+        x.appliance.call("verify", "web")
+
+
+def full(work):
+    with StrictService(work) as service, \
+            Setting(work, 768 * MIB, journal_size="256M",
+                    connection_string=service.connection_string) as x:
+        x.appliance.call("vault", "init")
+        x.protect()
+        x.appliance.create_point("web", wait="vault")
+        step("the vault is away, and more is written than the journal holds")
+        service.admin("/down", {"mode": "refuse"})
+        with Writer(x.disk, 0, 2048) as calm:
+            time.sleep(2)
+        before = received(x.appliance)
+        with Writer(x.disk, 0, 512 * 256, run=256, pause=0.01) as writer:
+            wait_until(120, lambda: writer.bytes > 400 * MIB, "it cannot be written")
+            slow, usual = percentile(writer.took, 0.5), percentile(calm.took, 0.5)
+        print(f"{writer.bytes // MIB} MiB written, the journal {x.appliance.machine('web')['journal']}")
+        wait_until(60, lambda: set(x.appliance.alerts("web")) & {"journal-full", "journal-filling"},
+                   lambda: f"no alert: {x.appliance.alerts('web')}")
+        calm_now = Writer(x.disk, 0, 2048)
+        with calm_now:
+            time.sleep(2)
+        now = percentile(calm_now.took, 0.5)
+        check(now < max(10 * usual, 0.1), f"a write took {now:.3f} s, {usual:.3f} before")
+        step("the agent stops at once while nothing is taken, and goes on")
+        began = time.monotonic()
+        x.agent.stop()
+        print(f"it took {time.monotonic() - began:.1f} s")
+        check(time.monotonic() - began < 10, "the agent took long to stop")
+        x.agent.start()
+        time.sleep(3)
+        step("the appliance is killed while nothing is taken")
+        sent = received(x.appliance) - before
+        x.appliance.kill()
+        wait_until(40, lambda: x.agent.status().get("state") in ("disconnected", "connecting"),
+                   lambda: f"the agent has not noticed: {x.agent.status()}")
+        x.appliance.start()
+        step("the vault is back")
+        service.admin("/down", {"mode": None})
+        point = settle(x.appliance, x.agent, seconds=240)
+        equal(x.appliance, x.disk, point)
+        sent += received(x.appliance)
+        dirty = writer.bytes + calm.bytes + calm_now.bytes
+        print(f"{sent // MIB} MiB were sent for {dirty // MIB}")
+        if distrusted(x.agent) == 0:
+            check(sent <= dirty * 1.25 + 96 * MIB, f"{sent} bytes were sent for {dirty}")
+            check(x.agent.status()["compared_chunks"] == 0, "it was compared")
+        point = x.appliance.create_point("web", wait="vault", timeout=240)
+        x.appliance.verify("web", point["number"])
+
+
+def slow(work):
+    with Setting(work, 64 * MIB) as x:
+        if not x.network.limit("16mbit"):
+            print("skipped: this kernel cannot slow a network down")
+            return
+        x.protect()
+        step("a slow network: what can be packed is")
+        x.appliance.create_point("web")
+        text = b"".join(f"line {i}: all work and no play\n".encode() for i in range(400_000))
+        before = x.agent.status()
+        x.disk.write(8 * MIB, text[:12 * MIB])
+        x.disk.write(32 * MIB, os.urandom(4 * MIB))
+        point = x.appliance.create_point("web")
+        equal(x.appliance, x.disk, point)
+        wait_until(20, lambda: x.agent.status()["sent_bytes"] - before["sent_bytes"] >= 15 * MIB,
+                   "the figures do not tell")
+        after = x.agent.status()
+        sent = after["sent_bytes"] - before["sent_bytes"]
+        wire = after["wire_bytes"] - before["wire_bytes"]
+        print(f"{sent >> 10} KiB of content were {wire >> 10} KiB on the wire")
+        check(wire < sent * 0.6, "nothing was packed")
+
+
+def test(work):
+    need("losetup", "ip", "nsenter", "tc")
+    parts = {"network": network, "processes": processes, "full": full, "slow": slow}
+    for name in sys.argv[1:] or parts:
+        parts[name](work / name if (work / name).mkdir() is None else work)
+
+
+run_test(test)
