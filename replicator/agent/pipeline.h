@@ -52,6 +52,8 @@ struct pipeline_events {
 	void (*differs)(void *context, const struct task *task);
 	/* A comparison (or what followed from it) is through: equal, or sent and acknowledged. */
 	void (*compared)(void *context, struct source_disk *disk, uint64_t offset);
+	/* A chunk of a comparison could not be read: the disk's error says why. */
+	void (*unread)(void *context, struct source_disk *disk, uint64_t offset);
 	/* Something failed; the session is to end. Told at least once, perhaps often. */
 	void (*failed)(void *context, const struct error *error);
 	void *context;

@@ -178,8 +178,9 @@ static void read_task(struct lane *lane, struct load *load)
 		return;
 	}
 	give_buffer(p, load->buffer);
-	/* A range that cannot be read stays marked, a chunk uncompared: whoever waits for it looks
-	 * at the disk's error. */
+	/* A range that cannot be read stays marked, a chunk uncompared. */
+	if (load->task.disk && r < 0 && load->task.kind != TASK_SEND)
+		p->events.unread(p->events.context, load->task.disk, load->task.offset);
 	if (load->task.disk)
 		pipeline_finish_task(p, &load->task, r == 0);
 	free(load);

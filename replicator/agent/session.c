@@ -92,6 +92,13 @@ static void on_compared(void *context, struct source_disk *disk, uint64_t offset
 				 .first = offset / WIRE_CHUNK_BYTES });
 }
 
+static void on_unread(void *context, struct source_disk *disk, uint64_t offset)
+{
+	deliver(context,
+		&(struct event){
+			.kind = EVENT_UNREAD, .source = disk, .first = offset / WIRE_CHUNK_BYTES });
+}
+
 static void on_failed(void *context, const struct error *error)
 {
 	session_end(context, error);
@@ -296,6 +303,8 @@ static int handle(struct session *s, struct event *event)
 		return session_take_differs(s, event);
 	case EVENT_COMPARED:
 		return session_take_compared(s, event);
+	case EVENT_UNREAD:
+		return session_take_unread(s, event);
 	}
 	return 0;
 }
@@ -491,7 +500,7 @@ static int start_pipeline(struct session *s)
 		.connection_count = s->connection_count,
 		.window_bytes = s->window_bytes,
 		.zstd = s->options->zstd,
-		.events = { on_differs, on_compared, on_failed, s } };
+		.events = { on_differs, on_compared, on_unread, on_failed, s } };
 	int r = pipeline_new(&options, &s->error, &s->pipeline);
 	if (r < 0)
 		return r;

@@ -17,6 +17,8 @@
 #include "replicator/agent/session_internal.h"
 
 #define TELL_CHUNKS 64u
+#define RETRY_FIRST_NS (2 * NS_PER_S)
+#define RETRY_LONGEST_NS (60 * NS_PER_S)
 
 static struct source_disk *by_number(struct session *s, uint16_t number, unsigned *ret_index)
 {
@@ -72,6 +74,7 @@ static void begin(struct session *s, unsigned index, uint64_t cursor)
 {
 	const struct source_disk *disk = s->options->source->disks[index];
 	s->disks[index].comparing = true;
+	s->disks[index].retry_ns = s->disks[index].retry_wait_ns = 0;
 	compare_begin(&s->disks[index].compare, source_disk_bytes(disk) / WIRE_CHUNK_BYTES, cursor,
 		clock_monotonic_ns(clock_system()));
 	log_info("disk %s: comparing with the appliance from byte %" PRIu64, disk->id,
@@ -263,6 +266,40 @@ int session_take_compared(struct session *s, struct event *event)
 	return 0;
 }
 
+int session_take_unread(struct session *s, struct event *event)
+{
+	struct session_disk *disk = &s->disks[index_of(s, event->source)];
+	if (!disk->comparing)
+		session_verify_event(s, event);
+	if (!disk->comparing || disk->retry_ns > 0)
+		return 0;
+	bool again = disk->retry_wait_ns > 0 && disk->retry_cursor == disk->compare.cursor;
+	disk->retry_wait_ns =
+		again ? MIN(disk->retry_wait_ns * 2, RETRY_LONGEST_NS) : RETRY_FIRST_NS;
+	disk->retry_ns = clock_monotonic_ns(clock_system()) + disk->retry_wait_ns;
+	return 0;
+}
+
+/* From the first chunk that is not done, once the disk has had a while to come to itself: what was
+ * found equal above it is found so again. */
+static void retry_unread(struct session *s, unsigned index)
+{
+	struct source_disk *disk = s->options->source->disks[index];
+	struct session_disk *d = &s->disks[index];
+	if (d->retry_ns == 0 || clock_monotonic_ns(clock_system()) < d->retry_ns)
+		return;
+	d->retry_ns = 0;
+	d->retry_cursor = d->compare.cursor;
+	{
+		SCOPED_LOCK(&disk->lock);
+		log_warning("%s; it is read again", disk->error.message);
+		disk->error = (struct error){ 0 };
+	}
+	d->compare.asked = d->compare.cursor;
+	memset(d->compare.done, 0, sizeof(d->compare.done));
+	s->asked_hashes = 0;
+}
+
 static int ask_pages(struct session *s)
 {
 	while (s->wanted && s->asked_pages < ASKED_PAGES_MAX) {
@@ -327,6 +364,7 @@ static int advance(struct session *s, unsigned index)
 {
 	struct source_disk *disk = s->options->source->disks[index];
 	struct compare *compare = &s->disks[index].compare;
+	retry_unread(s, index);
 	int r = ask_pages(s);
 	if (r == 0)
 		r = ask_hashes(s, disk, compare);

@@ -25,6 +25,7 @@ enum event_kind {
 	EVENT_PAGES,    /* disk, first (chunk), count, values */
 	EVENT_DIFFERS,  /* source, first (chunk), hash: what the appliance has */
 	EVENT_COMPARED, /* source, first (chunk) */
+	EVENT_UNREAD,   /* source, first (chunk) */
 };
 
 struct event {
@@ -42,6 +43,9 @@ struct event {
 struct session_disk {
 	bool comparing;
 	struct compare compare;
+	int64_t retry_ns; /* what could not be read is read again then; 0: all could */
+	int64_t retry_wait_ns;
+	uint64_t retry_cursor; /* at which it was read again last */
 };
 
 /* What the appliance said of the cut that is being made. */
@@ -143,6 +147,7 @@ int session_take_hashes(struct session *session, struct event *event);
 int session_take_pages(struct session *session, struct event *event);
 int session_take_differs(struct session *session, struct event *event);
 int session_take_compared(struct session *session, struct event *event);
+int session_take_unread(struct session *session, struct event *event);
 /* Asks for more, tells how far it is. */
 int session_advance_compare(struct session *session);
 bool session_is_whole(const struct session *session);

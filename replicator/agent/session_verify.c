@@ -193,7 +193,7 @@ void session_verify_event(struct session *s, const struct event *event)
 	/* Equal is equal, whatever happened meanwhile: both were the same once in this round. */
 	if (event->kind == EVENT_COMPARED)
 		prove(v, event->first);
-	else
+	else if (event->kind == EVENT_DIFFERS)
 		v->differing[v->batch_differing++] = event->first;
 	if (--v->open == 0)
 		judge_batch(s);

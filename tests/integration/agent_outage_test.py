@@ -1,12 +1,12 @@
 """Whatever is away, for however long: the machine goes on writing at its own pace, what it writes is
 marked in memory that does not grow, and afterwards what was written is sent, and nothing else.
 
-network · appliance · agent · both · full · slow
+network · processes · full · large · slow · unreadable
 """
 
 import os
 import pathlib
-import signal
+import re
 import subprocess
 import sys
 import threading
@@ -241,7 +241,9 @@ def full(work):
         x.appliance.start()
         step("the vault is back")
         service.admin("/down", {"mode": None})
-        point = settle(x.appliance, x.agent, seconds=240)
+        x.agent.wait_state("replicating", "freezing", seconds=240)
+        # More than the journal holds: it can be opened once it is in the vault.
+        point = x.appliance.create_point("web", wait="vault", timeout=300)
         equal(x.appliance, x.disk, point)
         sent += received(x.appliance)
         dirty = writer.bytes + calm.bytes + calm_now.bytes
@@ -249,8 +251,115 @@ def full(work):
         if distrusted(x.agent) == 0:
             check(sent <= dirty * 1.25 + 96 * MIB, f"{sent} bytes were sent for {dirty}")
             check(x.agent.status()["compared_chunks"] == 0, "it was compared")
-        point = x.appliance.create_point("web", wait="vault", timeout=240)
         x.appliance.verify("web", point["number"])
+
+
+def cursor(agent):
+    """Where the agent's last comparison began, and how many began."""
+    starts = re.findall(r"comparing with the appliance from byte (\d+)",
+                        agent.log.read_text(encoding="utf-8"))
+    return int(starts[-1]) if starts else 0, len(starts)
+
+
+def large(work):
+    with StrictService(work) as service, \
+            Setting(work, 640 * MIB, journal_size="256M",
+                    connection_string=service.connection_string) as x:
+        x.appliance.call("vault", "init")
+        step("a first sync of more than the journal holds, with either end killed in its middle")
+        with open(x.disk.device, "wb") as file:
+            for _ in range(544):
+                file.write(os.urandom(MIB))
+        x.appliance.call("machine", "add", "web", "--source", "agent")
+        x.agent.enroll(x.appliance)
+        x.agent.start({"root": x.disk.device}, ("--bandwidth", "40M"))
+
+        def done():
+            disks = x.agent.status().get("disks") or [{}]
+            return disks[0].get("compared_bytes", 0)
+        total = 0
+        for name, kill, start in (("appliance", x.appliance.kill, x.appliance.start),
+                                  ("agent", x.agent.kill, x.agent.start)):
+            before = done()
+            wait_until(120, lambda least=before: done() > least + 128 * MIB,
+                       lambda: f"it does not get on: {x.agent.status()}")
+            _, count = cursor(x.agent)
+            total += received(x.appliance) if name == "appliance" else 0
+            kill()
+            time.sleep(1)
+            start()
+            at, _ = wait_until(90, lambda n=count: cursor(x.agent)[1] > n and cursor(x.agent),
+                               "it is not gone on with")
+            print(f"the {name} was killed at {before >> 20} MiB and more, gone on from {at >> 20}")
+            check(at >= before, "it began anew")
+        x.agent.wait_state("replicating", "freezing", seconds=240)
+        point = x.appliance.create_point("web", wait="vault", timeout=300)
+        equal(x.appliance, x.disk, point)
+        x.appliance.verify("web", point["number"])
+        total += received(x.appliance)
+        print(f"{total >> 20} MiB were sent for 544")
+        if distrusted(x.agent) == 0:
+            check(total < 544 * MIB * 1.5, f"{total} bytes were sent")
+        x.appliance.check_vault(orphans=2)
+
+
+FAILING_READ = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+/* Reads of the disk fail behind its first 24 MiB while a file is there. */
+ssize_t pread64(int fd, void *data, size_t n, off64_t at)
+{
+	ssize_t (*real)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pread64");
+	if (n >= 4096 && at >= 24 << 20 && access(getenv("LANDFALL_FAIL"), F_OK) == 0) {
+		errno = EIO;
+		return -1;
+	}
+	return real(fd, data, n, at);
+}
+ssize_t __pread64_chk(int fd, void *data, size_t n, off64_t at, size_t room)
+{
+	(void)room;
+	return pread64(fd, data, n, at);
+}
+"""
+
+
+def unreadable(work):
+    need("cc")
+    (work / "failing.c").write_text(FAILING_READ)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", work / "failing.so", work / "failing.c", "-ldl"],
+                   check=True)
+    fails = work / "fails"
+    with Setting(work, 64 * MIB) as x:
+        x.agent.environment = {**os.environ, "LD_PRELOAD": str(work / "failing.so"),
+                               "LANDFALL_FAIL": str(fails)}
+        step("a disk that cannot be read for a while is compared when it can")
+        x.disk.write(40 * MIB, os.urandom(MIB))
+        fails.touch()
+        x.appliance.call("machine", "add", "web", "--source", "agent")
+        x.agent.enroll(x.appliance)
+        x.agent.start({"root": x.disk.device})
+        alert = x.appliance.wait_alert("web", "agent-failing", 60)
+        check("cannot be read" in alert["cause"], f"{alert}")
+        check(not x.appliance.points("web"), "there is a point of a disk that was not read")
+        fails.unlink()
+        point = settle(x.appliance, x.agent)
+        equal(x.appliance, x.disk, point)
+        step("what is written and cannot be read makes no point, and is in the next that is made")
+        fails.touch()
+        x.disk.write(50 * MIB, os.urandom(MIB))
+        alert = x.appliance.wait_alert("web", "agent-failing", 60)
+        check("cannot be read" in alert["cause"], f"{alert}")
+        newest = x.appliance.points("web")[-1]["number"]
+        time.sleep(3)
+        check(x.appliance.points("web")[-1]["number"] == newest, "points go on being made")
+        fails.unlink()
+        point = settle(x.appliance, x.agent)
+        equal(x.appliance, x.disk, point)
+        wait_until(60, lambda: "agent-failing" not in x.appliance.alerts("web"), "the alert stays")
 
 
 def slow(work):
@@ -278,7 +387,8 @@ def slow(work):
 
 def test(work):
     need("losetup", "ip", "nsenter", "tc")
-    parts = {"network": network, "processes": processes, "full": full, "slow": slow}
+    parts = {"network": network, "processes": processes, "full": full, "large": large, "slow": slow,
+             "unreadable": unreadable}
     for name in sys.argv[1:] or parts:
         parts[name](work / name if (work / name).mkdir() is None else work)
 

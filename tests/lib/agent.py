@@ -139,6 +139,7 @@ class Agent:
         self.process = None
         self.disks = {}
         self.options = ()
+        self.environment = None
 
     def __enter__(self):
         if not is_mounted(BPF_FS):
@@ -178,7 +179,7 @@ class Agent:
         with open(self.log, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [*self.program(), "run", *[str(w) for w in words], *self.options],
-                stdout=log, stderr=log, preexec_fn=die_with_parent)
+                stdout=log, stderr=log, env=self.environment, preexec_fn=die_with_parent)
 
     def stop(self):
         if not end_process(self.process, 30):
