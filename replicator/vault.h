@@ -79,6 +79,8 @@ struct vault_cut {
 	uint64_t generation, above;
 };
 
+#define VAULT_OLDER_LEASES 16u
+
 /* The content of owner.json. */
 struct vault_group {
 	char name[64];
@@ -88,9 +90,13 @@ struct vault_group {
 	uint64_t generation; /* raised by every swap */
 	int64_t claimed_ns;
 	char lease_id[BLOB_LEASE_ID_BYTES];
-	char previous_lease_id[BLOB_LEASE_ID_BYTES]; /* may still be on some blobs */
-	bool deleting;                               /* its deletion has begun */
-	char etag[BLOB_ETAG_BYTES];                  /* of the owner.json read or written */
+	char previous_lease_id[BLOB_LEASE_ID_BYTES]; /* may still be on some blobs, */
+	/* and so may those before it, newest first: a request for the lease that an earlier life
+	 * sent can land on a blob that has none yet. */
+	char older_lease_ids[VAULT_OLDER_LEASES][BLOB_LEASE_ID_BYTES];
+	unsigned older_lease_count;
+	bool deleting;              /* its deletion has begun */
+	char etag[BLOB_ETAG_BYTES]; /* of the owner.json read or written */
 	char *settings; /* owned: JSON text the replicator keeps there (machines, policy) */
 	struct vault_disk *disks; /* owned */
 	unsigned disk_count;

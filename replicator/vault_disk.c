@@ -26,6 +26,20 @@ const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t
 	return NULL;
 }
 
+/* From an id of an earlier life, whose request for the lease came late. */
+static int change_from(struct blob_store *store, const struct vault_group *group, const char *blob,
+	const char *from, struct blob_error *e)
+{
+	struct backoff backoff;
+	int r;
+	backoff_start(&backoff, NULL, NULL);
+	do {
+		*e = (struct blob_error){ 0 };
+		r = store->ops->lease_change(store, blob, from, group->lease_id, e);
+	} while (r < 0 && backoff_again(&backoff, r, e));
+	return r;
+}
+
 int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, const char *from, struct error *error)
 {
@@ -44,6 +58,8 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 			r = store->ops->lease_acquire(store, blob, group->lease_id, &e);
 		}
 	} while (r < 0 && backoff_again(&backoff, r, &e));
+	for (unsigned i = 0; (r == -EBUSY || r == -ESTALE) && i < group->older_lease_count; i++)
+		r = change_from(store, group, blob, group->older_lease_ids[i], &e);
 	if (r == -EBUSY || r == -ESTALE)
 		return error_set(error, -ESTALE,
 			"if the appliance that holds it is lost: landfall vault takeover",

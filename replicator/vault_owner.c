@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/utc.h"
 #include "fs/history.h"
@@ -69,6 +70,15 @@ static int put_cuts(struct cJSON *object, const struct vault_group *group)
 	return 0;
 }
 
+static int put_older_leases(struct cJSON *object, const struct vault_group *group)
+{
+	struct cJSON *array;
+	int r = json_add_array(object, "older_lease_ids", &array);
+	for (unsigned i = 0; r == 0 && i < group->older_lease_count; i++)
+		r = json_add_text(array, NULL, group->older_lease_ids[i]);
+	return r;
+}
+
 int vault_owner_format(const struct vault_group *group, struct buf *text)
 {
 	CLEANUP(json_freep) struct cJSON *object = NULL;
@@ -81,6 +91,7 @@ int vault_owner_format(const struct vault_group *group, struct buf *text)
 		json_add_time(object, "claimed", group->claimed_ns) < 0 ||
 		json_add_text(object, "lease_id", group->lease_id) < 0 ||
 		json_add_text(object, "previous_lease_id", group->previous_lease_id) < 0 ||
+		put_older_leases(object, group) < 0 ||
 		json_add_text(object, "settings", group->settings ? group->settings : "") < 0 ||
 		(group->deleting && json_add_bool(object, "deleting", true) < 0) ||
 		put_cuts(object, group) < 0 || put_disks(object, group) < 0)
@@ -115,6 +126,26 @@ static int get_cut(const struct json *at, void *ret_cut, struct error *error)
 	return r < 0 ? r : json_get_u64(at, "above", &cut->above, error);
 }
 
+static int get_older_leases(const struct json *root, struct vault_group *g, struct error *error)
+{
+	struct json list;
+	int r = json_find_array(root, "older_lease_ids", &list, error);
+	if (r <= 0)
+		return r;
+	for (struct json item = { 0 }; json_each(&list, &item);) {
+		const char *text;
+		if (g->older_lease_count == VAULT_OLDER_LEASES)
+			return json_error(&list, -EBADMSG, error, "has too many");
+		r = json_as_text(&item, &text, error);
+		if (r < 0)
+			return r;
+		if (strlen(text) >= BLOB_LEASE_ID_BYTES)
+			return json_error(&item, -EBADMSG, error, "is no lease id");
+		strcpy(g->older_lease_ids[g->older_lease_count++], text);
+	}
+	return 0;
+}
+
 static int get_lists(const struct json *root, struct vault_group *group, struct error *error)
 {
 	void *list;
@@ -127,7 +158,7 @@ static int get_lists(const struct json *root, struct vault_group *group, struct 
 		&list, &group->disk_count);
 	if (r == 0)
 		group->disks = list;
-	return r;
+	return r < 0 ? r : get_older_leases(root, group, error);
 }
 
 static int get_all(const struct json *root, struct vault_group *g, struct error *error)
@@ -236,6 +267,14 @@ int vault_new_lease(struct vault_group *group, struct error *error)
 	int r = uuid_generate(&id);
 	if (r < 0)
 		return error_set(error, r, NULL, "cannot make a lease id");
+	if (group->previous_lease_id[0]) {
+		unsigned kept = MIN(group->older_lease_count, VAULT_OLDER_LEASES - 1);
+		memmove(group->older_lease_ids[1], group->older_lease_ids[0],
+			kept * sizeof(group->older_lease_ids[0]));
+		memcpy(group->older_lease_ids[0], group->previous_lease_id,
+			sizeof(group->older_lease_ids[0]));
+		group->older_lease_count = kept + 1;
+	}
 	memcpy(group->previous_lease_id, group->lease_id, sizeof(group->lease_id));
 	uuid_format(&id, group->lease_id);
 	return 0;
