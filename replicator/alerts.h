@@ -59,7 +59,7 @@ struct alert_facts {
 	char resync_names[160];
 
 	/* agents: what keeps the group's machines from making points */
-	const char *agent_machine; /* whose; NULL: nothing does */
+	const char *agent_machine;   /* whose; NULL: nothing does */
 	int64_t agent_away_since_ns; /* 0: it is there, and fails */
 	bool agent_never_came;       /* since the appliance's start: it may never have been one */
 	struct error agent_error;    /* why it fails */

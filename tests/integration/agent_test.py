@@ -4,6 +4,7 @@ was after every kind of end."""
 import os
 import pathlib
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk
@@ -24,7 +25,11 @@ def equal(appliance, disk, point, name="root"):
 
 
 def sent(agent):
-    return agent.status().get("sent_bytes", 0)
+    """What it has sent, by a status that was written after this was asked."""
+    asked = time.time()
+    wait_until(20, lambda: agent.status_file.exists() and agent.status_file.stat().st_mtime > asked,
+               "the agent's status is not renewed")
+    return agent.status()["sent_bytes"]
 
 
 def first_sync(appliance, agent, disk):
@@ -46,7 +51,7 @@ def deltas(appliance, agent, disk):
     disk.write(17 * MIB + 8192, os.urandom(300_000 // 512 * 512))
     point = appliance.create_point("web")
     equal(appliance, disk, point)
-    wait_until(20, lambda: sent(agent) > before, "nothing was sent")
+    check(sent(agent) > before, "nothing was sent")
     check(sent(agent) - before < MIB, f"{sent(agent) - before} bytes were sent for 300,000")
 
 

@@ -124,8 +124,7 @@ int step_drain_to_memory(struct run *run);
 /* What goes on while a drain or a flush is under way. */
 int step_disturb(struct run *run);
 /* Its parts, for other vaults: began with that number, ended. */
-int step_drain_begin(
-	struct run *run, uint64_t *ret_number, uint64_t *ret_cut, uint64_t *ret_lsn);
+int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_cut, uint64_t *ret_lsn);
 int step_drain_commit(struct run *run, const struct view *view);
 int step_trim(struct run *run, uint64_t target_bytes);
 int step_maintain(struct run *run);
