@@ -27,6 +27,8 @@
 #include "ec2/call.h"
 #include "ec2/client_internal.h"
 
+/* A fetch's window, a listing and some to spare. */
+#define CONNECTIONS 64u
 /* How many keys a request may see refused, and how many such refusals in all. */
 #define KEYS_MAX 6u
 #define REFUSALS_MAX 40u
@@ -108,6 +110,8 @@ int ec2_new(const struct ec2_options *options, struct ec2 **ret_client, struct e
 	client->clock = clock_system();
 	if (!http.ca_file)
 		http.ca_file = options->settings->ca_file;
+	if (http.connections == 0)
+		http.connections = CONNECTIONS;
 	int r = random_bytes(&seed, sizeof(seed));
 	if (r < 0)
 		return error_set(error, r, NULL, "no randomness");

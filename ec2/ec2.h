@@ -52,7 +52,7 @@ struct ec2_options {
 	const struct ec2_settings *settings; /* borrowed until ec2_free; its region is known */
 	struct ec2_credential *credential;   /* borrowed until ec2_free */
 	struct ec2_limiter *limiter;         /* the same; NULL: no limits */
-	struct http_options http;
+	struct http_options http;            /* connections 0: 64 */
 	struct retry_policy retry; /* attempts 0: 8, 0.2 to 10 s apart, 5 minutes in all; throttled
 				      attempts do not count */
 };
