@@ -95,9 +95,12 @@ static int begin_view_to_flush(struct view *view)
 	const struct catalogue_point *p = catalogue_find(history, view->number);
 	if (view->mark > 0 && view->mark != history->drain_mark)
 		return -ESTALE;
-	if (view->mark == 0 && !p)
+	if (view->mark > 0)
+		view->to_lsn = view->mark;
+	else if (p)
+		view->to_lsn = p->position;
+	else
 		return -ENOENT;
-	view->to_lsn = view->mark > 0 ? view->mark : p->position;
 	if (view->to_lsn > history->durable_lsn)
 		return -ENOENT;
 	view->live = history->drain.lsn > 0;
