@@ -32,6 +32,31 @@ def sent(agent):
     return agent.status()["sent_bytes"]
 
 
+class Costs:
+    """What went on since: bytes sent, chunks compared. A capture that could not vouch for itself (some
+    kernels drop events while other tracers come and go) costs a comparison, which is right; whoever
+    counts then has nothing to count."""
+
+    def __init__(self, agent, begun_anew=False):
+        """`begun_anew`: of a process that is to be started, which counts from 0."""
+        self.agent = agent
+        self.sent = 0 if begun_anew else sent(agent)
+        self.distrusted = self.losses()
+
+    def losses(self):
+        return self.agent.log.read_text(encoding="utf-8").count("may have been missed (")
+
+    def check_sent(self, limit, what):
+        bytes_sent = sent(self.agent) - self.sent
+        if self.losses() == self.distrusted:
+            check(bytes_sent <= limit, f"{bytes_sent} bytes were sent {what}")
+
+    def check_not_compared(self):
+        compared = self.agent.status()["compared_chunks"]
+        if self.losses() == self.distrusted:
+            check(compared == 0, f"{compared} chunks were compared")
+
+
 def first_sync(appliance, agent, disk):
     step("a disk is compared, sent and sealed")
     disk.write(3 * MIB, os.urandom(5 * MIB))
@@ -42,17 +67,18 @@ def first_sync(appliance, agent, disk):
     agent.wait_state("replicating")
     point = appliance.create_point("web")
     equal(appliance, disk, point)
-    check(sent(agent) < 7 * MIB, f"{sent(agent)} bytes were sent for 5 MiB")
+    if Costs(agent).distrusted == 0:
+        check(sent(agent) < 7 * MIB, f"{sent(agent)} bytes were sent for 5 MiB")
 
 
 def deltas(appliance, agent, disk):
     step("what is written afterwards is all that is sent")
-    before = sent(agent)
+    costs = Costs(agent)
     disk.write(17 * MIB + 8192, os.urandom(300_000 // 512 * 512))
     point = appliance.create_point("web")
     equal(appliance, disk, point)
-    check(sent(agent) > before, "nothing was sent")
-    check(sent(agent) - before < MIB, f"{sent(agent) - before} bytes were sent for 300,000")
+    check(sent(agent) > costs.sent, "nothing was sent")
+    costs.check_sent(MIB, "for 300,000")
 
 
 def restarts(appliance, agent, disk):
@@ -60,22 +86,23 @@ def restarts(appliance, agent, disk):
         step(f"an agent that is {how} goes on where it was, changes in between included")
         end()
         disk.write(30 * MIB, os.urandom(MIB))
+        costs = Costs(agent, begun_anew=True)
         agent.start()
         agent.wait_state("replicating")
         equal(appliance, disk, appliance.create_point("web"))
-        compared = agent.status()["compared_chunks"]
-        check(compared == 0, f"{compared} chunks were compared after a restart")
-        check(sent(agent) < 3 * MIB, f"{sent(agent)} bytes were sent for 1 MiB")
+        costs.check_sent(3 * MIB, "for 1 MiB")
+        costs.check_not_compared()
 
 
 def appliance_dies(appliance, agent, disk):
     step("an appliance that is killed costs the delta")
+    costs = Costs(agent)
     appliance.kill()
     disk.write(40 * MIB, os.urandom(2 * MIB))
     appliance.start()
     agent.wait_state("replicating", seconds=90)
     equal(appliance, disk, appliance.create_point("web"))
-    check(agent.status()["compared_chunks"] == 0, "it was compared")
+    costs.check_not_compared()
 
 
 def grows(appliance, agent, disk):
@@ -97,13 +124,13 @@ def verifies(appliance, agent, disk):
 
 def resyncs(appliance, agent, disk):
     step("a resync compares everything and sends what differs: nothing")
-    before = sent(agent)
+    costs = Costs(agent)
     appliance.call("resync", "web")
     wait_until(30, lambda: agent.status()["compared_chunks"] > 0, "nothing is compared")
     agent.wait_state("replicating")
     equal(appliance, disk, appliance.create_point("web"))
     wait_until(30, lambda: not agent.status()["disks"][0]["comparing"], "it goes on comparing")
-    check(sent(agent) - before < MIB, f"{sent(agent) - before} bytes were sent for nothing")
+    costs.check_sent(MIB, "for nothing")
 
 
 def test(work):
