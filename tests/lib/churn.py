@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from appliance import Failure, die_with_parent, end_process
 
 FIO_JOB = ("fio", "--name=churn", "--rw=randrw", "--rwmixread=20", "--bssplit=4k/60:16k/30:128k/10",
-           "--time_based", "--runtime=3600", "--randrepeat=0", "--output-format=terse")
+           "--thread", "--time_based", "--runtime=3600", "--randrepeat=0", "--output-format=terse")
 TAR_LOOP = """
 while :; do
   rm -rf "$1/tree.new"; mkdir "$1/tree.new"
