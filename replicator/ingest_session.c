@@ -116,6 +116,9 @@ static int wait_for_room(struct ingest_link *link, struct error *error)
 {
 	if (is_ending(link))
 		return error_set(error, -ECANCELED, NULL, "the session ends");
+	int r = connection_failed(link->connection, error);
+	if (r < 0)
+		return r;
 	connection_keep_alive(link->connection);
 	clock_sleep_ns(clock_system(), FULL_WAIT_NS);
 	return 0;

@@ -107,8 +107,6 @@ int connection_fail(struct connection *connection, struct error *error, int code
 /* The same for a sender that met a reset: the receiving thread, which may still read why, does not
  * take it for final. */
 int connection_fail_sending(struct connection *connection, struct error *error, int code);
-/* 0, or the failure there is. */
-int connection_failed(struct connection *connection, struct error *error);
 
 /* Waits until the socket can do `events`, for `timeout_ms` at most. 1 it can, 0 time is over,
  * -ECANCELED by stop_fd. */

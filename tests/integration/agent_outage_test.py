@@ -233,8 +233,15 @@ def full(work):
         check(time.monotonic() - began < 10, "the agent took long to stop")
         x.agent.start()
         time.sleep(3)
-        step("the appliance is killed while nothing is taken")
+        step("the appliance is stopped, and then killed, while nothing is taken")
         sent = received(x.appliance) - before
+        began = time.monotonic()
+        x.appliance.stop()
+        check(time.monotonic() - began < 30, "the appliance took long to stop")
+        x.appliance.start()
+        x.agent.wait_state("replicating", "freezing")
+        time.sleep(3)
+        sent += received(x.appliance)
         x.appliance.kill()
         wait_until(40, lambda: x.agent.status().get("state") in ("disconnected", "connecting"),
                    lambda: f"the agent has not noticed: {x.agent.status()}")
