@@ -4,6 +4,7 @@ marked in memory that does not grow, and afterwards what was written is sent, an
 network · processes · full · large · slow · unreadable
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -134,21 +135,23 @@ class Setting:
     def __init__(self, work, size, **options):
         self.work, self.size, self.options = work, size, options
         self.network = Namespace(f"lf{os.getpid()}")
+        self.parts = contextlib.ExitStack()
 
     def __enter__(self):
-        self.network.__enter__()
+        enter = self.parts.enter_context
         try:
+            enter(self.network)
             options = {"journal_size": "2G", "policies": POLICY, **self.options}
-            self.appliance = Appliance(BUILD, self.work, listen=f"{self.network.host}:0",
-                                       **options).__enter__()
+            self.appliance = enter(Appliance(BUILD, self.work, listen=f"{self.network.host}:0",
+                                             **options))
             # The port is another one after a restart unless it is named.
             self.appliance.settings["appliance"]["listen"] = \
                 f"{self.network.host}:{self.appliance.agent_port()}"
             self.appliance.write_config()
-            self.disk = LoopDisk(self.work, "root", self.size).__enter__()
-            self.agent = Agent(BUILD, self.work, "web", network=self.network).__enter__()
+            self.disk = enter(LoopDisk(self.work, "root", self.size))
+            self.agent = enter(Agent(BUILD, self.work, "web", network=self.network))
         except BaseException:
-            self.__exit__()
+            self.parts.close()
             raise
         return self
 
@@ -159,10 +162,7 @@ class Setting:
         self.agent.wait_state("replicating", "freezing", seconds=120)
 
     def __exit__(self, *_):
-        for name in ("agent", "disk", "appliance", "network"):
-            part = getattr(self, name, None)
-            if part:
-                part.__exit__()
+        self.parts.close()
 
 
 def network(work):
