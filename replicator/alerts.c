@@ -112,7 +112,7 @@ static void rule_resync(const struct alert_facts *f, struct board *board)
 		f->first_fault[0] ? f->first_fault : "part of the journal could not be read back");
 	SAY(a->mend,
 		"write the disks' content again from the source (source fuse: to the live "
-		"files, then 'landfall point create %s'); earlier points are still good",
+		"files, then 'landfall point create %s --resynced')",
 		member_of(f));
 }
 

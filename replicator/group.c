@@ -175,6 +175,19 @@ static struct group *make(const struct group_options *options)
 	return group;
 }
 
+/* From the first disk on the journal is worth missing. */
+int group_note_opened(struct group *group, struct error *error)
+{
+	SCOPED_LOCK(&group->state_lock);
+	if (group->state.opened)
+		return 0;
+	group->state.opened = true;
+	int r = group_state_save(group);
+	if (r < 0)
+		group->state.opened = false;
+	return r < 0 ? group_error(error, r, group, "writing its state") : 0;
+}
+
 static int open_first_time(
 	struct group *group, const struct group_options *options, struct error *error)
 {
@@ -187,17 +200,15 @@ static int open_first_time(
 	r = group_open_journal(group, options->import, error);
 	if (r < 0)
 		return r;
-	if (!group->state.opened || options->import) {
+	if (options->import) {
 		SCOPED_LOCK(&group->state_lock);
-		group->state.opened = true;
 		group->state.taken_over = false;
 		group->state.owner[0] = '\0';
-		if (options->import)
-			group->state.delete_count = 0;
-		r = group_state_save(group);
-		if (r < 0)
-			group_error(error, r, group, "writing its state");
+		group->state.delete_count = 0;
+		group->state.opened = false;
 	}
+	if (options->import || history_disks(group->history, NULL, 0) > 0)
+		r = group_note_opened(group, error);
 	if (r == 0) {
 		group_resume_deletes(group);
 		r = start_threads(group);

@@ -101,6 +101,11 @@ void group_retry_vault(struct group *group);
 /* Adds a disk ("<machine>/<disk>") to history and vault. Durable when it returns; the vault
  * follows. Adding what is there with the same size is done already. */
 int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error);
+/* A disk that was there before: as group_add_disk, unless the journal has lost acknowledged records
+ * and the disk with them. Then the vault brings it back when it answers; without a vault it begins
+ * as zeros and needs a resync. */
+int group_restore_disk(
+	struct group *group, const char *name, uint64_t size_bytes, struct error *error);
 /* What is new reads as zeros. -EINVAL: it is larger already. Growing to the same size is done. */
 int group_grow_disk(
 	struct group *group, const char *name, uint64_t size_bytes, struct error *error);

@@ -203,5 +203,7 @@ void group_resume_deletes(struct group *group);
 /* group_state.c; state_lock is held by the caller except for load */
 int group_state_load(struct group *group, struct error *error);
 int group_state_save(struct group *group);
+/* group.c: a disk is there, so that a missing journal is a loss from now on. */
+int group_note_opened(struct group *group, struct error *error);
 int group_state_note_delete(struct group *group, const uint64_t *numbers, unsigned count);
 void group_state_forget_delete(struct group *group, uint64_t number);

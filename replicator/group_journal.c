@@ -37,9 +37,11 @@ struct emptiness {
 	bool found;
 };
 
+/* The lock is made before anything else, so it says nothing. */
 static int note_name(void *context, const char *name)
 {
-	(void)name;
+	if (strcmp(name, "lock") == 0)
+		return 0;
 	((struct emptiness *)context)->found = true;
 	return 1;
 }
@@ -253,7 +255,27 @@ int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, s
 	if (r < 0)
 		return error_set(
 			error, r, NULL, "disk %s cannot be added: %s", name, strerrordesc_np(-r));
-	return disks_changed(group, lsn, error);
+	r = disks_changed(group, lsn, error);
+	return r == 0 ? group_note_opened(group, error) : r;
+}
+
+int group_restore_disk(
+	struct group *group, const char *name, uint64_t size_bytes, struct error *error)
+{
+	struct history_disk disk;
+	uint64_t lsn;
+	if (!group->history)
+		return not_running(group, error);
+	bool lost = group->report.damaged_after > 0 && !find_disk(group, name, &disk);
+	/* The vault knows the disk and what was in it: it is taken back when the vault answers. */
+	if (lost && group->service)
+		return 0;
+	int r = group_add_disk(group, name, size_bytes, error);
+	if (r < 0 || !lost || !find_disk(group, name, &disk))
+		return r;
+	r = history_set_resync(group->history, disk.id, &lsn);
+	return r < 0 ? group_error(error, r, group, "recording that a disk was lost")
+		     : disks_changed(group, lsn, error);
 }
 
 int group_grow_disk(struct group *group, const char *name, uint64_t size_bytes, struct error *error)

