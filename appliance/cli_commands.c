@@ -41,7 +41,7 @@ static const struct cli_option status[] = {
 	END,
 };
 static const struct cli_option machine_add[] = {
-	OPTION("source", "SOURCE", "how it replicates: fuse"),
+	OPTION("source", "SOURCE", "how it replicates: agent or fuse"),
 	LIST_OPTION("disk", "ID=SIZE", "a disk and its size, whole MiB; may be repeated"),
 	OPTION("instance", "ID", "the EC2 instance"),
 	OPTION("group", "GROUP", "the group it shares its history with (its own name's)"),

@@ -75,6 +75,7 @@ class Fio:
 
     COMMON = ("--name=load", f"--offset={WRITER_MIB}m", f"--size={FIO_MIB}m", "--thread",
               "--ioengine=psync", "--verify=crc32c", "--verify_interval=4096",
+              "--verify_state_save=0",
               "--allow_file_create=0")
 
     def __init__(self, disk, seed, log):
