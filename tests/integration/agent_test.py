@@ -1,6 +1,7 @@
 """The agent end to end: a live disk becomes recovery points that equal it, and goes on where it
 was after every kind of end."""
 
+import json
 import os
 import pathlib
 import sys
@@ -122,6 +123,24 @@ def verifies(appliance, agent, disk):
     check(verdict["bytes"] == disk.size, f"{verdict['bytes']} of {disk.size} bytes were compared")
 
 
+def repairs(appliance, disk):
+    step("what no capture could see is found, and repaired where that is asked for")
+    with open(disk.path, "r+b") as file:
+        # Into the file under the loop device: no block device is written to.
+        file.seek(21 * MIB + 4096)
+        file.write(os.urandom(4096))
+        file.flush()
+        os.fsync(file.fileno())
+    failed = appliance.run("verify", "web")
+    verdict = json.loads(failed.stdout)["job"]["result"]
+    check(failed.returncode == 1 and verdict["differing_bytes"] == MIB, f"{failed}")
+    verdict = appliance.call("verify", "web", "--repair")["job"]["result"]
+    check(verdict["verdict"] == "repaired" and verdict["differing_bytes"] == MIB, f"{verdict}")
+    equal(appliance, disk, appliance.create_point("web"))
+    verdict = appliance.call("verify", "web")["job"]["result"]
+    check(verdict["verdict"] == "verified", f"{verdict}")
+
+
 def resyncs(appliance, agent, disk):
     step("a resync compares everything and sends what differs: nothing")
     costs = Costs(agent)
@@ -149,6 +168,7 @@ def test(work):
         appliance_dies(appliance, agent, disk)
         grows(appliance, agent, disk)
         verifies(appliance, agent, disk)
+        repairs(appliance, disk)
         resyncs(appliance, agent, disk)
         point = appliance.create_point("web", wait="vault")
         shell(BUILD / "landfall", "--socket", appliance.socket, "verify", "web", str(point["number"]))
