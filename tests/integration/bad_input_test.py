@@ -73,6 +73,8 @@ def points(appliance):
     appliance.refused(3, "verify", "m", "999999")
     appliance.refused(2, "verify", "m", "--repair")
     appliance.refused(3, "inspect", "m", "999999")
+    appliance.refused(2, "inspect", "m", "--partition", "first", says="whole number")
+    appliance.refused(2, "inspect", "m", "--partition", "-1", says="whole number")
     appliance.refused(3, "inspect", "--close", "i999")
     appliance.refused(3, "clone", "create", "m", "999999")
     appliance.refused(2, "clone", "create", "m", "--quota", "much")
