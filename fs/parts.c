@@ -29,6 +29,7 @@
 #define STRIPES 16u
 #define MAX_PARTS 256u               /* beyond, no new ones are kept */
 #define NEIGHBOUR_NS (5 * NS_PER_MS) /* how long to wait for the other half before reading it */
+#define LAST_NS NS_PER_S             /* and once it cannot be read, when all else is an error */
 #define MAX_READ_TURNS 8
 
 struct part {
@@ -200,16 +201,17 @@ enum patience {
 	AS_LONG_AS_IT_TAKES /* if whoever has the other half is here, else a moment */
 };
 
-/* Waits for who has the other half. Those who are here may wait in turn, but for a sector of the
- * disk before this one. */
-static bool await_neighbour(struct parts *parts, const struct edge *edge, enum patience patience)
+/* Waits for who has the other half, `ns` if nobody here has. Those who are here may wait in turn,
+ * but for a sector of the disk before this one. */
+static bool await_neighbour(
+	struct parts *parts, const struct edge *edge, enum patience patience, int64_t ns)
 {
 	bool patient = patience == AS_LONG_AS_IT_TAKES;
 	if (patience == NO_PATIENCE)
 		return is_settled(parts, edge);
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	int64_t nsec = until.tv_nsec + NEIGHBOUR_NS;
+	int64_t nsec = until.tv_nsec + ns;
 	until.tv_sec += nsec / NS_PER_S;
 	until.tv_nsec = (long)(nsec % NS_PER_S);
 	SCOPED_LOCK(&parts->lock);
@@ -233,13 +235,14 @@ static int fetch(struct parts *parts, struct edge *edge, enum patience patience)
 	int r = -EAGAIN;
 	if (disk->ops->read_near)
 		r = disk->ops->read_near(disk, part->sector, edge->below, SECTOR_BYTES);
-	if (r == -EAGAIN && disk->ops->read_near && await_neighbour(parts, edge, patience))
+	if (r == -EAGAIN && disk->ops->read_near &&
+		await_neighbour(parts, edge, patience, NEIGHBOUR_NS))
 		return 0;
 	if (r == -EAGAIN)
 		r = store_read(disk, part->sector, edge->below, SECTOR_BYTES);
 	edge->have_below = r == 0;
-	/* It may have come meanwhile. */
-	return r < 0 && await_neighbour(parts, edge, patience) ? 0 : r;
+	/* It may have come meanwhile, or be late on a busy machine. */
+	return r < 0 && await_neighbour(parts, edge, patience, LAST_NS) ? 0 : r;
 }
 
 /* Its stripe is held alone: true if the sector can be made of what is there. */

@@ -441,8 +441,6 @@ class AsyncWrite:
 def test_unaligned_buffers():
     """Writes whose sectors are whole, from buffers that do not begin at a page: the kernel cuts
     them inside a sector, but nothing has to be read for them. So they work with the vault away."""
-    if os.environ.get("LANDFALL_BUILD", "").endswith("tsan"):
-        return "so slow a build sees one half of a write time out before the other comes"
     with daemon(size_mib=64) as d:
         n = d("seal")
         d(f"vault {n}")
