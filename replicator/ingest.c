@@ -38,6 +38,7 @@ int ingest_new(struct registry *registry, struct error *error, struct ingest **r
 	}
 	ingest->sessions.ops = &ops;
 	ingest->registry = registry;
+	pthread_mutex_init(&ingest->saving, NULL);
 	pthread_mutex_init(&ingest->lock, NULL);
 	ingest_init_wait(&ingest->changed);
 	{
@@ -70,6 +71,7 @@ void ingest_free(struct ingest *ingest)
 	}
 	pthread_cond_destroy(&ingest->changed);
 	pthread_mutex_destroy(&ingest->lock);
+	pthread_mutex_destroy(&ingest->saving);
 	free(ingest);
 }
 

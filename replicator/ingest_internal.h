@@ -9,7 +9,8 @@
  *	ingest_cut.c      cuts: one thread for each group that has a session
  *	ingest_state.c    state/agents/<machine>.json
  *
- * One lock, for memory only: never held across input or output; it comes after the registry's. A
+ * One lock, for memory only: never held across input or output (`saving` is, around writing what is
+ * remembered of a machine, and comes before it); it comes after the registry's. A
  *link is used by others than its own thread only while it is listed in its session, and a session
  *only while it is its machine's: both are taken off the list first and freed when nobody pins the
  * session any more.
@@ -156,6 +157,7 @@ struct ingest_machine {
 struct ingest {
 	struct agent_sessions sessions;
 	struct registry *registry;
+	pthread_mutex_t saving; /* around writing a file of state/agents; `lock` is taken within */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;          /* of anything below or in what it holds */
 	struct ingest_machine *machines; /* once listed they stay */
@@ -212,7 +214,9 @@ int ingest_take_cut(struct ingest_link *link, const char *type, const struct jso
 /* ── ingest_state.c ──────────────────────────────────────────────────────────────────────── */
 
 /* An absent file is an empty memory; a damaged one too, with a log line: everything is compared
- * then, which is always right. Outside the lock; one caller at a time for a machine. */
+ * then, which is always right. Outside the lock; one caller at a time for a machine. Saving may be
+ * done by several at once: what ends up in the file is what was true when the last of them began.
+ */
 int ingest_state_load(struct ingest *ingest, struct ingest_machine *machine);
 int ingest_state_save(struct ingest *ingest, struct ingest_machine *machine, struct error *error);
 void ingest_state_remove(struct ingest *ingest, const char *machine);

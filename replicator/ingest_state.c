@@ -135,6 +135,8 @@ static int build(struct ingest *ingest, const struct ingest_machine *machine, st
 int ingest_state_save(struct ingest *ingest, struct ingest_machine *machine, struct error *error)
 {
 	CLEANUP(buf_free) struct buf path = { 0 }, text = { 0 };
+	/* Gathered and written as one step, or an older truth could replace a newer one. */
+	SCOPED_LOCK(&ingest->saving);
 	int r = state_path(ingest, machine->name, &path);
 	if (r == 0)
 		r = build(ingest, machine, &text);
