@@ -287,24 +287,25 @@ int ingest_check_damage(struct ingest_session *session, struct history *history)
 
 int ingest_resync(struct ingest *ingest, const char *name, const char *id, struct error *error)
 {
-	struct ingest_session *session = NULL;
+	struct ingest_session *session;
 	struct ingest_machine *machine;
 	uint16_t numbers[HISTORY_MAX_DISKS];
 	unsigned count = 0, found = 0;
 	{
 		SCOPED_LOCK(&ingest->lock);
 		machine = ingest_find_machine(ingest, name);
-		if (!machine)
-			return error_set(error, -ENOMEM, NULL, "out of memory");
-		session = machine->session;
-		if (session && !session->ending)
-			session->pins++;
-		else
-			session = NULL;
 	}
-	if (!machine->loaded && ingest_state_load(ingest, machine) < 0)
+	if (!machine)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	if (ingest_state_load(ingest, machine) < 0)
 		return error_set(
 			error, -EIO, NULL, "machine %s: its agent's state is unreadable", name);
+	{
+		SCOPED_LOCK(&ingest->lock);
+		session = machine->session && !machine->session->ending ? machine->session : NULL;
+		if (session)
+			session->pins++;
+	}
 	{
 		SCOPED_LOCK(&ingest->lock);
 		for (unsigned i = 0; i < machine->disk_count; i++) {

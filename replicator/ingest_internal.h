@@ -213,10 +213,9 @@ int ingest_take_cut(struct ingest_link *link, const char *type, const struct jso
 
 /* ── ingest_state.c ──────────────────────────────────────────────────────────────────────── */
 
-/* An absent file is an empty memory; a damaged one too, with a log line: everything is compared
- * then, which is always right. Outside the lock; one caller at a time for a machine. Saving may be
- * done by several at once: what ends up in the file is what was true when the last of them began.
- */
+/* Once for a machine; again is nothing. An absent file is an empty memory; a damaged one too, with
+ * a log line: everything is compared then, which is always right. Outside the lock, as is saving:
+ * what ends up in the file is what was true when the last of several savers began. */
 int ingest_state_load(struct ingest *ingest, struct ingest_machine *machine);
 int ingest_state_save(struct ingest *ingest, struct ingest_machine *machine, struct error *error);
 void ingest_state_remove(struct ingest *ingest, const char *machine);

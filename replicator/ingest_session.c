@@ -435,8 +435,7 @@ static int open_session(
 		r = take_place(session, name, &error);
 	if (r < 0)
 		goto refused;
-	if (!session->machine->loaded)
-		r = ingest_state_load(link->ingest, session->machine);
+	r = ingest_state_load(link->ingest, session->machine);
 	{
 		struct ingest_machine *machine = session->machine;
 		SCOPED_LOCK(&link->ingest->lock);

@@ -72,6 +72,12 @@ int ingest_state_load(struct ingest *ingest, struct ingest_machine *machine)
 	struct json root;
 	unsigned count = 0;
 	size_t n;
+	SCOPED_LOCK(&ingest->saving);
+	{
+		SCOPED_LOCK(&ingest->lock);
+		if (machine->loaded)
+			return 0;
+	}
 	int r = state_path(ingest, machine->name, &path);
 	if (r == 0)
 		r = io_load_file(ingest->registry->io, path.data, STATE_MAX_BYTES, &text, &n);

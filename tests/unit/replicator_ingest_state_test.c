@@ -114,6 +114,7 @@ static void *save_main(void *argument)
 
 static void load_again(struct fixture *f)
 {
+	f->machine->loaded = false;
 	assert_int_equal(ingest_state_load(f->ingest, f->machine), 0);
 	assert_int_equal(f->machine->disk_count, 1);
 }
