@@ -8,7 +8,8 @@
  *
  * Requests may wait in their workers, so gates keep any group and the vault's readers from having
  * them all (mount_gates.c), and there are many; those that are idle end. The kernel hands out no
- * more than MAX_BACKGROUND asynchronous requests, of all groups together: so that is many more.
+ * more than MOUNT_MAX_BACKGROUND asynchronous requests, of all groups together: so that is many
+ * more.
  *
  * libfuse's loop sleeps in its workers' reads of the device, so mount_free has to wake one: it
  * raises the exit flag and asks the filesystem something; the worker that answers sees the flag.
@@ -33,9 +34,7 @@
 #include "common/log.h"
 #include "fs/mount_internal.h"
 
-#define DEFAULT_THREADS 256
 #define MOST_READS 24u
-#define IDLE_THREADS 16
 #define JOIN_SECONDS 5
 
 /* ── what is at the path ─────────────────────────────────────────────────────────────────── */
@@ -89,12 +88,9 @@ int mount_clean_stale(const char *path)
 
 static int run_loop(struct mount *mount)
 {
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	struct fuse_loop_config *config = mount_settings_loop(mount->max_threads);
 	if (!config)
 		return -ENOMEM;
-	fuse_loop_cfg_set_clone_fd(config, 1);
-	fuse_loop_cfg_set_max_threads(config, mount->max_threads);
-	fuse_loop_cfg_set_idle_threads(config, IDLE_THREADS);
 	int r = fuse_session_loop_mt(mount->session, config);
 	fuse_loop_cfg_destroy(config);
 	return r;
@@ -134,9 +130,8 @@ static int open_session(
 	struct mount *mount, const struct mount_options *options, struct error *error)
 {
 	char text[256];
-	snprintf(text, sizeof(text),
-		"fsname=landfall,subtype=landfall,default_permissions,nosuid,nodev,max_read=%u%s",
-		FUSE_MAX_IO_BYTES, options->allow_other ? ",allow_other" : "");
+	snprintf(text, sizeof(text), "fsname=landfall,subtype=landfall," MOUNT_OPTIONS "%s",
+		MOUNT_IO_BYTES, options->allow_other ? ",allow_other" : "");
 	char name[] = "landfall", option[] = "-o";
 	char *argv[] = { name, option, text, NULL };
 	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
@@ -207,7 +202,7 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&mount->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
-	mount->max_threads = MAX(options->max_threads ? options->max_threads : DEFAULT_THREADS, 2u);
+	mount->max_threads = MAX(options->max_threads ? options->max_threads : MOUNT_THREADS, 2u);
 	pthread_mutex_init(&mount->buffers.lock, NULL);
 	gate_init(&mount->reads, MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS));
 	mount->started_ns = clock_realtime_ns(clock_system());

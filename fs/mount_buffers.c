@@ -1,5 +1,5 @@
 /*
- * Buffers for answers: FUSE_MAX_IO_BYTES each, two of them in one huge page.
+ * Buffers for answers: MOUNT_IO_BYTES each, two of them in one huge page.
  *
  * The kernel takes an answer page by page, and looks each up; in a huge page that costs a third. So
  * large answers are a good deal faster from one. The buffer given back last is handed out first:
@@ -16,7 +16,7 @@
 #include "common/cleanup.h"
 
 #define CHUNK_BYTES (2 * MIB)
-#define CHUNK_BUFFERS (CHUNK_BYTES / FUSE_MAX_IO_BYTES)
+#define CHUNK_BUFFERS (CHUNK_BYTES / MOUNT_IO_BYTES)
 #define KEPT_CHUNKS 2u
 
 struct buffer_chunk {
@@ -53,7 +53,7 @@ static struct buffer_chunk *new_chunk(void)
 	chunk->memory = memory;
 	chunk->free_count = CHUNK_BUFFERS;
 	for (unsigned i = 0; i < CHUNK_BUFFERS; i++)
-		chunk->free[i] = memory + (size_t)i * FUSE_MAX_IO_BYTES;
+		chunk->free[i] = memory + (size_t)i * MOUNT_IO_BYTES;
 	return chunk;
 }
 

@@ -19,7 +19,6 @@
  */
 #pragma once
 
-#define FUSE_MAX_IO_BYTES (1024u * 1024u)
 #define SMALL_ANSWER_BYTES (64u * 1024u)
 
 #include <pthread.h>
@@ -31,6 +30,7 @@
 #include <fuse_lowlevel.h>
 
 #include "fs/mount.h"
+#include "fs/mount_settings.h"
 #include "fs/store.h"
 
 #define MOUNT_NAME_BYTES 64
@@ -217,7 +217,7 @@ bool files_use_clone_locked(struct mount *mount, const struct clone_entry *clone
 
 /* ── buffers ─────────────────────────────────────────────────────────────────────────────── */
 
-/* A buffer of FUSE_MAX_IO_BYTES, until it is put back; NULL: no memory. */
+/* A buffer of MOUNT_IO_BYTES, until it is put back; NULL: no memory. */
 void *buffer_take(struct buffers *buffers, struct buffer_chunk **ret_chunk);
 void buffer_put(struct buffers *buffers, struct buffer_chunk *chunk, void *buffer);
 /* None may be in use. */

@@ -35,7 +35,6 @@
 #define ENTRY_TIMEOUT_S 1.0
 #define ATTR_TIMEOUT_S 1.0
 #define IMMUTABLE_TIMEOUT_S 60.0
-#define MAX_BACKGROUND 1024
 
 static struct mount *mount_of(fuse_req_t req)
 {
@@ -233,17 +232,10 @@ static void op_readdirplus(
 
 /* ── files ───────────────────────────────────────────────────────────────────────────────── */
 
-/* fuse_reply_open of libfuse 3.14 cannot say FOPEN_PARALLEL_DIRECT_WRITES, without which the
- * kernel sends a file's writes one after the other; so the answer is made here. A kernel that
- * does not know the flag ignores it. */
 static int reply_open(fuse_req_t req, struct open_file *file)
 {
-	struct fuse_open_out out = { .fh = (uint64_t)(uintptr_t)file };
-	if (file->node.kind == NODE_POINT_FILE)
-		out.open_flags = FOPEN_KEEP_CACHE;
-	else
-		out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-	return fuse_reply_buf(req, (const char *)&out, sizeof(out));
+	return mount_settings_reply_open(req, (uint64_t)(uintptr_t)file,
+		file->node.kind == NODE_POINT_FILE ? FOPEN_KEEP_CACHE : MOUNT_OPEN_WRITABLE);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
@@ -322,7 +314,7 @@ static void op_read(
 		.req = req,
 		.file = file_of(info),
 		.offset = (uint64_t)off,
-		.size = MIN(size, (size_t)FUSE_MAX_IO_BYTES),
+		.size = MIN(size, (size_t)MOUNT_IO_BYTES),
 	};
 	if (off < 0)
 		fuse_reply_err(req, EINVAL);
@@ -501,14 +493,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	(void)userdata;
-	conn->max_write = FUSE_MAX_IO_BYTES;
-	conn->max_read = FUSE_MAX_IO_BYTES;
-	conn->max_readahead = FUSE_MAX_IO_BYTES;
-	conn->max_background = MAX_BACKGROUND;
-	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
-	/* So that O_TRUNC comes as a setattr, whose answer tells the kernel that the size stays. */
-	conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
-	conn->want &= ~(unsigned)FUSE_CAP_WRITEBACK_CACHE;
+	mount_settings_agree(conn);
 }
 
 const struct fuse_lowlevel_ops *mount_ops(void)

@@ -1,25 +1,27 @@
 /*
  * A FUSE server that does nothing: one file whose reads are zeros and whose writes vanish, with
- * the settings of Landfall's own mount (see fs/mount.h). It is what libfuse and the kernel cost by
- * themselves, and so the yardstick for ours.
+ * the settings of Landfall's own mount (fs/mount_settings.h). It is what libfuse and the kernel
+ *cost by themselves, and so the yardstick for ours.
  *
  *	null_fuse MOUNTPOINT BYTES      serves MOUNTPOINT/null until it is unmounted
  */
 #include <errno.h>
 #include <signal.h>
-#include <fuse_lowlevel.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/prctl.h>
 #include <unistd.h>
+
+#include "fs/mount_settings.h"
 
 #define FILE_INODE 2
 
 struct server {
 	uint64_t bytes;
-	char *zeros; /* 1 MiB */
+	char *zeros; /* MOUNT_IO_BYTES */
 };
 
 static struct stat attributes(const struct server *s, fuse_ino_t inode)
@@ -37,9 +39,7 @@ static struct stat attributes(const struct server *s, fuse_ino_t inode)
 static void null_init(void *context, struct fuse_conn_info *connection)
 {
 	(void)context;
-	connection->max_write = 1 << 20;
-	connection->max_read = 1 << 20;
-	connection->max_background = 1024;
+	mount_settings_agree(connection);
 }
 
 static void null_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
@@ -65,9 +65,8 @@ static void null_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_
 
 static void null_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
 {
-	(void)inode;
-	file->direct_io = 1;
-	fuse_reply_open(request, file);
+	(void)inode, (void)file;
+	mount_settings_reply_open(request, 0, MOUNT_OPEN_WRITABLE);
 }
 
 static void null_read(
@@ -75,7 +74,7 @@ static void null_read(
 {
 	(void)inode, (void)offset, (void)file;
 	struct server *s = fuse_req_userdata(request);
-	fuse_reply_buf(request, s->zeros, n < 1 << 20 ? n : 1 << 20);
+	fuse_reply_buf(request, s->zeros, n < MOUNT_IO_BYTES ? n : MOUNT_IO_BYTES);
 }
 
 static void null_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t n,
@@ -107,17 +106,18 @@ int main(int argc, char **argv)
 		.write = null_write,
 		.fsync = null_fsync,
 	};
-	struct server s = { .bytes = strtoull(argv[2], NULL, 0), .zeros = calloc(1, 1 << 20) };
-	char dash_o[] = "-o", limits[] = "max_read=1048576,fsname=null";
-	char *options[] = { argv[0], dash_o, limits };
+	struct server s = { .bytes = strtoull(argv[2], NULL, 0),
+		.zeros = calloc(1, MOUNT_IO_BYTES) };
+	char dash_o[] = "-o", text[128];
+	snprintf(text, sizeof(text), "fsname=null," MOUNT_OPTIONS, MOUNT_IO_BYTES);
+	char *options[] = { argv[0], dash_o, text };
 	struct fuse_args args = FUSE_ARGS_INIT(3, options);
 	struct fuse_session *session = fuse_session_new(&args, &ops, sizeof(ops), &s);
 	if (!session || fuse_set_signal_handlers(session) != 0 ||
 		fuse_session_mount(session, argv[1]) != 0)
 		return 1;
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-	fuse_loop_cfg_set_clone_fd(config, 1);
-	fuse_loop_cfg_set_max_threads(config, 32);
+	(void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	struct fuse_loop_config *config = mount_settings_loop(MOUNT_THREADS);
 	int r = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
 	fuse_session_unmount(session);
