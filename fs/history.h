@@ -265,10 +265,6 @@ uint64_t history_oldest_pending(struct history *history);
  * sent: then whatever the base holds, it must be made what vault point `ret_point` shows (0: zeros)
  * before anything is sent. Durable until history_repaired. */
 bool history_repair_due(struct history *history, uint64_t *ret_point);
-/* The newest point in the vault is above that one, though nothing here tells so any more: now it is
- * the vault point. If the journal has lost what is between, the head becomes the point, and what
- * was sealed from it on is gone. Commit it before repairing. Staged. */
-int history_repair_learn(struct history *history, const struct point *point, uint64_t *ret_lsn);
 /* It is what that point shows. Staged. -EINVAL: it was not due, or another point is the newest. */
 int history_repaired(struct history *history, uint64_t point, uint64_t *ret_lsn);
 

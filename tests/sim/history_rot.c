@@ -28,6 +28,8 @@
 struct rot {
 	uint64_t untouched; /* operations that were durable before the damaged sector changed */
 	bool in_last;       /* it changed in the last commit */
+	/* of the vault's points: what the history says when it asks for a repair, what is there */
+	uint64_t known, newest;
 };
 
 struct target {
@@ -262,40 +264,43 @@ static void check_points(struct run *run, const struct rot *rot)
 	}
 }
 
-/* The vault tells which point is its newest, should the records that did be lost. */
-static uint64_t learn_newest(struct run *run, uint64_t known)
+/* What the bases are made of after a loss: the newest point in the vault, should the journal have
+ * forgotten that it is there, too. */
+static uint64_t newest_in_vault(struct run *run, uint64_t known)
 {
-	uint64_t newest = run->model.durable.last_number, lsn;
-	struct point point = { .kind = POINT_CRASH };
+	uint64_t newest = run->model.durable.last_number;
 	while (newest > known && !run->vault->has(run, newest))
 		newest--;
-	if (newest <= known)
-		return known;
-	point.number = newest;
-	int r = history_repair_learn(run->history, &point, &lsn);
-	if (r == 0)
-		r = history_commit(run->history, &lsn);
-	run_trace(run, "the newest in the vault is %" PRIu64 ": %d", newest, r);
-	return r == 0 ? newest : known;
+	return MAX(newest, known);
 }
 
-static void repair(struct run *run, const struct history_disk *disks, unsigned count)
+/* The disk as that point shows it, zeros beyond its end; 0: zeros. */
+static void get_snapshot(
+	struct run *run, uint16_t disk, uint64_t point, unsigned char *ret_image, uint64_t bytes)
 {
-	uint64_t point, lsn;
-	if (!history_repair_due(run->history, &point))
+	uint64_t n = 0;
+	const void *snapshot = point ? base_sim_get(run->base, disk, point, &n) : NULL;
+	memset(ret_image, 0, bytes);
+	if (snapshot)
+		memcpy(ret_image, snapshot, MIN(n, bytes));
+}
+
+static void repair(
+	struct run *run, struct rot *rot, const struct history_disk *disks, unsigned count)
+{
+	uint64_t lsn;
+	if (!history_repair_due(run->history, &rot->known))
 		return;
-	point = learn_newest(run, point);
+	rot->newest = newest_in_vault(run, rot->known);
+	run_trace(run, "the newest in the vault is %" PRIu64, rot->newest);
 	if (history_flush_begin(run->history, run->model.live.last_number + 1000, &lsn) == 0)
 		run_fail(run, "a flush begins before the repair");
-	for (unsigned i = 0; i < count; i++) {
-		uint64_t bytes = model_sectors(disks[i].size_bytes) * SECTOR_BYTES, n = 0;
-		unsigned char *live = base_sim_live(run->base, disks[i].id, bytes);
-		const void *snapshot =
-			point ? base_sim_get(run->base, disks[i].id, point, &n) : NULL;
-		memset(live, 0, bytes);
-		if (snapshot)
-			memcpy(live, snapshot, MIN(n, bytes));
-	}
+	/* All of the blob: the record that made the disk as large may be lost. */
+	const uint64_t bytes = MODEL_SECTORS * SECTOR_BYTES;
+	for (unsigned i = 0; i < count; i++)
+		get_snapshot(run, disks[i].id, rot->newest,
+			base_sim_live(run->base, disks[i].id, bytes), bytes);
+	uint64_t point = rot->known;
 	int r = history_repaired(run->history, point, &lsn);
 	if (r == 0)
 		r = history_commit(run->history, &lsn);
@@ -303,9 +308,38 @@ static void repair(struct run *run, const struct history_disk *disks, unsigned c
 		run_fail(run, "repairing answers %d", r);
 }
 
+/* What a flush sends of the disk into `live`: what changed since the vault point that is known, and
+ * what points behind it have changed that the journal forgot. Fails if some of it does not read. */
+static int send_changes(struct run *run, const struct rot *rot, uint16_t disk, uint64_t sectors,
+	unsigned char *live)
+{
+	static unsigned char known[MODEL_SECTORS * SECTOR_BYTES],
+		newest[MODEL_SECTORS * SECTOR_BYTES];
+	struct extent e;
+	int r = 0;
+	for (uint64_t lba = 0;
+		view_next_change(run->passing_view, disk, lba, &e) == 0 && e.lba < sectors;
+		lba = e.lba + e.sectors) {
+		r = view_read(run->passing_view, disk, e.lba,
+			(uint32_t)MIN(e.sectors, sectors - e.lba), live + e.lba * SECTOR_BYTES);
+		if (r < 0)
+			return r;
+	}
+	/* Beyond what the history takes for the disk's end then it reads zeros. */
+	uint64_t bytes = rot->known ? history_point_disk_bytes(run->history, rot->known, disk) : 0;
+	memset(known, 0, sizeof(known));
+	get_snapshot(run, disk, rot->known, known, MIN(bytes, sectors * SECTOR_BYTES));
+	get_snapshot(run, disk, rot->newest, newest, sectors * SECTOR_BYTES);
+	for (uint64_t at = 0; r == 0 && at < sectors; at++)
+		if (memcmp(known + at * SECTOR_BYTES, newest + at * SECTOR_BYTES, SECTOR_BYTES) !=
+			0)
+			r = view_read(run->passing_view, disk, at, 1, live + at * SECTOR_BYTES);
+	return r;
+}
+
 /* A flush of what is sealed now makes what lies in the vault equal to the head, whatever was sent
  * there by drains and flushes that the history may not remember. */
-static void flush_heals(struct run *run, uint64_t number)
+static void flush_heals(struct run *run, const struct rot *rot, uint64_t number)
 {
 	static unsigned char live[MODEL_SECTORS * SECTOR_BYTES], seen[SECTOR_BYTES];
 	struct history_disk disks[MODEL_DISKS];
@@ -317,19 +351,12 @@ static void flush_heals(struct run *run, uint64_t number)
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t bytes = view_disk_bytes(run->passing_view, disks[i].id);
 		uint64_t sectors = model_sectors(bytes);
-		struct extent e;
 		if (bytes == 0)
 			continue;
 		memcpy(live, base_sim_live(run->base, disks[i].id, sectors * SECTOR_BYTES),
 			sectors * SECTOR_BYTES);
-		for (uint64_t lba = 0;
-			view_next_change(run->passing_view, disks[i].id, lba, &e) == 0 &&
-			e.lba < sectors;
-			lba = e.lba + e.sectors)
-			if (view_read(run->passing_view, disks[i].id, e.lba,
-				    (uint32_t)MIN(e.sectors, sectors - e.lba),
-				    live + e.lba * SECTOR_BYTES) < 0)
-				return; /* it is tried again, and never committed */
+		if (send_changes(run, rot, disks[i].id, sectors, live) < 0)
+			return; /* it is tried again, and never committed */
 		for (uint64_t s = 0; s < sectors; s++)
 			if (history_read(run->history, disks[i].id, s, 1, seen) == 0 &&
 				memcmp(seen, live + s * SECTOR_BYTES, SECTOR_BYTES) != 0)
@@ -344,7 +371,7 @@ static void flush_heals(struct run *run, uint64_t number)
 }
 
 /* New writes and seals are kept, whatever was lost. */
-static void go_on(struct run *run, const struct rot *rot)
+static void go_on(struct run *run, struct rot *rot)
 {
 	struct history_disk disks[MODEL_DISKS];
 	unsigned n = MIN(history_disks(run->history, disks, MODEL_DISKS), (unsigned)MODEL_DISKS);
@@ -354,7 +381,7 @@ static void go_on(struct run *run, const struct rot *rot)
 	if (at == n)
 		return;
 	if (run->drains)
-		repair(run, disks, n);
+		repair(run, rot, disks, n);
 	unsigned char sector[SECTOR_BYTES], seen[SECTOR_BYTES];
 	uint64_t lsn, number;
 	model_fill(run->next_tag, sector);
@@ -377,7 +404,7 @@ static void go_on(struct run *run, const struct rot *rot)
 	if (r < 0 || memcmp(sector, seen, sizeof(seen)) != 0)
 		run_fail(run, "what was written after the damage is lost (%d)", r);
 	if (run->drains) {
-		flush_heals(run, number);
+		flush_heals(run, rot, number);
 		view_close(run->passing_view);
 		run->passing_view = NULL;
 	}
