@@ -132,11 +132,16 @@ struct group_due {
 };
 
 bool group_source_seals(struct group *group);
+/* Bytes a second that each agent of the group may send now, by the policy; 0: no limit. */
+uint64_t group_agent_bandwidth(struct group *group);
 /* Never due while paused, taken over or failed. A due point stays due until group_seal or
  * group_point_unchanged. Any thread; costs next to nothing. */
 void group_point_due(struct group *group, struct group_due *ret_due);
-/* Waits until a point is due. 0; -ETIMEDOUT after timeout_ms; -ECANCELED: the group ends. */
-int group_wait_due(struct group *group, unsigned timeout_ms, struct group_due *ret_due);
+/* Waits until a point is due. 0; -ETIMEDOUT after timeout_ms; -ECANCELED: the group ends, or `stop`
+ * is true: whoever makes it so calls group_wake_due then. */
+int group_wait_due(struct group *group, unsigned timeout_ms, const atomic_bool *stop,
+	struct group_due *ret_due);
+void group_wake_due(struct group *group);
 /* In answer to what was due: the source has no change since the newest point, so that none is
  * needed. Who asked gets the newest point; the interval begins anew. */
 void group_point_unchanged(struct group *group, const struct group_due *due);

@@ -60,14 +60,15 @@ void group_point_due(struct group *group, struct group_due *ret_due)
 	look_locked(group, ret_due);
 }
 
-int group_wait_due(struct group *group, unsigned timeout_ms, struct group_due *ret_due)
+int group_wait_due(struct group *group, unsigned timeout_ms, const atomic_bool *stop,
+	struct group_due *ret_due)
 {
 	int64_t until = clock_monotonic_ns(group->clock) + timeout_ms * NS_PER_MS;
 	SCOPED_LOCK(&group->lock);
 	for (;;) {
 		struct group_due due;
 		uint8_t kind;
-		if (group->stopping || group->failed)
+		if (group->stopping || group->failed || atomic_load(stop))
 			return -ECANCELED;
 		look_locked(group, &due);
 		if (due.due) {
@@ -79,6 +80,12 @@ int group_wait_due(struct group *group, unsigned timeout_ms, struct group_due *r
 		int64_t at = group_due_at_locked(group, &kind);
 		group_wait_until_locked(group, &group->changed, MIN(at, until));
 	}
+}
+
+void group_wake_due(struct group *group)
+{
+	SCOPED_LOCK(&group->lock);
+	pthread_cond_broadcast(&group->changed);
 }
 
 void group_due_answered_locked(struct group *group, uint64_t requests, uint8_t kind)

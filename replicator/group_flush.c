@@ -21,14 +21,28 @@ static int sync_for_flusher(void *context, uint64_t lsn)
 	return group_sync(context, lsn);
 }
 
-static uint64_t bandwidth_now(void *context)
+/* Of the local day. */
+static unsigned minute_now(const struct group *group)
 {
-	struct group *group = context;
 	time_t now = (time_t)(clock_realtime_ns(group->clock) / NS_PER_S);
 	struct tm local;
 	localtime_r(&now, &local);
+	return (unsigned)(local.tm_hour * 60 + local.tm_min);
+}
+
+static uint64_t bandwidth_now(void *context)
+{
+	struct group *group = context;
+	unsigned minute = minute_now(group);
 	SCOPED_LOCK(&group->lock);
-	return policy_bandwidth(&group->policy, (unsigned)(local.tm_hour * 60 + local.tm_min));
+	return policy_bandwidth(&group->policy, minute);
+}
+
+uint64_t group_agent_bandwidth(struct group *group)
+{
+	unsigned minute = minute_now(group);
+	SCOPED_LOCK(&group->lock);
+	return policy_agent_bandwidth(&group->policy, minute);
 }
 
 /* What was drained goes first, in its order, since nothing on top of it can be opened before; one

@@ -414,7 +414,7 @@ static void *group_main(void *argument)
 	int64_t delay = RETRY_FIRST_NS;
 	while (!is_stopping(g)) {
 		struct group_due due;
-		int r = group_wait_due(g->hold.group, LOOK_MS, &due);
+		int r = group_wait_due(g->hold.group, LOOK_MS, &g->stopping, &due);
 		if (r == -ECANCELED)
 			break;
 		if (r < 0)
@@ -499,6 +499,7 @@ void ingest_leave_group(struct ingest_session *session)
 	pthread_mutex_unlock(&ingest->lock);
 	if (!last)
 		return;
+	group_wake_due(g->hold.group);
 	pthread_join(g->thread, NULL);
 	free_group(g);
 }

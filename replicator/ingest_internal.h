@@ -7,6 +7,7 @@
  *	ingest_compare.c  answering hashes and pages
  *	ingest_verify.c   the head against the source
  *	ingest_cut.c      cuts: one thread for each group that has a session
+ *	ingest_settings.c what the policy asks of agents now
  *	ingest_state.c    state/agents/<machine>.json
  *
  * One lock, for memory only: never held across input or output (`saving` is, around writing what is
@@ -104,6 +105,13 @@ struct ingest_asked {
 	uint64_t first;
 };
 
+/* What the agent was told last; of the first connection's thread. */
+struct ingest_settings {
+	bool told;
+	uint64_t bytes_per_s; /* 0: no limit */
+	int64_t look_ns;      /* again, then */
+};
+
 struct ingest_machine;
 
 struct ingest_session {
@@ -112,6 +120,7 @@ struct ingest_session {
 	struct ingest_group *group;
 	uint64_t id;
 	unsigned granted;
+	struct ingest_settings settings;
 	/* under lock */
 	struct ingest_link *links[INGEST_LINKS_MAX];
 	unsigned link_count;
@@ -131,8 +140,8 @@ struct ingest_group {
 	struct ingest *ingest;
 	char name[REGISTRY_NAME_BYTES];
 	struct hold hold;
-	unsigned sessions; /* under lock */
-	bool stopping;
+	unsigned sessions;    /* under lock */
+	atomic_bool stopping; /* changed under lock */
 	pthread_t thread;
 };
 
@@ -201,6 +210,11 @@ void *ingest_comparer_main(void *session);
 /* ── ingest_verify.c ─────────────────────────────────────────────────────────────────────── */
 
 int ingest_take_verified(struct ingest_link *link, const struct json *message, struct error *error);
+
+/* ── ingest_settings.c ───────────────────────────────────────────────────────────────────── */
+
+/* Tells the agent what the policy asks of it, if it does not know. First connection only. */
+int ingest_tell_settings(struct ingest_link *link, struct error *error);
 
 /* ── ingest_cut.c ────────────────────────────────────────────────────────────────────────── */
 

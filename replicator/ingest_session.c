@@ -322,8 +322,12 @@ static void link_run(struct ingest_link *link)
 	if (r < 0)
 		error_set(&error, r, NULL, "no thread to be had");
 	bool runs = r == 0;
-	while (r == 0)
-		r = receive_one(link, &error);
+	while (r == 0) {
+		if (link->index == 0)
+			r = ingest_tell_settings(link, &error);
+		if (r == 0)
+			r = receive_one(link, &error);
+	}
 	{
 		SCOPED_LOCK(&link->ingest->lock);
 		link->ending = true;

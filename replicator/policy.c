@@ -185,7 +185,8 @@ static bool window_holds(const struct policy_window *window, unsigned minute)
 	return minute >= window->from_minute || minute < window->to_minute;
 }
 
-static int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct error *error)
+static int parse_rate(
+	const char *key, const char *text, uint64_t *ret_bytes_per_s, struct error *error)
 {
 	uint64_t rate;
 	if (strcmp(text, "unlimited") == 0) {
@@ -194,16 +195,17 @@ static int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct error 
 	}
 	if (size_parse(text, &rate) < 0)
 		return error_set(
-			error, -EINVAL, BANDWIDTH_MEND, "bandwidth: '%.40s' is not a rate", text);
+			error, -EINVAL, BANDWIDTH_MEND, "%s: '%.40s' is not a rate", key, text);
 	if (rate < MIN_BANDWIDTH)
 		return error_set(error, -EINVAL,
 			"give 64K or more; to stop sending, pause the machine",
-			"bandwidth: '%.40s' is too little to keep up with anything", text);
+			"%s: '%.40s' is too little to keep up with anything", key, text);
 	*ret_bytes_per_s = rate;
 	return 0;
 }
 
-static int parse_window(const char *item, struct policy_window *ret_window, struct error *error)
+static int parse_window(
+	const char *key, const char *item, struct policy_window *ret_window, struct error *error)
 {
 	struct policy_window window;
 	const char *p = item;
@@ -211,66 +213,64 @@ static int parse_window(const char *item, struct policy_window *ret_window, stru
 		minute_parse(&p, &window.to_minute) < 0 || *p++ != '=' ||
 		window.from_minute == MINUTES_PER_DAY)
 		return error_set(error, -EINVAL, BANDWIDTH_MEND,
-			"bandwidth: '%.40s' is not HH:MM-HH:MM=RATE", item);
+			"%s: '%.40s' is not HH:MM-HH:MM=RATE", key, item);
 	if (window.from_minute == window.to_minute)
 		return error_set(error, -EINVAL, "for the whole day write the rate without hours",
-			"bandwidth: the window '%.40s' is empty", item);
-	int r = parse_rate(p, &window.bytes_per_s, error);
+			"%s: the window '%.40s' is empty", key, item);
+	int r = parse_rate(key, p, &window.bytes_per_s, error);
 	if (r == 0)
 		*ret_window = window;
 	return r;
 }
 
-static int check_overlap(const struct policy *policy, struct error *error)
+static int check_overlap(const char *key, const struct policy_rates *rates, struct error *error)
 {
 	for (unsigned minute = 0; minute < MINUTES_PER_DAY; minute++) {
 		unsigned holders = 0;
-		for (unsigned i = 0; i < policy->window_count; i++)
-			holders += window_holds(&policy->windows[i], minute);
+		for (unsigned i = 0; i < rates->window_count; i++)
+			holders += window_holds(&rates->windows[i], minute);
 		if (holders > 1)
 			return error_set(error, -EINVAL, "give every hour of the day one rate",
-				"bandwidth: two windows hold %02u:%02u", minute / 60, minute % 60);
+				"%s: two windows hold %02u:%02u", key, minute / 60, minute % 60);
 	}
 	return 0;
 }
 
-static int add_bandwidth_item(
-	struct policy *policy, const char *item, bool *have_rest, struct error *error)
+static int add_rate(const char *key, struct policy_rates *rates, const char *item, bool *have_rest,
+	struct error *error)
 {
 	if (strchr(item, '=')) {
-		if (policy->window_count == POLICY_MAX_WINDOWS)
+		if (rates->window_count == POLICY_MAX_WINDOWS)
 			return error_set(error, -EINVAL, "join windows of equal rates",
-				"bandwidth: more than %d windows", POLICY_MAX_WINDOWS);
-		int r = parse_window(item, &policy->windows[policy->window_count], error);
+				"%s: more than %d windows", key, POLICY_MAX_WINDOWS);
+		int r = parse_window(key, item, &rates->windows[rates->window_count], error);
 		if (r == 0)
-			policy->window_count++;
+			rates->window_count++;
 		return r;
 	}
 	if (*have_rest)
 		return error_set(error, -EINVAL, BANDWIDTH_MEND,
-			"bandwidth: two rates for the rest of the day");
+			"%s: two rates for the rest of the day", key);
 	*have_rest = true;
-	return parse_rate(item, &policy->bytes_per_s, error);
+	return parse_rate(key, item, &rates->bytes_per_s, error);
 }
 
-static int set_bandwidth(struct policy *policy, const char *value, struct error *error)
+static int set_rates(
+	const char *key, struct policy_rates *rates, const char *value, struct error *error)
 {
 	CLEANUP_FREE char *text = strdup(value);
 	if (!text)
-		return error_set(error, -ENOMEM, NULL, "bandwidth: out of memory");
-	struct policy next = *policy;
-	memset(next.windows, 0, sizeof(next.windows));
-	next.window_count = 0;
-	next.bytes_per_s = 0;
+		return error_set(error, -ENOMEM, NULL, "%s: out of memory", key);
+	struct policy_rates next = { 0 };
 	bool have_rest = false;
 	int r = 0;
 	char *rest = text;
 	for (char *item; r == 0 && (item = strsep(&rest, ","));)
-		r = add_bandwidth_item(&next, item, &have_rest, error);
+		r = add_rate(key, &next, item, &have_rest, error);
 	if (r == 0)
-		r = check_overlap(&next, error);
+		r = check_overlap(key, &next, error);
 	if (r == 0)
-		*policy = next;
+		*rates = next;
 	return r;
 }
 
@@ -281,11 +281,11 @@ static int format_rate(uint64_t bytes_per_s, struct buf *ret_text)
 	return size_format(bytes_per_s, ret_text);
 }
 
-static int format_bandwidth(const struct policy *policy, struct buf *ret_text)
+static int format_rates(const struct policy_rates *rates, struct buf *ret_text)
 {
 	int r = 0;
-	for (unsigned i = 0; r == 0 && i < policy->window_count; i++) {
-		const struct policy_window *w = &policy->windows[i];
+	for (unsigned i = 0; r == 0 && i < rates->window_count; i++) {
+		const struct policy_window *w = &rates->windows[i];
 		r = buf_printf(ret_text, "%02u:%02u-%02u:%02u=", w->from_minute / 60u,
 			w->from_minute % 60u, w->to_minute / 60u, w->to_minute % 60u);
 		if (r == 0)
@@ -293,21 +293,45 @@ static int format_bandwidth(const struct policy *policy, struct buf *ret_text)
 		if (r == 0)
 			r = buf_append_text(ret_text, ",");
 	}
-	return r == 0 ? format_rate(policy->bytes_per_s, ret_text) : r;
+	return r == 0 ? format_rate(rates->bytes_per_s, ret_text) : r;
+}
+
+static uint64_t rate_at(const struct policy_rates *rates, unsigned minute)
+{
+	for (unsigned i = 0; i < rates->window_count; i++)
+		if (window_holds(&rates->windows[i], minute))
+			return rates->windows[i].bytes_per_s;
+	return rates->bytes_per_s;
 }
 
 uint64_t policy_bandwidth(const struct policy *policy, unsigned minute)
 {
-	for (unsigned i = 0; i < policy->window_count; i++)
-		if (window_holds(&policy->windows[i], minute))
-			return policy->windows[i].bytes_per_s;
-	return policy->bytes_per_s;
+	return rate_at(&policy->bandwidth, minute);
+}
+
+uint64_t policy_agent_bandwidth(const struct policy *policy, unsigned minute)
+{
+	return rate_at(policy->agent_bandwidth_set ? &policy->agent_bandwidth : &policy->bandwidth,
+		minute);
+}
+
+static int set_agent_bandwidth(struct policy *policy, const char *value, struct error *error)
+{
+	struct policy_rates none = { 0 };
+	bool set = strcmp(value, "same") != 0;
+	int r = set ? set_rates("agent-bandwidth", &policy->agent_bandwidth, value, error) : 0;
+	if (r < 0)
+		return r;
+	if (!set)
+		policy->agent_bandwidth = none;
+	policy->agent_bandwidth_set = set;
+	return 0;
 }
 
 /* ── by key ──────────────────────────────────────────────────────────────────────────────── */
 
 static const char *const key_names[] = { "point-interval", "vault-interval", "app-interval",
-	"retention", "rpo-alert", "bandwidth", NULL };
+	"retention", "rpo-alert", "bandwidth", "agent-bandwidth", NULL };
 
 const char *const *policy_keys(void)
 {
@@ -322,10 +346,12 @@ int policy_set(struct policy *policy, const char *key, const char *value, struct
 	if (strcmp(key, "retention") == 0)
 		return set_retention(policy, value, error);
 	if (strcmp(key, "bandwidth") == 0)
-		return set_bandwidth(policy, value, error);
+		return set_rates("bandwidth", &policy->bandwidth, value, error);
+	if (strcmp(key, "agent-bandwidth") == 0)
+		return set_agent_bandwidth(policy, value, error);
 	return error_set(error, -ENOENT,
 		"the keys are point-interval, vault-interval, app-interval, retention, rpo-alert, "
-		"bandwidth",
+		"bandwidth, agent-bandwidth",
 		"a policy has no setting '%.60s'", key);
 }
 
@@ -339,7 +365,11 @@ int policy_format(const struct policy *policy, const char *key, struct buf *ret_
 	if (strcmp(key, "retention") == 0)
 		return format_retention(policy, ret_text);
 	if (strcmp(key, "bandwidth") == 0)
-		return format_bandwidth(policy, ret_text);
+		return format_rates(&policy->bandwidth, ret_text);
+	if (strcmp(key, "agent-bandwidth") == 0)
+		return policy->agent_bandwidth_set
+			       ? format_rates(&policy->agent_bandwidth, ret_text)
+			       : buf_append_text(ret_text, "same");
 	return -ENOENT;
 }
 

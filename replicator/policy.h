@@ -12,6 +12,7 @@
  *	bandwidth=unlimited | 20M | 08:00-18:00=5M,22:00-06:00=unlimited,20M
  *	                             bytes a second to the vault; by the hour, local time; a value
  *	                             without hours is for the rest of the day. K, M, G are 1024s.
+ *	agent-bandwidth=same | …     likewise, of each agent to the appliance; same: as bandwidth
  */
 #pragma once
 
@@ -25,10 +26,8 @@
 #define POLICY_NAME_BYTES 64
 #define POLICY_MAX_WINDOWS 24
 
-struct policy {
-	char name[POLICY_NAME_BYTES];
-	int64_t point_interval_s, vault_interval_s, app_interval_s, rpo_alert_s;
-	int64_t keep_all_s, keep_hourly_s, keep_daily_s; /* ages; 0: that stage is absent */
+/* Rates by the hour. */
+struct policy_rates {
 	struct policy_window {
 		uint16_t from_minute,
 			to_minute;    /* of the day; to may be below from (over midnight) */
@@ -36,6 +35,14 @@ struct policy {
 	} windows[POLICY_MAX_WINDOWS];
 	unsigned window_count;
 	uint64_t bytes_per_s; /* outside the windows; 0: unlimited */
+};
+
+struct policy {
+	char name[POLICY_NAME_BYTES];
+	int64_t point_interval_s, vault_interval_s, app_interval_s, rpo_alert_s;
+	int64_t keep_all_s, keep_hourly_s, keep_daily_s; /* ages; 0: that stage is absent */
+	struct policy_rates bandwidth, agent_bandwidth;
+	bool agent_bandwidth_set; /* false: as `bandwidth` */
 };
 
 /* The one named "default": 60s, 5m, 0, all:24h,hourly:7d,daily:30d, 15m, unlimited. */
@@ -51,6 +58,8 @@ const char *const *policy_keys(void);
 
 /* Bytes a second allowed at that minute of the (local) day; 0: no limit. */
 uint64_t policy_bandwidth(const struct policy *policy, unsigned minute);
+/* The same of an agent to the appliance. */
+uint64_t policy_agent_bandwidth(const struct policy *policy, unsigned minute);
 
 /* Which of the points (rising numbers) may go. ret_drop[i] is true for those; never the newest,
  * never a kept one. Of a day or hour the last good point stays. Pure. Times that lie in the

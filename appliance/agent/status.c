@@ -78,6 +78,10 @@ static void print_status(const struct json *root)
 	print_bytes("sent: ", number_of(root, "sent_bytes"));
 	print_bytes(" of content, ", number_of(root, "wire_bytes"));
 	print_bytes(" on the wire; read: ", number_of(root, "read_bytes"));
+	if (number_of(root, "send_limit_bytes_per_s") > 0) {
+		print_bytes("; limited to ", number_of(root, "send_limit_bytes_per_s"));
+		printf("/s");
+	}
 	putchar('\n');
 	if (number_of(root, "newest_point") > 0)
 		printf("newest recovery point: %.0f of %s; filesystems stood still for %.0f ms "

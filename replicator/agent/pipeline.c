@@ -146,11 +146,32 @@ void pipeline_counts(struct pipeline *p, struct pipeline_counts *ret_counts)
 	*ret_counts = p->counts;
 }
 
+/* What is owed at a lower rate is forgiven: it would hold up what may go now. */
+static void set_rate(struct token_bucket *bucket, uint64_t bytes_per_s)
+{
+	uint64_t before = bucket->per_second;
+	if (bytes_per_s == before)
+		return;
+	if (before > 0 && (bytes_per_s == 0 || bytes_per_s > before))
+		bucket->full_at_ns = clock_monotonic_ns(bucket->clock);
+	token_bucket_set_rate(bucket, bytes_per_s, MIN(RATE_BURST_BYTES, MAX(bytes_per_s, 1ull)));
+}
+
 void pipeline_set_rates(struct pipeline *p, uint64_t read_bytes_per_s, uint64_t send_bytes_per_s)
 {
 	SCOPED_LOCK(&p->lock);
-	token_bucket_set_rate(&p->read_bucket, read_bytes_per_s, RATE_BURST_BYTES);
-	token_bucket_set_rate(&p->send_bucket, send_bytes_per_s, RATE_BURST_BYTES);
+	set_rate(&p->read_bucket, read_bytes_per_s);
+	set_rate(&p->send_bucket, send_bytes_per_s);
+	p->rates_set++;
+	pthread_cond_broadcast(&p->changed);
+}
+
+void pipeline_hurry(struct pipeline *p, bool hurry)
+{
+	SCOPED_LOCK(&p->lock);
+	p->hurry = hurry;
+	p->rates_set++;
+	pthread_cond_broadcast(&p->changed);
 }
 
 void pipeline_pace(struct pipeline *p, struct token_bucket *bucket, uint64_t bytes)
@@ -159,7 +180,8 @@ void pipeline_pace(struct pipeline *p, struct token_bucket *bucket, uint64_t byt
 	int64_t wait_ns = token_bucket_reserve(bucket, bytes);
 	int64_t until = clock_monotonic_ns(clock_system()) + wait_ns;
 	struct timespec at = { .tv_sec = until / NS_PER_S, .tv_nsec = (long)(until % NS_PER_S) };
-	while (wait_ns > 0 && !p->stopping)
+	unsigned rates = p->rates_set;
+	while (wait_ns > 0 && !p->stopping && !p->hurry && p->rates_set == rates)
 		if (pthread_cond_timedwait(&p->changed, &p->lock, &at) == ETIMEDOUT)
 			break;
 }

@@ -91,9 +91,14 @@ void pipeline_last_sent(
 void pipeline_acknowledge(
 	struct pipeline *pipeline, unsigned index, uint64_t sequence, uint64_t window_bytes);
 
-/* Bytes a second that may be read from disks, and sent; 0: no limit. */
+/* Bytes a second that may be read from disks, and sent; 0: no limit. At once, for what waits, too.
+ */
 void pipeline_set_rates(
 	struct pipeline *pipeline, uint64_t read_bytes_per_s, uint64_t send_bytes_per_s);
+
+/* While something stands still for it nothing waits for its rate; it is owed, and paid back later.
+ */
+void pipeline_hurry(struct pipeline *pipeline, bool hurry);
 
 /* Ends it for good: every wait fails, the first reason counts and is told (events.failed). By
  * whoever receives, when the connection has ended. */

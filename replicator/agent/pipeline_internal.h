@@ -66,6 +66,8 @@ struct pipeline {
 	uint8_t *spare[PIPELINE_BUFFERS];
 	unsigned spare_count;
 	struct token_bucket read_bucket, send_bucket;
+	bool hurry;
+	unsigned rates_set; /* how often */
 	struct pipeline_counts counts;
 	bool zstd;
 };

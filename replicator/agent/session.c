@@ -244,6 +244,7 @@ static void take_settings(struct session *s, const struct json *message)
 	if (own > 0 && (limit == 0 || own < limit))
 		limit = own;
 	pipeline_set_rates(s->pipeline, s->options->read_bytes_per_s, limit);
+	agent_status_set_limit(s->options->status, limit);
 }
 
 static int take_cut(struct session *s, const char *type, const struct json *message)
@@ -505,6 +506,7 @@ static int start_pipeline(struct session *s)
 	if (r < 0)
 		return r;
 	pipeline_set_rates(s->pipeline, s->options->read_bytes_per_s, s->options->send_bytes_per_s);
+	agent_status_set_limit(s->options->status, s->options->send_bytes_per_s);
 	for (unsigned i = 0; r == 0 && i < s->connection_count; i++) {
 		s->receivers[i] = (struct receiver){ .session = s, .index = i };
 		r = -pthread_create(&s->receivers[i].thread, NULL, receiver_main, &s->receivers[i]);

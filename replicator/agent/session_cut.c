@@ -307,6 +307,7 @@ static int freeze_and_copy(struct cut *cut)
 	const struct session_options *options = cut->session->options;
 	agent_status_hold(options->status, true);
 	cut->frozen = true;
+	pipeline_hurry(cut->session->pipeline, true);
 	int r = freezer_freeze(options->freezer, options->freeze_timeout_ms, &cut->error);
 	if (r == 0) {
 		r = copy_frozen(cut);
@@ -317,6 +318,7 @@ static int freeze_and_copy(struct cut *cut)
 				"the watchdog thawed the filesystems before all was copied");
 	}
 	cut->frozen = false;
+	pipeline_hurry(cut->session->pipeline, false);
 	agent_status_hold(options->status, false);
 	return r;
 }

@@ -35,6 +35,7 @@ struct agent_status {
 	char method[16], reason[256];
 	struct error error;
 	struct agent_figures figures;
+	uint64_t send_limit_bytes_per_s;
 	uint64_t point, stall_ns, remainder_bytes, points, longest_stall_ns;
 	int64_t point_time_ns;
 	struct disk_status disks[SOURCE_DISKS_MAX];
@@ -112,6 +113,12 @@ void agent_status_set_method(struct agent_status *s, const char *method, const c
 	SCOPED_LOCK(&s->lock);
 	snprintf(s->method, sizeof(s->method), "%s", method);
 	snprintf(s->reason, sizeof(s->reason), "%s", reason);
+}
+
+void agent_status_set_limit(struct agent_status *s, uint64_t bytes_per_s)
+{
+	SCOPED_LOCK(&s->lock);
+	s->send_limit_bytes_per_s = bytes_per_s;
 }
 
 void agent_status_set_figures(struct agent_status *s, const struct agent_figures *figures)
@@ -262,6 +269,8 @@ int agent_status_json(struct agent_status *s, struct cJSON **ret_json)
 		r = json_add_text(root, "capture", s->method);
 	if (r == 0)
 		r = json_add_text(root, "capture_reason", s->reason);
+	if (r == 0)
+		r = json_add_u64(root, "send_limit_bytes_per_s", s->send_limit_bytes_per_s);
 	if (r == 0)
 		r = add_error(root, &s->error);
 	if (r == 0)

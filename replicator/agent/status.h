@@ -31,6 +31,9 @@ void agent_status_set_appliance(
 void agent_status_set_error(struct agent_status *status, const struct error *error);
 void agent_status_set_method(struct agent_status *status, const char *method, const char *reason);
 
+/* What may be sent a second now; 0: no limit. */
+void agent_status_set_limit(struct agent_status *status, uint64_t bytes_per_s);
+
 struct agent_figures {
 	uint64_t read_bytes, sent_bytes, zero_bytes, wire_bytes;
 	uint64_t compared_chunks, differing_chunks, read_errors;

@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "replicator/group.h"
 
@@ -21,6 +23,7 @@ struct fixture {
 	char directory[64], journal[96], state[96];
 	struct group *group;
 	uint16_t disk;
+	atomic_bool stop;
 };
 
 static void open_group(struct fixture *x, bool source_seals, int64_t interval_s)
@@ -93,7 +96,7 @@ static void timer_does_not_seal_for_a_source(void **state)
 	open_group(x, true, 1);
 	assert_true(group_source_seals(x->group));
 	change(x);
-	assert_int_equal(group_wait_due(x->group, SOON_MS, &due), 0);
+	assert_int_equal(group_wait_due(x->group, SOON_MS, &x->stop, &due), 0);
 	assert_true(due.due);
 	assert_int_equal(due.kind, POINT_CRASH);
 	/* The timer ticks five times a second; it has seen that the interval is over. */
@@ -139,9 +142,9 @@ static void who_asks_is_answered(void **state)
 	struct seal seal = { .kind = POINT_APPLICATION };
 	uint64_t first, second, number, told;
 	open_group(x, true, 0);
-	assert_int_equal(group_wait_due(x->group, 20, &due), -ETIMEDOUT);
+	assert_int_equal(group_wait_due(x->group, 20, &x->stop, &due), -ETIMEDOUT);
 	assert_int_equal(group_ask_point(x->group, POINT_APPLICATION, &error, &first), 0);
-	assert_int_equal(group_wait_due(x->group, SOON_MS, &early), 0);
+	assert_int_equal(group_wait_due(x->group, SOON_MS, &x->stop, &early), 0);
 	assert_int_equal(early.kind, POINT_APPLICATION);
 	assert_int_equal(group_wait_request(x->group, first, 20, &error, &told), -ETIMEDOUT);
 
@@ -193,6 +196,7 @@ static void nothing_changed_is_an_answer(void **state)
 
 struct waiter {
 	struct group *group;
+	const atomic_bool *stop;
 	int result;
 };
 
@@ -200,7 +204,7 @@ static void *wait_due(void *context)
 {
 	struct waiter *waiter = context;
 	struct group_due due;
-	waiter->result = group_wait_due(waiter->group, 60000, &due);
+	waiter->result = group_wait_due(waiter->group, 60000, waiter->stop, &due);
 	return NULL;
 }
 
@@ -209,11 +213,26 @@ static void end_wakes_who_waits(void **state)
 	struct fixture *x = *state;
 	pthread_t thread;
 	open_group(x, true, 0);
-	struct waiter waiter = { .group = x->group, .result = 1 };
+	struct waiter waiter = { .group = x->group, .stop = &x->stop, .result = 1 };
 	assert_int_equal(pthread_create(&thread, NULL, wait_due, &waiter), 0);
 	group_begin_stop(x->group);
 	pthread_join(thread, NULL);
 	assert_int_equal(waiter.result, -ECANCELED);
+}
+
+static void whoever_is_to_stop_is_woken(void **state)
+{
+	struct fixture *x = *state;
+	pthread_t thread;
+	open_group(x, true, 0);
+	struct waiter waiter = { .group = x->group, .stop = &x->stop, .result = 1 };
+	int64_t began = clock_monotonic_ns(clock_system());
+	assert_int_equal(pthread_create(&thread, NULL, wait_due, &waiter), 0);
+	atomic_store(&x->stop, true);
+	group_wake_due(x->group);
+	pthread_join(thread, NULL);
+	assert_int_equal(waiter.result, -ECANCELED);
+	assert_true(clock_monotonic_ns(clock_system()) - began < 10 * NS_PER_S);
 }
 
 int main(void)
@@ -225,6 +244,7 @@ int main(void)
 		TEST(who_asks_is_answered),
 		TEST(nothing_changed_is_an_answer),
 		TEST(end_wakes_who_waits),
+		TEST(whoever_is_to_stop_is_woken),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,13 +85,16 @@ static void check_round_trip(const struct policy *policy)
 		assert_int_equal(policy_format(policy, *key, &text), 0);
 		assert_int_equal(policy_set(&back, *key, text.data, NULL), 0);
 	}
-	assert_memory_equal(&back, policy, offsetof(struct policy, windows));
-	assert_int_equal(back.window_count, policy->window_count);
-	assert_int_equal(back.bytes_per_s, policy->bytes_per_s);
-	for (unsigned i = 0; i < back.window_count; i++) {
-		assert_int_equal(back.windows[i].from_minute, policy->windows[i].from_minute);
-		assert_int_equal(back.windows[i].to_minute, policy->windows[i].to_minute);
-		assert_int_equal(back.windows[i].bytes_per_s, policy->windows[i].bytes_per_s);
+	assert_memory_equal(&back, policy, offsetof(struct policy, bandwidth));
+	assert_int_equal(back.bandwidth.window_count, policy->bandwidth.window_count);
+	assert_int_equal(back.bandwidth.bytes_per_s, policy->bandwidth.bytes_per_s);
+	for (unsigned i = 0; i < back.bandwidth.window_count; i++) {
+		assert_int_equal(back.bandwidth.windows[i].from_minute,
+			policy->bandwidth.windows[i].from_minute);
+		assert_int_equal(back.bandwidth.windows[i].to_minute,
+			policy->bandwidth.windows[i].to_minute);
+		assert_int_equal(back.bandwidth.windows[i].bytes_per_s,
+			policy->bandwidth.windows[i].bytes_per_s);
 	}
 }
 
@@ -108,7 +111,9 @@ static void settings_round_trip(void **state)
 		{ "retention", "all:90s,daily:365d" }, { "rpo-alert", "0" }, { "bandwidth", "20M" },
 		{ "bandwidth", "1000000" },
 		{ "bandwidth", "08:00-18:00=5M,22:00-06:00=unlimited,20M" },
-		{ "bandwidth", "00:00-24:00=5M" }, { "bandwidth", "22:00-00:00=64K,unlimited" } };
+		{ "bandwidth", "00:00-24:00=5M" }, { "bandwidth", "22:00-00:00=64K,unlimited" },
+		{ "agent-bandwidth", "08:00-18:00=1M" }, { "agent-bandwidth", "same" },
+		{ "agent-bandwidth", "unlimited" } };
 	for (unsigned i = 0; i < ARRAY_SIZE(settings); i++) {
 		struct error error = { 0 };
 		if (policy_set(&policy, settings[i][0], settings[i][1], &error) < 0)
@@ -195,6 +200,16 @@ static void bandwidth_follows_the_hours(void **state)
 		{ 1080, 20 }, { 1319, 20 }, { 1320, 0 }, { 1439, 0 } };
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
 		assert_int_equal(policy_bandwidth(&policy, cases[i].minute), cases[i].mib * MIB);
+	/* Agents obey the same, unless they have rates of their own. */
+	assert_int_equal(policy_agent_bandwidth(&policy, 480), 5 * MIB);
+	assert_int_equal(policy_set(&policy, "agent-bandwidth", "08:00-09:00=1M,7M", NULL), 0);
+	assert_int_equal(policy_agent_bandwidth(&policy, 480), 1 * MIB);
+	assert_int_equal(policy_agent_bandwidth(&policy, 540), 7 * MIB);
+	assert_int_equal(policy_bandwidth(&policy, 480), 5 * MIB);
+	assert_int_equal(policy_set(&policy, "agent-bandwidth", "unlimited", NULL), 0);
+	assert_int_equal(policy_agent_bandwidth(&policy, 480), 0);
+	assert_int_equal(policy_set(&policy, "agent-bandwidth", "same", NULL), 0);
+	assert_int_equal(policy_agent_bandwidth(&policy, 480), 5 * MIB);
 }
 
 /* ── retention ───────────────────────────────────────────────────────────────────────────── */
