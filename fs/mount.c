@@ -1,28 +1,24 @@
 /*
- * The mount's life: the session, its threads, and getting rid of it.
+ * The mount's life, and whether it still is where it was mounted.
  *
- * One thread runs libfuse's loop, which keeps up to max_threads workers, each with a channel of
- * its own (clone_fd). When the loop ends, because the filesystem was unmounted or mount_free asked
- * for it, that thread unmounts what is left and closes the device, which makes the kernel answer
- * whatever is still waiting. mount_free joins it.
+ * What it shows, its open files and its gates belong to the mount; the kernel's side is a session
+ * (mount_session.c). Whoever unmounts it from outside ends the session, or, with files open, takes
+ * it out of the tree of names only: those who have them open go on, through a session that nobody
+ * can reach any more. Either way a new one is mounted in its place (mount_watch). Both show the
+ * same: a file that is open in two sessions has one store, so nothing is torn between them.
  *
  * Requests may wait in their workers, so gates keep any group and the vault's readers from having
  * them all (mount_gates.c), and there are many; those that are idle end. The kernel hands out no
  * more than MOUNT_MAX_BACKGROUND asynchronous requests, of all groups together: so that is many
  * more.
- *
- * libfuse's loop sleeps in its workers' reads of the device, so mount_free has to wake one: it
- * raises the exit flag and asks the filesystem something; the worker that answers sees the flag.
  */
 #include "fs/mount.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -84,69 +80,7 @@ int mount_clean_stale(const char *path)
 	return -EBUSY;
 }
 
-/* ── the session ─────────────────────────────────────────────────────────────────────────── */
-
-static int run_loop(struct mount *mount)
-{
-	struct fuse_loop_config *config = mount_settings_loop(mount->max_threads);
-	if (!config)
-		return -ENOMEM;
-	int r = fuse_session_loop_mt(mount->session, config);
-	fuse_loop_cfg_destroy(config);
-	return r;
-}
-
-static void *session_main(void *argument)
-{
-	struct mount *mount = argument;
-	/* A filesystem on a loop device over this mount must not wait for itself when memory is
-	 * short. Inherited by the workers; it needs a capability and is no more than advisable. */
-	(void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-	int r = run_loop(mount);
-	if (!atomic_load(&mount->stopping))
-		log_warning("%s: the mount was taken down from outside (%s)", mount->path,
-			r < 0 ? strerrordesc_np(-r) : "unmounted");
-	pthread_mutex_lock(&mount->lock);
-	atomic_store(&mount->ended, true);
-	pthread_cond_broadcast(&mount->changed);
-	pthread_mutex_unlock(&mount->lock);
-	/* Closes the device: the kernel answers whoever still waits. */
-	fuse_session_unmount(mount->session);
-	return NULL;
-}
-
-/* Its threads take no signals: those are the program's main thread's. */
-static int start_thread(struct mount *mount)
-{
-	sigset_t all, before;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int r = -pthread_create(&mount->thread, NULL, session_main, mount);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return r;
-}
-
-static int open_session(
-	struct mount *mount, const struct mount_options *options, struct error *error)
-{
-	char text[256];
-	snprintf(text, sizeof(text), "fsname=landfall,subtype=landfall," MOUNT_OPTIONS "%s",
-		MOUNT_IO_BYTES, options->allow_other ? ",allow_other" : "");
-	char name[] = "landfall", option[] = "-o";
-	char *argv[] = { name, option, text, NULL };
-	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
-	mount->session =
-		fuse_session_new(&args, mount_ops(), sizeof(struct fuse_lowlevel_ops), mount);
-	fuse_opt_free_args(&args);
-	if (!mount->session)
-		return error_set(error, -EINVAL, NULL, "the FUSE session cannot be set up");
-	if (fuse_session_mount(mount->session, mount->path) == 0)
-		return 0;
-	fuse_session_destroy(mount->session);
-	return error_set(error, -EPERM,
-		"run as root, with /dev/fuse there (modprobe fuse) and the path a directory",
-		"%s: cannot mount", mount->path);
-}
+/* ── life ────────────────────────────────────────────────────────────────────────────────── */
 
 /* The directory, free of dead mounts. */
 static int prepare_path(const char *path, struct error *error)
@@ -172,20 +106,9 @@ static void release(struct mount *mount)
 	gate_destroy(&mount->reads);
 	write_gates_free(mount);
 	pthread_mutex_destroy(&mount->lock);
+	pthread_mutex_destroy(&mount->watch_lock);
 	free(mount->path);
 	free(mount);
-}
-
-/* The kernel reads ahead 128 KiB of a FUSE file, whatever was agreed on; a point whose bytes come
- * from far away deserves more. Best effort. */
-static void widen_read_ahead(const struct mount *mount)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(mount->device),
-		minor(mount->device));
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0 && write(fd, "1024", 4) != 4)
-		log_debug("%s: the read-ahead stays as it is", mount->path);
 }
 
 int mount_new(const struct mount_options *options, struct error *error, struct mount **ret_mount)
@@ -196,12 +119,14 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 	struct mount *mount = calloc(1, sizeof(*mount));
 	if (!mount)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
+	pthread_mutex_init(&mount->watch_lock, NULL);
 	pthread_mutex_init(&mount->lock, NULL);
 	pthread_condattr_t monotonic;
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&mount->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
+	mount->allow_other = options->allow_other;
 	mount->max_threads = MAX(options->max_threads ? options->max_threads : MOUNT_THREADS, 2u);
 	pthread_mutex_init(&mount->buffers.lock, NULL);
 	gate_init(&mount->reads, MIN(MAX(mount->max_threads * 3 / 4, 1u), MOST_READS));
@@ -212,72 +137,105 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 		release(mount);
 		return error_set(error, r, NULL, "%s", strerrordesc_np(-r));
 	}
-	r = open_session(mount, options, error);
-	if (r == 0) {
-		r = start_thread(mount);
-		if (r < 0) {
-			fuse_session_unmount(mount->session);
-			fuse_session_destroy(mount->session);
-			error_set(error, r, NULL, "no thread: %s", strerrordesc_np(-r));
-		}
-	}
+	r = session_new(mount, error);
 	if (r < 0) {
 		pthread_key_delete(mount->buffer);
 		release(mount);
 		return r;
 	}
-	/* Returns when the first worker has answered: it serves. */
-	struct stat st;
-	if (stat(mount->path, &st) == 0)
-		mount->device = st.st_dev;
-	widen_read_ahead(mount);
 	*ret_mount = mount;
 	return 0;
 }
 
+/* ── being there ─────────────────────────────────────────────────────────────────────────── */
+
+/* True if what is seen at the path is the newest session's. Asks nobody, so it cannot hang. */
+static bool is_at_path(const struct mount *mount)
+{
+	struct statx st;
+	if (statx(AT_FDCWD, mount->path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_INO, &st) < 0)
+		return false;
+	return makedev(st.stx_dev_major, st.stx_dev_minor) == mount->sessions->device;
+}
+
+/* True if it is mounted at the path, be it below something else. */
+static bool is_in_table(const struct mount *mount)
+{
+	CLEANUP_FREE char *real = realpath(mount->path, NULL);
+	FILE *table = fopen("/proc/self/mountinfo", "re");
+	if (!table)
+		return false;
+	bool found = false;
+	char *line = NULL;
+	size_t size = 0;
+	while (real && !found && getline(&line, &size, table) > 0) {
+		char where[4096];
+		unsigned high, low;
+		if (sscanf(line, "%*u %*u %u:%u %*s %4095s", &high, &low, where) == 3)
+			found = strcmp(where, real) == 0 &&
+				makedev(high, low) == mount->sessions->device;
+	}
+	free(line);
+	fclose(table);
+	return found;
+}
+
+/* Those that were taken away and whose last file is closed. */
+static void reap_sessions(struct mount *mount)
+{
+	for (struct session **link = &mount->sessions->next; *link;) {
+		struct session *s = *link;
+		if (!atomic_load(&s->finished)) {
+			link = &s->next;
+			continue;
+		}
+		pthread_mutex_lock(&mount->lock);
+		*link = s->next;
+		pthread_mutex_unlock(&mount->lock);
+		session_free(s, false);
+	}
+}
+
+int mount_watch(struct mount *mount, struct error *error, bool *ret_restored)
+{
+	SCOPED_LOCK(&mount->watch_lock);
+	bool ended = atomic_load(&mount->sessions->ended);
+	reap_sessions(mount);
+	*ret_restored = false;
+	if (!ended && is_at_path(mount))
+		return 0;
+	if (!ended && is_in_table(mount))
+		return error_set(error, -EBUSY,
+			"unmount what lies over it ('findmnt' shows what), or stop landfalld and "
+			"configure another path",
+			"%s: something else is mounted over it", mount->path);
+	int r = prepare_path(mount->path, error);
+	if (r == 0)
+		r = session_new(mount, error);
+	if (r < 0)
+		return r;
+	log_warning("%s: the mount was taken away from outside; it is mounted again", mount->path);
+	*ret_restored = true;
+	return 0;
+}
+
 /* ── the end ─────────────────────────────────────────────────────────────────────────────── */
-
-/* Tells the kernel to end the connection; for when no worker can be woken through the path. */
-static void abort_connection(const struct mount *mount)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(mount->device));
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		log_warning("%s: waiting for the last who uses it", mount->path);
-}
-
-/* True if the session's loop ended within JOIN_SECONDS. */
-static bool await_end(struct mount *mount)
-{
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += JOIN_SECONDS;
-	SCOPED_LOCK(&mount->lock);
-	int r = 0;
-	while (!atomic_load(&mount->ended) && r == 0)
-		r = pthread_cond_timedwait(&mount->changed, &mount->lock, &until);
-	return atomic_load(&mount->ended);
-}
 
 void mount_free(struct mount *mount)
 {
 	if (!mount)
 		return;
 	atomic_store(&mount->stopping, true);
-	/* Unused, it goes at once, and the kernel tells the workers. */
-	if (umount2(mount->path, UMOUNT_NOFOLLOW) < 0) {
-		struct statvfs st;
-		fuse_session_exit(mount->session);
-		(void)statvfs(mount->path, &st);
+	for (bool at_path = is_at_path(mount); mount->sessions; at_path = false) {
+		struct session *s = mount->sessions;
+		pthread_mutex_lock(&mount->lock);
+		mount->sessions = s->next;
+		pthread_mutex_unlock(&mount->lock);
+		session_free(s, at_path);
 	}
-	if (!await_end(mount))
-		abort_connection(mount);
-	pthread_join(mount->thread, NULL);
 	files_free_all(mount);
 	while (mount->machines)
 		(void)mount_remove_machine(mount, mount->machines->name);
-	fuse_session_destroy(mount->session);
 	pthread_key_delete(mount->buffer);
 	release(mount);
 }

@@ -38,6 +38,16 @@ int mount_new(const struct mount_options *options, struct error *error, struct m
 /* Unmounts (lazily if a file is still open) and ends the threads. */
 void mount_free(struct mount *mount);
 
+/*
+ * Looks whether the mount still is where it was mounted, and mounts it there again if somebody took
+ * it away; ret_restored tells. Files that were open then are served on, until they are closed, with
+ * those that are opened anew: for both they are the same disks. (After umount -f, or an abort of
+ * the FUSE connection, the kernel answers their users -ENOTCONN.) To be called now and then; any
+ * thread; does not wait for the vault or a journal. -EBUSY: something else is mounted over it, or
+ * in its place; others: it cannot be mounted. With words.
+ */
+int mount_watch(struct mount *mount, struct error *error, bool *ret_restored);
+
 /* Shows a machine. Its disks are those of the history whose names begin with "<name>/". Borrows
  * the committer until mount_remove_machine, which waits for calls under way and makes open files
  * answer -EIO. -EEXIST, -ENOENT. Any thread. */

@@ -50,7 +50,21 @@ static struct request *copy_request(const struct request *request)
 		memcpy(copy + 1, request->data, n);
 		copy->data = (const char *)(copy + 1);
 	}
+	atomic_fetch_add(&request->session->queued, 1);
 	return copy;
+}
+
+/* Answers what was queued. Its session may be over, but for this. */
+static void answer_queued(struct request *request)
+{
+	struct session *session = request->session;
+	struct mount *mount = session->mount;
+	request_answer(request);
+	free(request);
+	if (atomic_fetch_sub(&session->queued, 1) != 1)
+		return;
+	SCOPED_LOCK(&mount->lock);
+	pthread_cond_broadcast(&mount->changed);
 }
 
 static void queue_locked(struct gate *gate, struct request *request)
@@ -96,10 +110,8 @@ void gate_pass(struct gate *gate, const struct request *request)
 		return;
 	request_answer(request);
 	struct request *next;
-	while ((next = next_or_leave(gate))) {
-		request_answer(next);
-		free(next);
-	}
+	while ((next = next_or_leave(gate)))
+		answer_queued(next);
 }
 
 /* ── the groups' ─────────────────────────────────────────────────────────────────────────── */

@@ -1,7 +1,8 @@
 /*
  * What the files of the mount share. Nobody else includes this.
  *
- *	mount.c        the session: mounting, threads, unmounting
+ *	mount.c        the life of it all; whether it is still where it was mounted
+ *	mount_session.c  sessions: mounting, threads, unmounting
  *	mount_tree.c   machines and clones: what is shown, and for how long it may be used
  *	mount_names.c  the tree: names, attributes, directory entries
  *	mount_files.c  open files: one store for each, shared by all who have it open
@@ -109,11 +110,19 @@ struct open_file {
 	atomic_bool gone; /* answers -EIO from now on */
 };
 
+/* A file that was opened through a session: what the kernel's file handles are. */
+struct handle {
+	struct handle *next, **link; /* in its session's list; under the mount's lock */
+	struct session *session;
+	struct open_file *file;
+};
+
 /* A read or write of a file, which stays open as long as it is not answered. */
 struct request {
 	struct request *next; /* in a queue */
 	enum { REQUEST_READ, REQUEST_WRITE, REQUEST_ZERO } kind;
 	fuse_req_t req;
+	struct session *session;
 	struct open_file *file;
 	uint64_t offset;
 	uint64_t size;
@@ -145,16 +154,31 @@ struct write_gate {
 	struct gate gate;
 };
 
+/* A mount of ours in the kernel, from mounting to the last file's being closed. There may be
+ * several: one that was taken away with files open is served until they are closed. All show the
+ * same. */
+struct session {
+	struct session *next; /* older */
+	struct mount *mount;
+	struct fuse_session *fuse;
+	pthread_t thread;
+	dev_t device;
+	struct handle *handles; /* under the mount's lock, as is */
+	unsigned users;         /* who talk to the kernel without being asked */
+	atomic_uint queued;     /* its requests that wait at a gate */
+	atomic_bool ended;      /* there is no kernel to talk to */
+	atomic_bool finished;   /* its thread has nothing more to do */
+};
+
 struct mount {
 	char *path;
-	struct fuse_session *session;
-	pthread_t thread;
 	unsigned max_threads;
+	bool allow_other;
 	int64_t started_ns;
-	dev_t device;
-	atomic_bool stopping; /* mount_free was called */
-	atomic_bool ended;    /* the session is over: there is no kernel to talk to */
-	pthread_key_t buffer; /* each thread's, of SMALL_ANSWER_BYTES */
+	atomic_bool stopping;       /* mount_free was called */
+	pthread_key_t buffer;       /* each thread's, of SMALL_ANSWER_BYTES */
+	pthread_mutex_t watch_lock; /* of mount_watch; before lock */
+	struct session *sessions;   /* the newest first; changed under both locks */
 	struct buffers buffers;
 
 	pthread_mutex_t lock;
@@ -179,6 +203,18 @@ void machine_put(struct mount *mount, struct machine *machine);
 struct clone_entry *clone_find_locked(struct machine *machine, uint32_t serial);
 struct clone_entry *clone_find_named_locked(struct machine *machine, const char *name);
 struct clone_entry *clone_next_locked(struct machine *machine, uint32_t after);
+
+/* ── sessions ────────────────────────────────────────────────────────────────────────────── */
+
+/* Mounts at the mount's path, which is prepared, and begins to serve. It is entered in the list. */
+int session_new(struct mount *mount, struct error *error);
+/* Ends it if it has not ended, and frees it. `at_path`: it is what is mounted at the path. */
+void session_free(struct session *session, bool at_path);
+/* The kernel forgets the name, in all sessions; if it cannot be told, it does within a second. */
+void sessions_forget_name(struct mount *mount, fuse_ino_t parent, const char *name);
+/* Takes the reference to the file over, unless it fails. NULL: no memory. */
+struct handle *handle_new(struct session *session, struct open_file *file);
+void handle_release(struct handle *handle);
 
 /* ── names ───────────────────────────────────────────────────────────────────────────────── */
 

@@ -36,14 +36,24 @@
 #define ATTR_TIMEOUT_S 1.0
 #define IMMUTABLE_TIMEOUT_S 60.0
 
-static struct mount *mount_of(fuse_req_t req)
+static struct session *session_of(fuse_req_t req)
 {
 	return fuse_req_userdata(req);
 }
 
+static struct mount *mount_of(fuse_req_t req)
+{
+	return session_of(req)->mount;
+}
+
+static struct handle *handle_of(const struct fuse_file_info *info)
+{
+	return (struct handle *)(uintptr_t)info->fh; // NOLINT(performance-no-int-to-ptr)
+}
+
 static struct open_file *file_of(const struct fuse_file_info *info)
 {
-	return (struct open_file *)(uintptr_t)info->fh; // NOLINT(performance-no-int-to-ptr)
+	return handle_of(info)->file;
 }
 
 static double attr_timeout(const struct node *node)
@@ -232,10 +242,11 @@ static void op_readdirplus(
 
 /* ── files ───────────────────────────────────────────────────────────────────────────────── */
 
-static int reply_open(fuse_req_t req, struct open_file *file)
+static int reply_open(fuse_req_t req, const struct handle *handle)
 {
-	return mount_settings_reply_open(req, (uint64_t)(uintptr_t)file,
-		file->node.kind == NODE_POINT_FILE ? FOPEN_KEEP_CACHE : MOUNT_OPEN_WRITABLE);
+	return mount_settings_reply_open(req, (uint64_t)(uintptr_t)handle,
+		handle->file->node.kind == NODE_POINT_FILE ? FOPEN_KEEP_CACHE
+							   : MOUNT_OPEN_WRITABLE);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
@@ -245,16 +256,21 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
 	int r = node_of(ino).kind < NODE_LIVE_FILE
 			? -EISDIR
 			: file_open(mount_of(req), ino, for_writing, &file);
+	struct handle *handle = r == 0 ? handle_new(session_of(req), file) : NULL;
+	if (r == 0 && !handle) {
+		file_release(file);
+		r = -ENOMEM;
+	}
 	if (r < 0)
 		fuse_reply_err(req, r == -ENODATA ? EIO : -r);
-	else if (reply_open(req, file) == -ENOENT)
-		file_release(file); /* whoever asked was interrupted: no release will come */
+	else if (reply_open(req, handle) == -ENOENT)
+		handle_release(handle); /* whoever asked was interrupted: no release will come */
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
 {
 	(void)ino;
-	file_release(file_of(info));
+	handle_release(handle_of(info));
 	fuse_reply_err(req, 0);
 }
 
@@ -312,6 +328,7 @@ static void op_read(
 	const struct request request = {
 		.kind = REQUEST_READ,
 		.req = req,
+		.session = session_of(req),
 		.file = file_of(info),
 		.offset = (uint64_t)off,
 		.size = MIN(size, (size_t)MOUNT_IO_BYTES),
@@ -359,6 +376,7 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	const struct request request = {
 		.kind = REQUEST_WRITE,
 		.req = req,
+		.session = session_of(req),
 		.file = file_of(info),
 		.offset = (uint64_t)off,
 		.size = size,
@@ -423,6 +441,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 	const struct request request = {
 		.kind = REQUEST_ZERO,
 		.req = req,
+		.session = session_of(req),
 		.file = file_of(info),
 		.offset = (uint64_t)off,
 		.size = (uint64_t)length,

@@ -157,13 +157,6 @@ static int detach_machine(struct mount *mount, const char *name, struct machine 
 	return 0;
 }
 
-/* The kernel forgets the name; if it cannot be told, it does within a second. */
-static void forget_name(struct mount *mount, fuse_ino_t parent, const char *name)
-{
-	if (!atomic_load(&mount->ended))
-		(void)fuse_lowlevel_notify_inval_entry(mount->session, parent, name, strlen(name));
-}
-
 int mount_remove_machine(struct mount *mount, const char *name)
 {
 	struct machine *m;
@@ -173,7 +166,7 @@ int mount_remove_machine(struct mount *mount, const char *name)
 	files_abandon(mount, m);
 	free_clones(m);
 	free(m);
-	forget_name(mount, FUSE_ROOT_ID, name);
+	sessions_forget_name(mount, FUSE_ROOT_ID, name);
 	return 0;
 }
 
@@ -289,6 +282,6 @@ int mount_remove_clone(struct mount *mount, const char *machine, const char *clo
 	struct node parent = { .kind = NODE_CLONES, .machine = m->serial };
 	machine_put(mount, m);
 	if (r == 0)
-		forget_name(mount, node_ino(&parent), clone_name);
+		sessions_forget_name(mount, node_ino(&parent), clone_name);
 	return r;
 }

@@ -460,6 +460,29 @@ static void rule_agents_port(const struct appliance_facts *f, struct board *boar
 		f->agents_error.mend[0] ? f->agents_error.mend : "check [appliance] listen");
 }
 
+static void rule_mount(const struct appliance_facts *f, struct board *board)
+{
+	if (f->mount_error.code == 0 && f->mount_lost_ns == 0)
+		return;
+	struct alert *a = raise_alert(board, "mount-lost", f->mount_error.code != 0);
+	if (f->mount_error.code != 0) {
+		SAY(a->text,
+			"%s is not to be seen: live disks, recovery points and clones cannot be "
+			"opened; replication goes on",
+			f->mount_path);
+		SAY(a->cause, "%s", f->mount_error.message);
+		SAY(a->mend, "%s; it is mounted again by itself then",
+			f->mount_error.mend[0] ? f->mount_error.mend : "see the log");
+		return;
+	}
+	a->since_ns = f->mount_lost_ns;
+	SAY(a->text, "%s was taken away and is mounted again; replication went on", f->mount_path);
+	SAY(a->cause, "something on this machine unmounted it, or ended its FUSE connection");
+	SAY(a->mend, "find out what does (journalctl, scripts with umount); whoever had files open "
+		     "goes on with them, or opens them anew if they fail; this alert ends an "
+		     "hour after the last time");
+}
+
 void alerts_evaluate_appliance(
 	const struct appliance_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count)
 {
@@ -467,6 +490,7 @@ void alerts_evaluate_appliance(
 	struct board board = { .alerts = next, .now_ns = facts->now_ns };
 	rule_disk_full(facts, &board);
 	rule_cache_failed(facts, &board);
+	rule_mount(facts, &board);
 	rule_agents_port(facts, &board);
 	rule_no_vault(facts, &board);
 	rule_vault(facts, &board);

@@ -86,6 +86,9 @@ struct appliance_facts {
 	const char *cache_path;
 	unsigned agent_machine_count;
 	struct error agents_error; /* why agents cannot be answered; code 0: they are */
+	const char *mount_path;
+	struct error mount_error; /* why it is not mounted; code 0: it is */
+	int64_t mount_lost_ns;    /* when it was last taken away from outside; 0: not of late */
 };
 
 void alerts_evaluate_appliance(const struct appliance_facts *facts,

@@ -49,7 +49,9 @@ int clone_create(struct registry *registry, const char *machine, const char *poi
 	CLEANUP_FREE struct clone_record *record = calloc(1, sizeof(*record));
 	if (!record)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	int r = registry_hold(registry, machine, error, &record->hold);
+	int r = registry_check_mount(registry, error);
+	if (r == 0)
+		r = registry_hold(registry, machine, error, &record->hold);
 	if (r < 0)
 		return r;
 	struct point selected;

@@ -252,6 +252,16 @@ static int inspect_partition(struct registry *registry, struct inspection *inspe
 	return 0;
 }
 
+/* Whether the point is to be seen in the mount, as it always is unless that is taken away. */
+static bool point_is_shown(
+	const struct registry *registry, const struct inspection *inspection, const char *name)
+{
+	CLEANUP(buf_free) struct buf path = { 0 };
+	return buf_printf(&path, "%s/%s/points/%s", registry->mount_path, inspection->machine,
+		       name) == 0 &&
+	       access(path.data, F_OK) == 0;
+}
+
 static int inspect_disk(struct registry *registry, struct inspection *inspection,
 	const struct machine_disk *disk, int only)
 {
@@ -265,10 +275,11 @@ static int inspect_disk(struct registry *registry, struct inspection *inspection
 	if (r < 0 || !partitions)
 		return -ENOMEM;
 	CLEANUP_CLOSE int fd = open(file.data, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT)
+	int opened = fd < 0 ? errno : 0;
+	if (opened == ENOENT && point_is_shown(registry, inspection, name))
 		return 0; /* the point is older than the disk */
 	struct partition whole = { .size_bytes = disk->size_bytes };
-	r = fd < 0 ? -errno : partitions_read(read_fd, &fd, disk->size_bytes, partitions, &count);
+	r = fd < 0 ? -opened : partitions_read(read_fd, &fd, disk->size_bytes, partitions, &count);
 	if (r < 0 || count == 0) {
 		if (only > 0 && (r == 0 || r == -EUCLEAN))
 			return 0;
@@ -453,6 +464,8 @@ int inspect_open(struct registry *registry, const struct inspect_request *reques
 	int r = check_request(request, error);
 	if (r == 0)
 		r = registry_hold(registry, request->machine, error, &hold);
+	if (r == 0)
+		r = registry_check_mount(registry, error);
 	if (r < 0)
 		return r;
 	struct inspection *inspection = calloc(1, sizeof(*inspection));

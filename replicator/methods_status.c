@@ -337,6 +337,8 @@ static int add_appliance(struct registry *registry, struct cJSON *root)
 	if (r == 0)
 		r = json_add_text(object, "mount", registry->mount_path);
 	if (r == 0)
+		r = json_add_bool(object, "mounted", registry->mount_error.code == 0);
+	if (r == 0)
 		r = add_total_journal(registry, object);
 	if (r == 0)
 		r = add_cache(registry, object);

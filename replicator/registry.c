@@ -19,6 +19,7 @@
 
 #define UPKEEP_NS NS_PER_S
 #define ASK_VAULT_NS (15 * NS_PER_S)
+#define LOST_TOLD_NS (3600 * NS_PER_S) /* how long a mount that was lost is told of */
 
 /* ── upkeep ──────────────────────────────────────────────────────────────────────────────── */
 
@@ -65,6 +66,7 @@ static void ask_vault(struct registry *registry)
 
 static void watch_appliance(struct registry *registry)
 {
+	int64_t now_ns = clock_realtime_ns(registry->clock);
 	uint64_t free_bytes = 0, used = 0;
 	int r = io_free_bytes(registry->io, registry->journal_dir, &free_bytes);
 	struct error agents_error = { 0 };
@@ -85,7 +87,7 @@ static void watch_appliance(struct registry *registry)
 			history_stats(history, &stats);
 		used += stats.used_bytes;
 	}
-	struct appliance_facts facts = { .now_ns = clock_realtime_ns(registry->clock),
+	struct appliance_facts facts = { .now_ns = now_ns,
 		.vault_configured = registry->service != NULL,
 		.vault_error = registry->vault_error,
 		.machine_count = machines,
@@ -96,7 +98,11 @@ static void watch_appliance(struct registry *registry)
 		.cache_error = registry->cache_error,
 		.cache_path = registry->cache_path,
 		.agent_machine_count = agents,
-		.agents_error = agents_error };
+		.agents_error = agents_error,
+		.mount_path = registry->mount_path,
+		.mount_error = registry->mount_error };
+	if (registry->mount_lost_ns > 0 && now_ns - registry->mount_lost_ns < LOST_TOLD_NS)
+		facts.mount_lost_ns = registry->mount_lost_ns;
 	alerts_evaluate_appliance(&facts, registry->alerts, &registry->alert_count);
 }
 
@@ -140,6 +146,7 @@ static void *upkeep_main(void *argument)
 		pthread_mutex_unlock(&registry->lock);
 		reopen_what_failed(registry);
 		registry_share_journal(registry);
+		(void)registry_check_mount(registry, NULL);
 		watch_appliance(registry);
 		watch_agents(registry);
 		ask_vault(registry);

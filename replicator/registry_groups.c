@@ -203,6 +203,25 @@ int registry_push_settings(
 
 /* ── the mount ───────────────────────────────────────────────────────────────────────────── */
 
+int registry_check_mount(struct registry *registry, struct error *error)
+{
+	struct error found = { 0 };
+	bool restored = false;
+	int r = mount_watch(registry->mount, &found, &restored);
+	pthread_mutex_lock(&registry->lock);
+	bool news = r != registry->mount_error.code;
+	registry->mount_error = found;
+	registry->mount_error.code = r;
+	if (restored || (r < 0 && news))
+		registry->mount_lost_ns = clock_realtime_ns(registry->clock);
+	pthread_mutex_unlock(&registry->lock);
+	if (r < 0 && news)
+		log_error("%s", found.message);
+	if (r < 0 && error)
+		*error = found;
+	return r;
+}
+
 void registry_show_machine(struct registry *registry, struct machine_entry *machine)
 {
 	struct committer *committer = group_committer(machine->group->group);

@@ -99,6 +99,8 @@ struct registry {
 	char appliance_name[64];
 	int64_t started_ns;
 	struct mount *mount;
+	struct error mount_error; /* why it is not there; under lock, as is */
+	int64_t mount_lost_ns;    /* when it was last found taken away; 0: never */
 	struct cache *cache;
 	struct error cache_error;
 	/* Under lock: what the vault said while no group asks it, and when it is asked next. */
@@ -176,6 +178,9 @@ void registry_close_group(struct registry *registry, struct group_entry *entry);
 void registry_reopen_group(struct registry *registry, struct group_entry *entry);
 void registry_show_machine(struct registry *registry, struct machine_entry *machine);
 void registry_hide_machine(struct registry *registry, struct machine_entry *machine);
+/* Looks whether the mount is there, and puts it back if somebody took it away: for whoever is about
+ * to name a path in it. Fails with words if it cannot be put back. */
+int registry_check_mount(struct registry *registry, struct error *error);
 /* owner.json's settings of a group; the caller frees the text. Under change_lock. */
 int registry_settings(struct registry *registry, const struct group_entry *entry, char **ret_text);
 /* Writes them to the group. */

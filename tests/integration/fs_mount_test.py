@@ -941,6 +941,72 @@ def test_unmounted_from_outside():
         d.stop()
 
 
+def test_taken_away():
+    """Unmounted, with files open or without, over and over: it comes back, and old and new handles
+    mean the same disks, their halves of sectors too."""
+    with daemon(size_mib=4) as d:
+        write_at(d.live(), 0, b"before")
+        assert d("watch") == 0
+        run("umount", d.mnt)
+        assert d("watch") == 1 and is_mounted(d.mnt)
+        assert read_at(d.live(), 0, 6) == b"before"
+        d("seal")
+        for turn in range(3):
+            with open(d.live(), "r+b", buffering=0) as old, \
+                    open(d.point(1), "rb", buffering=0) as point:
+                run("umount", "-l", d.mnt)
+                assert not is_mounted(d.mnt)
+                assert d("watch") == 1 and is_mounted(d.mnt)
+                assert d("watch") == 0
+                with open(d.live(), "r+b", buffering=0) as new:
+                    for n in range(16):
+                        # Neighbours in one sector, each through its own mount.
+                        here, there = (old, new) if n % 2 else (new, old)
+                        os.pwrite(here.fileno(), bytes([turn, n]) * 50, 8192 + 512 * turn + 100 * n)
+                        assert os.pread(there.fileno(), 100, 8192 + 512 * turn + 100 * n) == \
+                            bytes([turn, n]) * 50
+                    os.fsync(old.fileno())
+                assert os.pread(point.fileno(), 6, 0) == b"before"
+        d("clone web c1 1 4")
+        with open(d.path("web", "clones", "c1", "root.vhd"), "rb"):
+            run("umount", "-l", d.mnt)
+            assert d("watch") == 1
+            fails_with(errno.EBUSY, d, "unclone web c1")
+        wait_for(lambda: not fails(d, "unclone web c1"))
+        # Handles that the kernel never closes are given back.
+        with open(d.live(), "r+b", buffering=0) as old:
+            run("umount", "-f", d.mnt, check=False)  # ends the connection, busy or not
+            wait_for(lambda: d("watch") == 1)
+            fails_with(errno.ENOTCONN, os.pread, old.fileno(), 4, 0)
+        assert read_at(d.live(), 0, 6) == b"before"
+        # What lies over it is not thrown off.
+        run("mount", "-t", "tmpfs", "none", d.mnt)
+        fails_with(errno.EBUSY, d, "watch")
+        run("umount", d.mnt)
+        assert d("watch") == 0
+        with open(d.live(), "r+b", buffering=0) as old:
+            run("umount", "-l", d.mnt)
+            assert d("watch") == 1
+            d.stop()
+            assert not is_mounted(d.mnt)
+            fails_with(errno.ENOTCONN, os.pread, old.fileno(), 4, 0)
+
+
+def fails(function, *args):
+    try:
+        function(*args)
+    except OSError:
+        return True
+    return False
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it does not come to pass"
+        time.sleep(0.01)
+
+
 def main():
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("skipped: needs root and /dev/fuse")

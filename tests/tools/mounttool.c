@@ -24,6 +24,7 @@
  *	asked                            value: how often the vault was read
  *	full | room                      writes wait at the committer's gate | go on
  *	waiting                          value: how many wait there
+ *	watch                            value: 1 if the mount had to be restored
  *	staged                           value: the staged lsn
  *	durable                          value: the durable lsn
  */
@@ -234,6 +235,12 @@ static int run_command(struct tool *t, char *line)
 	}
 	if (strcmp(line, "waiting") == 0)
 		return answer(0, atomic_load(&t->group->gate.waiting));
+	if (strcmp(line, "watch") == 0) {
+		struct error error = { 0 };
+		bool restored = false;
+		r = mount_watch(t->mount, &error, &restored);
+		return answer(r, restored);
+	}
 	if (strcmp(line, "staged") == 0)
 		return answer(0, history_staged_lsn(t->group->history));
 	if (strcmp(line, "durable") == 0)

@@ -295,6 +295,20 @@ static void the_appliances_own(void **state)
 	assert_int_equal(count, 1);
 	assert_string_equal(alerts[0].code, "cache-failed");
 	f.cache_error = (struct error){ 0 };
+	f.mount_path = "/landfall";
+	error_set(&f.mount_error, -EBUSY, "unmount what lies over it", "something lies over it");
+	f.mount_lost_ns = NOW - 5;
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_true(count == 1 && alerts[0].critical);
+	assert_string_equal(alerts[0].code, "mount-lost");
+	assert_string_equal(alerts[0].cause, "something lies over it");
+	f.mount_error = (struct error){ 0 };
+	alerts_evaluate_appliance(&f, alerts, &count); /* it is back */
+	assert_true(count == 1 && !alerts[0].critical);
+	assert_int_equal(alerts[0].since_ns, NOW - 5);
+	f.mount_lost_ns = 0;
+	alerts_evaluate_appliance(&f, alerts, &count);
+	assert_int_equal(count, 0);
 	error_set(&f.agents_error, -EADDRINUSE, "end what listens there", "in use");
 	alerts_evaluate_appliance(&f, alerts, &count); /* no machine needs it */
 	assert_int_equal(count, 0);
