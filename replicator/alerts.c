@@ -307,6 +307,20 @@ static void rule_agent_failing(const struct alert_facts *f, struct board *board)
 					 "machine; it is tried again by itself");
 }
 
+static void rule_app_failing(const struct alert_facts *f, struct board *board)
+{
+	if (f->app_error.code == 0 || f->open_failed || f->paused)
+		return;
+	struct alert *a = raise_alert(board, "app-failing", false);
+	SAY(a->text, "%s: recovery points are made, but none that is application-consistent",
+		f->machine);
+	SAY(a->cause, "%s", f->app_error.message);
+	SAY(a->mend, "%s",
+		f->app_error.mend[0] ? f->app_error.mend
+				     : "see the agent's log on that machine, or set the policy's "
+				       "app-interval to 0");
+}
+
 static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 {
 	if (f->failed_point == 0)
@@ -345,6 +359,7 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_journal_fill,
 	rule_agent_away,
 	rule_agent_failing,
+	rule_app_failing,
 	rule_verify_failed,
 	rule_paused,
 };

@@ -11,7 +11,7 @@
 
 #include "common/error.h"
 
-#define ALERT_MAX 16
+#define ALERT_MAX 20
 
 struct alert {
 	const char *code; /* "rpo", "journal-full", "vault-unreachable", …; static */
@@ -63,6 +63,7 @@ struct alert_facts {
 	int64_t agent_away_since_ns; /* 0: it is there, and fails */
 	bool agent_never_came;       /* since the appliance's start: it may never have been one */
 	struct error agent_error;    /* why it fails */
+	struct error app_error; /* why points are not application-consistent; code 0: they are */
 
 	/* points */
 	uint64_t failed_point; /* newest whose verification failed; 0: none */

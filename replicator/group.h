@@ -145,13 +145,17 @@ void group_wake_due(struct group *group);
 /* In answer to what was due: the source has no change since the newest point, so that none is
  * needed. Who asked gets the newest point; the interval begins anew. */
 void group_point_unchanged(struct group *group, const struct group_due *due);
+/* In answer to an application-consistent point that was due: what was sealed is not one, and why.
+ * Who asked for one is told; by the policy it is tried again when its interval is over. */
+void group_app_failed(struct group *group, const struct group_due *due, const struct error *error);
 /* Asks the source for a point of that kind now. `ret_request` is what group_wait_request waits for.
  */
 int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request);
-/* Waits until the source has answered the request: 0 with the number of its point. -ETIMEDOUT after
- * timeout_ms, and the request stands; -ENODATA: there is nothing to make a first point of;
- * -ESTALE: taken over; -ECANCELED: the group ends. */
-int group_wait_request(struct group *group, uint64_t request, unsigned timeout_ms,
+/* Waits until the source has answered the request, which was for that kind: 0 with the number of
+ * its point. -EIO: it could not be made application-consistent; -ETIMEDOUT after timeout_ms, and
+ * the request stands; -ENODATA: there is nothing to make a first point of; -ESTALE: taken over;
+ * -ECANCELED: the group ends. */
+int group_wait_request(struct group *group, uint64_t request, uint8_t kind, unsigned timeout_ms,
 	struct error *error, uint64_t *ret_number);
 
 /* Flushes what is sealed as soon as it can. */

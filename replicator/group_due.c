@@ -10,6 +10,7 @@
  * Any thread; everything is under group->lock.
  */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "common/bytes.h"
 #include "replicator/group_internal.h"
@@ -91,8 +92,10 @@ void group_wake_due(struct group *group)
 void group_due_answered_locked(struct group *group, uint64_t requests, uint8_t kind)
 {
 	bool all = requests == group->requests;
-	if (kind == POINT_APPLICATION)
+	if (kind == POINT_APPLICATION) {
 		group->last_app_mono_ns = clock_monotonic_ns(group->clock);
+		group->app_error = (struct error){ 0 };
+	}
 	/* A crash-consistent point is no answer to who wants the other kind. */
 	if (kind == POINT_APPLICATION || group->request_kind != POINT_APPLICATION)
 		group->requests_answered = MAX(group->requests_answered, requests);
@@ -106,6 +109,18 @@ void group_point_unchanged(struct group *group, const struct group_due *due)
 	SCOPED_LOCK(&group->lock);
 	group->last_seal_mono_ns = clock_monotonic_ns(group->clock);
 	group_due_answered_locked(group, due->request, due->kind);
+}
+
+void group_app_failed(struct group *group, const struct group_due *due, const struct error *error)
+{
+	SCOPED_LOCK(&group->lock);
+	group->last_app_mono_ns = clock_monotonic_ns(group->clock);
+	group->app_error = *error;
+	group->app_failed_request = MAX(group->app_failed_request, due->request);
+	group->requests_answered = MAX(group->requests_answered, due->request);
+	if (group->requests_answered == group->requests)
+		group->request_kind = POINT_CRASH;
+	pthread_cond_broadcast(&group->changed);
 }
 
 int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request)
@@ -127,7 +142,7 @@ int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint
 	return 0;
 }
 
-int group_wait_request(struct group *group, uint64_t request, unsigned timeout_ms,
+int group_wait_request(struct group *group, uint64_t request, uint8_t kind, unsigned timeout_ms,
 	struct error *error, uint64_t *ret_number)
 {
 	int64_t until = clock_monotonic_ns(group->clock) + timeout_ms * NS_PER_MS;
@@ -148,6 +163,10 @@ int group_wait_request(struct group *group, uint64_t request, unsigned timeout_m
 	if (!group->history || history_point_newest(group->history, 0, INT64_MAX, &newest) < 0)
 		return error_set(error, -ENODATA, "let it replicate first",
 			"group %s has no recovery point yet", group->name);
+	if (kind == POINT_APPLICATION && request <= group->app_failed_request)
+		return error_set(error, -EIO, group->app_error.mend,
+			"point %" PRIu64 " is crash-consistent only: %.300s", newest.number,
+			group->app_error.message);
 	*ret_number = newest.number;
 	return 0;
 }

@@ -115,6 +115,8 @@ struct group {
 	uint64_t requests, requests_answered;
 	uint8_t request_kind; /* of the last that is not answered */
 	int64_t last_app_mono_ns;
+	uint64_t app_failed_request; /* up to it, those for the better kind have failed */
+	struct error app_error;      /* of the last that was tried; code 0: it worked */
 
 	struct group_status status; /* as of the last tick; totals and counters always */
 	int64_t retained_mono_ns;   /* of the timer's thread */

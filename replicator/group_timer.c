@@ -387,6 +387,8 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.agent_away_since_ns = group->trouble.away_since_ns;
 	f.agent_never_came = group->trouble.never_came;
 	f.agent_error = group->trouble.error;
+	if (group->policy.app_interval_s > 0)
+		f.app_error = group->app_error;
 	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)
 		group->commit_failures = 0;
 	if (group->commit_failures > 0) {

@@ -312,11 +312,31 @@ static bool all_resynced(struct ingest_group *g, const struct members *members)
 	return true;
 }
 
+/* Whether the applications of all machines were at rest; else which were not, and why. Under lock.
+ */
+static bool all_at_rest(const struct members *members, struct error *ret_error)
+{
+	for (unsigned i = 0; i < members->count; i++) {
+		const struct ingest_session *session = members->sessions[i];
+		if (session->cut.application)
+			continue;
+		if (session->cut.app_error.code)
+			*ret_error = session->cut.app_error;
+		else
+			error_set(ret_error, -EIO, NULL,
+				"the agent of machine %s says nothing of its applications",
+				session->machine->name);
+		return false;
+	}
+	return true;
+}
+
 /* The point's time is the latest at which one of them stopped: by then all stood still. */
 static int seal(struct ingest_group *g, struct members *members, const struct group_due *due,
 	struct error *error, uint64_t *ret_point)
 {
 	struct seal seal = { .kind = due->kind };
+	struct error app_error = { 0 };
 	double frozen_ms = 0;
 	{
 		SCOPED_LOCK(&g->ingest->lock);
@@ -324,11 +344,15 @@ static int seal(struct ingest_group *g, struct members *members, const struct gr
 			seal.time_ns = MAX(seal.time_ns, members->sessions[i]->cut.time_ns);
 			frozen_ms = MAX(frozen_ms, members->sessions[i]->cut.frozen_ms);
 		}
+		if (due->kind == POINT_APPLICATION && !all_at_rest(members, &app_error))
+			seal.kind = POINT_CRASH;
 	}
 	if (!all_whole(g, members))
 		return error_set(error, -EAGAIN, NULL, "disks came or went meanwhile");
 	bool resynced = all_resynced(g, members);
 	int r = group_seal(g->hold.group, &seal, due, resynced, error, ret_point);
+	if (r == 0 && app_error.code)
+		group_app_failed(g->hold.group, due, &app_error);
 	SCOPED_LOCK(&g->ingest->lock);
 	for (unsigned i = 0; r == 0 && i < members->count; i++) {
 		struct ingest_machine *machine = members->sessions[i]->machine;
@@ -506,13 +530,30 @@ void ingest_leave_group(struct ingest_session *session)
 
 /* ── what agents say ─────────────────────────────────────────────────────────────────────── */
 
-static int read_mark(const struct json *message, struct ingest_cut *cut, struct error *error)
+static void read_failure(struct ingest_link *link, const struct json *message, struct error *ret)
 {
-	struct json sent, item = { 0 };
+	const char *text = "without a reason", *mend = NULL;
+	(void)json_find_text(message, "message", &text, NULL);
+	(void)json_find_text(message, "mend", &mend, NULL);
+	error_set(ret, -EIO, mend, "machine %s: %.300s", link->session->machine->name, text);
+}
+
+static int read_mark(struct ingest_link *link, const struct json *message, struct ingest_cut *cut,
+	struct error *error)
+{
+	struct json sent, item = { 0 }, why;
 	uint64_t frozen_us = 0;
+	const char *kind = "crash";
 	int r = json_get_i64(message, "time", &cut->time_ns, error);
 	if (r == 0)
 		r = json_find_u64(message, "frozen_us", &frozen_us, error);
+	if (r >= 0)
+		r = json_find_text(message, "kind", &kind, error);
+	if (r >= 0)
+		r = json_find_object(message, "app_error", &why, error);
+	if (r > 0)
+		read_failure(link, &why, &cut->app_error);
+	cut->application = strcmp(kind, "application") == 0;
 	if (r >= 0)
 		r = json_get_array(message, "sent", &sent, error);
 	if (r < 0)
@@ -526,14 +567,6 @@ static int read_mark(const struct json *message, struct ingest_cut *cut, struct 
 			return r;
 	}
 	return 0;
-}
-
-static void read_failure(struct ingest_link *link, const struct json *message, struct error *ret)
-{
-	const char *text = "without a reason", *mend = NULL;
-	(void)json_find_text(message, "message", &text, NULL);
-	(void)json_find_text(message, "mend", &mend, NULL);
-	error_set(ret, -EIO, mend, "machine %s: %.300s", link->session->machine->name, text);
 }
 
 int ingest_take_cut(
@@ -560,7 +593,7 @@ int ingest_take_cut(
 		r = error_set(
 			error, -EBADMSG, NULL, "no message of the type %.40s is known here", type);
 	if (r == 0 && steps[step].to == CUT_MARKED)
-		r = read_mark(message, &cut, error);
+		r = read_mark(link, message, &cut, error);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&link->ingest->lock);

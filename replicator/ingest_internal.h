@@ -68,6 +68,8 @@ struct ingest_cut {
 	enum cut_stage stage;
 	int64_t time_ns; /* at which all stood still */
 	double frozen_ms;
+	bool application;                /* its applications were at rest */
+	struct error app_error;          /* why not, though they were to be */
 	uint64_t sent[INGEST_LINKS_MAX]; /* the last frame of each connection that belongs to it */
 	struct error error;
 };

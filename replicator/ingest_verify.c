@@ -86,7 +86,7 @@ static int ask_point(struct group *group, const struct ingest_verify_job *job)
 	uint64_t request, point;
 	int r = group_ask_point(group, POINT_CRASH, NULL, &request);
 	while (r == 0 && !job->should_stop(job->context)) {
-		r = group_wait_request(group, request, POINT_MS, NULL, &point);
+		r = group_wait_request(group, request, POINT_CRASH, POINT_MS, NULL, &point);
 		if (r != -ETIMEDOUT)
 			return r;
 		r = 0;

@@ -255,7 +255,8 @@ static int make_point(
 			hold->machine);
 	int r = group_ask_point(hold->group, seal.kind, error, &request);
 	for (unsigned ms = 0; r == 0; ms += REQUEST_LOOK_MS) {
-		r = group_wait_request(hold->group, request, REQUEST_LOOK_MS, error, ret_number);
+		r = group_wait_request(
+			hold->group, request, seal.kind, REQUEST_LOOK_MS, error, ret_number);
 		if (r != -ETIMEDOUT || ms >= REQUEST_MS || hold_is_ending(hold))
 			return r;
 		r = 0;

@@ -41,6 +41,7 @@ static const struct agent_option run[] = {
 	{ "pre-freeze", "COMMAND", "run before the freeze of an application-consistent point",
 		false, false },
 	{ "post-thaw", "COMMAND", "run after it", false, false },
+	{ "script-timeout", "TIME", "end either command after this (60s)", false, false },
 	{ "freeze-timeout", "TIME", "thaw after this in any case (10s)", false, false },
 	{ "bandwidth", "RATE", "send no more a second, e.g. 20M", false, false },
 	{ "read-limit", "RATE", "read no more a second from the disks", false, false },

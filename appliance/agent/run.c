@@ -93,11 +93,24 @@ static int read_method(const char *word, enum tracker_method *ret, struct error 
 		"there is no way to capture called '%.40s'", word);
 }
 
+static int read_timeout(const struct agent_arguments *arguments, const char *name, int64_t most_s,
+	unsigned *ret_ms, struct error *error)
+{
+	const char *word = agent_argument(arguments, name);
+	int64_t seconds;
+	if (!word)
+		return 0;
+	if (duration_parse(word, &seconds) < 0 || seconds < 1 || seconds > most_s)
+		return error_set(error, -EINVAL, "write e.g. 10s; see landfall-agent(8)",
+			"--%s %.40s is not a duration that can be: from 1s to %llds", name, word,
+			(long long)most_s);
+	*ret_ms = (unsigned)(seconds * 1000);
+	return 0;
+}
+
 static int read_options(
 	const struct agent_arguments *arguments, struct agent_options *options, struct error *error)
 {
-	const char *word = agent_argument(arguments, "freeze-timeout");
-	int64_t seconds = 0;
 	int r = read_rate(arguments, "read-limit", &options->read_bytes_per_s, error);
 	if (r == 0)
 		r = read_rate(arguments, "bandwidth", &options->send_bytes_per_s, error);
@@ -105,13 +118,13 @@ static int read_options(
 		r = read_number(arguments, "connections", 1, 8, &options->connections, error);
 	if (r == 0)
 		r = read_method(agent_argument(arguments, "capture"), &options->method, error);
-	if (r < 0 || !word)
-		return r;
-	if (duration_parse(word, &seconds) < 0 || seconds < 1 || seconds > 60)
-		return error_set(error, -EINVAL, "write e.g. 10s; from 1s to 60s",
-			"--freeze-timeout %.40s is not a duration that can be", word);
-	options->freeze_timeout_ms = (unsigned)(seconds * 1000);
-	return 0;
+	if (r == 0)
+		r = read_timeout(
+			arguments, "freeze-timeout", 60, &options->freeze_timeout_ms, error);
+	/* The appliance gives a cut up that says nothing for two minutes. */
+	return r == 0 ? read_timeout(arguments, "script-timeout", 100, &options->script_timeout_ms,
+				error)
+		      : r;
 }
 
 /* ── the process ─────────────────────────────────────────────────────────────────────────── */
@@ -167,6 +180,7 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 		.pre_freeze = agent_argument(arguments, "pre-freeze"),
 		.post_thaw = agent_argument(arguments, "post-thaw"),
 		.freeze_timeout_ms = AGENT_FREEZE_TIMEOUT_MS,
+		.script_timeout_ms = AGENT_SCRIPT_TIMEOUT_MS,
 		.connections = AGENT_CONNECTIONS,
 		.zstd = !agent_argument(arguments, "no-compression"),
 		.ready = tell_ready };

@@ -126,6 +126,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.pre_freeze = o->pre_freeze,
 		.post_thaw = o->post_thaw,
 		.freeze_timeout_ms = o->freeze_timeout_ms,
+		.script_timeout_ms = o->script_timeout_ms,
 		.connections = o->connections,
 		.read_bytes_per_s = o->read_bytes_per_s,
 		.send_bytes_per_s = o->send_bytes_per_s,

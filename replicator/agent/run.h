@@ -27,7 +27,7 @@ struct agent_options {
 	unsigned disk_count;             /* 0: every disk of the machine */
 	const char *const *freeze_paths; /* NULL ends; may be NULL */
 	const char *pre_freeze, *post_thaw;
-	unsigned freeze_timeout_ms;
+	unsigned freeze_timeout_ms, script_timeout_ms;
 	unsigned connections;
 	uint64_t read_bytes_per_s, send_bytes_per_s;
 	bool zstd;
@@ -38,6 +38,7 @@ struct agent_options {
 };
 
 #define AGENT_FREEZE_TIMEOUT_MS 10000u
+#define AGENT_SCRIPT_TIMEOUT_MS 60000u
 #define AGENT_CONNECTIONS 2u
 #define AGENT_PIN_DIR "/sys/fs/bpf/landfall-agent"
 

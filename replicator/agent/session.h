@@ -29,7 +29,7 @@ struct session_options {
 		*freeze_paths; /* mount points to freeze beside those of the disks; NULL ends */
 	const char *pre_freeze,
 		*post_thaw; /* commands of application-consistent points; NULL: none */
-	unsigned freeze_timeout_ms;
+	unsigned freeze_timeout_ms, script_timeout_ms;
 	unsigned connections;                        /* wished for */
 	uint64_t read_bytes_per_s, send_bytes_per_s; /* 0: no limit */
 	bool zstd;

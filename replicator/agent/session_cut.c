@@ -15,11 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "replicator/agent/script.h"
 #include "replicator/agent/session_internal.h"
 
 #define LITTLE_BYTES (1u << 20)
@@ -39,6 +39,7 @@ struct cut {
 	struct freezer_report report;
 	struct source_disk *lost; /* whose changes were missed */
 	struct tracker_trust trust;
+	struct error app_error; /* why it is not application-consistent, though it was to be */
 	struct error error;
 };
 
@@ -189,40 +190,74 @@ static int copy_in_passes(struct cut *cut)
 	return 0;
 }
 
-static int run_command(const char *what, const char *command, struct error *error)
+/* Until the applications are at rest the cut can be called off. */
+static int tick_quiesce(void *context)
 {
-	int status = system(command);
-	if (status == 0)
-		return 0;
-	if (status > 0 && WIFEXITED(status))
-		return error_set(error, -EIO, "mend the command, or leave it out",
-			"the %s command '%.200s' ended with %d", what, command,
-			WEXITSTATUS(status));
-	return error_set(error, -EIO, "mend the command, or leave it out",
-		"the %s command '%.200s' could not be run or was killed", what, command);
+	return breathe(context, 20 * NS_PER_MS);
 }
 
-static int quiesce(struct cut *cut)
+/* Once they are to be woken nothing may keep that from happening. */
+static int tick_unquiesce(void *context)
 {
-	const struct session_options *options = cut->session->options;
-	if (!cut->application)
-		return 0;
-	if (!options->pre_freeze)
-		return error_set(&cut->error, -EOPNOTSUPP,
-			"start landfall-agent with --pre-freeze COMMAND that brings the "
-			"applications' data to rest, and --post-thaw COMMAND",
-			"this machine has no command that makes its applications consistent");
-	cut->at_rest = true; /* or partly so, if it fails */
-	return run_command("--pre-freeze", options->pre_freeze, &cut->error);
+	struct cut *cut = context;
+	if (session_pump(cut->session, 20 * NS_PER_MS) < 0)
+		clock_sleep_ns(clock_system(), 20 * NS_PER_MS);
+	return 0;
+}
+
+static int run_script(struct cut *cut, const char *what, const char *command,
+	int (*tick)(void *context), struct error *error)
+{
+	const struct script script = { .what = what,
+		.command = command,
+		.timeout_ms = cut->session->options->script_timeout_ms,
+		.tick = tick,
+		.context = cut };
+	return script_run(&script, error);
+}
+
+/* What became of the applications, while the cut goes on: the point is crash-consistent then. */
+static void note_app_error(struct cut *cut, const struct error *error)
+{
+	log_warning("not application-consistent: %s", error->message);
+	if (cut->app_error.code == 0)
+		cut->app_error = *error;
 }
 
 static void unquiesce(struct cut *cut)
 {
 	struct error error = { 0 };
 	const struct session_options *options = cut->session->options;
-	if (cut->at_rest && options->post_thaw &&
-		run_command("--post-thaw", options->post_thaw, &error) < 0)
-		log_error("%s", error.message);
+	bool at_rest = cut->at_rest;
+	cut->at_rest = false;
+	if (at_rest && options->post_thaw &&
+		run_script(cut, "--post-thaw", options->post_thaw, tick_unquiesce, &error) < 0)
+		note_app_error(cut, &error);
+}
+
+/* 0, whether or not it could be done; else the cut is over. */
+static int quiesce(struct cut *cut)
+{
+	const struct session_options *options = cut->session->options;
+	struct error error = { 0 };
+	if (!cut->application)
+		return 0;
+	if (!options->pre_freeze) {
+		error_set(&error, -EOPNOTSUPP,
+			"start landfall-agent with --pre-freeze COMMAND that brings the "
+			"applications' data to rest, and --post-thaw COMMAND",
+			"this machine has no command that makes its applications consistent");
+		note_app_error(cut, &error);
+		return 0;
+	}
+	cut->at_rest = true; /* or partly so, if it fails */
+	if (run_script(cut, "--pre-freeze", options->pre_freeze, tick_quiesce, &error) == 0)
+		return 0;
+	unquiesce(cut);
+	if (session_ended(cut->session) < 0 || cut->session->cut.over)
+		return error_set(&cut->error, -ECANCELED, NULL, "the cut was called off");
+	note_app_error(cut, &error);
+	return 0;
 }
 
 static int prepare_freeze(struct cut *cut)
@@ -325,6 +360,15 @@ static int freeze_and_copy(struct cut *cut)
 
 /* ── after it ────────────────────────────────────────────────────────────────────────────── */
 
+static int add_app_error(struct cJSON *json, const struct error *error)
+{
+	struct cJSON *item;
+	int r = json_add_object(json, "app_error", &item);
+	if (r == 0)
+		r = json_add_text(item, "message", error->message);
+	return r == 0 ? json_add_text(item, "mend", error->mend) : r;
+}
+
 static int say_mark(struct cut *cut)
 {
 	struct session *s = cut->session;
@@ -336,6 +380,11 @@ static int say_mark(struct cut *cut)
 		r = json_add_i64(json, "time", cut->time_ns);
 	if (r == 0)
 		r = json_add_u64(json, "frozen_us", cut->report.stall_ns / 1000);
+	if (r == 0)
+		r = json_add_text(json, "kind",
+			cut->application && cut->app_error.code == 0 ? "application" : "crash");
+	if (r == 0 && cut->app_error.code < 0)
+		r = add_app_error(json, &cut->app_error);
 	if (r == 0)
 		r = json_add_array(json, "sent", &list);
 	for (unsigned i = 0; r == 0 && i < s->connection_count; i++)

@@ -70,6 +70,9 @@ static void agents_that_keep_points_from_being_made(void **state)
 	f.agent_away_since_ns = 0;
 	error_set(&f.agent_error, -EIO, NULL, "disk root cannot be read");
 	expect_only(&f, "agent-failing", false);
+	f.agent_machine = NULL;
+	error_set(&f.app_error, -EIO, NULL, "the --pre-freeze command ended with 1");
+	expect_only(&f, "app-failing", false);
 	f.paused = true;
 	expect_only(&f, "paused", false);
 }

@@ -146,15 +146,18 @@ static void who_asks_is_answered(void **state)
 	assert_int_equal(group_ask_point(x->group, POINT_APPLICATION, &error, &first), 0);
 	assert_int_equal(group_wait_due(x->group, SOON_MS, &x->stop, &early), 0);
 	assert_int_equal(early.kind, POINT_APPLICATION);
-	assert_int_equal(group_wait_request(x->group, first, 20, &error, &told), -ETIMEDOUT);
+	assert_int_equal(group_wait_request(x->group, first, POINT_APPLICATION, 20, &error, &told),
+		-ETIMEDOUT);
 
 	/* The source has begun with the first when the second is asked for. */
 	assert_int_equal(group_ask_point(x->group, POINT_CRASH, &error, &second), 0);
 	change(x);
 	assert_int_equal(group_seal(x->group, &seal, &early, false, &error, &number), 0);
-	assert_int_equal(group_wait_request(x->group, first, SOON_MS, &error, &told), 0);
+	assert_int_equal(
+		group_wait_request(x->group, first, POINT_APPLICATION, SOON_MS, &error, &told), 0);
 	assert_int_equal(told, number);
-	assert_int_equal(group_wait_request(x->group, second, 20, &error, &told), -ETIMEDOUT);
+	assert_int_equal(
+		group_wait_request(x->group, second, POINT_CRASH, 20, &error, &told), -ETIMEDOUT);
 	group_point_due(x->group, &due);
 	assert_true(due.due);
 
@@ -164,9 +167,50 @@ static void who_asks_is_answered(void **state)
 	assert_int_equal(due.kind, POINT_APPLICATION);
 	seal.kind = POINT_CRASH;
 	assert_int_equal(group_seal(x->group, &seal, &due, false, &error, &number), 0);
-	assert_int_equal(group_wait_request(x->group, second, 20, &error, &told), -ETIMEDOUT);
+	assert_int_equal(
+		group_wait_request(x->group, second, POINT_CRASH, 20, &error, &told), -ETIMEDOUT);
 	group_point_unchanged(x->group, &due);
-	assert_int_equal(group_wait_request(x->group, second, SOON_MS, &error, &told), 0);
+	assert_int_equal(
+		group_wait_request(x->group, second, POINT_CRASH, SOON_MS, &error, &told), 0);
+	assert_int_equal(told, number);
+}
+
+static void what_is_no_better_point_is_told(void **state)
+{
+	struct fixture *x = *state;
+	struct group_due due = { 0 };
+	struct error error = { 0 }, why = { 0 };
+	struct seal seal = { .kind = POINT_CRASH };
+	uint64_t plain, better, number, told = 0;
+	open_group(x, true, 0);
+	error_set(&why, -EIO, "mend it", "machine web: the command ended with 3");
+	assert_int_equal(group_ask_point(x->group, POINT_APPLICATION, &error, &better), 0);
+	assert_int_equal(group_ask_point(x->group, POINT_CRASH, &error, &plain), 0);
+	group_point_due(x->group, &due);
+	assert_int_equal(due.kind, POINT_APPLICATION);
+	change(x);
+	assert_int_equal(group_seal(x->group, &seal, &due, false, &error, &number), 0);
+	group_app_failed(x->group, &due, &why);
+	assert_int_equal(
+		group_wait_request(x->group, plain, POINT_CRASH, SOON_MS, &error, &told), 0);
+	assert_int_equal(told, number);
+	assert_int_equal(
+		group_wait_request(x->group, better, POINT_APPLICATION, SOON_MS, &error, &told),
+		-EIO);
+	assert_non_null(strstr(error.message, "ended with 3"));
+	assert_string_equal(error.mend, "mend it");
+	group_point_due(x->group, &due);
+	assert_false(due.due);
+
+	/* The next one is judged by itself. */
+	assert_int_equal(group_ask_point(x->group, POINT_APPLICATION, &error, &better), 0);
+	group_point_due(x->group, &due);
+	assert_int_equal(due.kind, POINT_APPLICATION);
+	change(x);
+	seal.kind = POINT_APPLICATION;
+	assert_int_equal(group_seal(x->group, &seal, &due, false, &error, &number), 0);
+	assert_int_equal(
+		group_wait_request(x->group, better, POINT_APPLICATION, SOON_MS, &error, &told), 0);
 	assert_int_equal(told, number);
 }
 
@@ -182,13 +226,14 @@ static void nothing_changed_is_an_answer(void **state)
 	group_point_due(x->group, &due);
 	assert_true(due.due);
 	group_point_unchanged(x->group, &due);
-	assert_int_equal(group_wait_request(x->group, request, 0, &error, &told), -ENODATA);
+	assert_int_equal(
+		group_wait_request(x->group, request, POINT_CRASH, 0, &error, &told), -ENODATA);
 	change(x);
 	assert_int_equal(group_seal(x->group, &seal, NULL, false, &error, &number), 0);
 	assert_int_equal(group_ask_point(x->group, POINT_CRASH, &error, &request), 0);
 	group_point_due(x->group, &due);
 	group_point_unchanged(x->group, &due);
-	assert_int_equal(group_wait_request(x->group, request, 0, &error, &told), 0);
+	assert_int_equal(group_wait_request(x->group, request, POINT_CRASH, 0, &error, &told), 0);
 	assert_int_equal(told, number);
 	group_pause(x->group, true);
 	assert_int_equal(group_ask_point(x->group, POINT_CRASH, &error, &request), -EBUSY);
@@ -242,6 +287,7 @@ int main(void)
 		TEST(timer_does_not_seal_for_a_source),
 		TEST(timer_seals_for_others),
 		TEST(who_asks_is_answered),
+		TEST(what_is_no_better_point_is_told),
 		TEST(nothing_changed_is_an_answer),
 		TEST(end_wakes_who_waits),
 		TEST(whoever_is_to_stop_is_woken),

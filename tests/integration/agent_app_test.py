@@ -1,0 +1,153 @@
+"""Application-consistent points: what the commands around the freeze did is in them, they are called
+so only if every command succeeded, whatever fails is named, and no failure costs the other points."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from agent import Agent, LoopDisk
+from appliance import BUILD, MIB, Appliance, check, need, run_test, step, wait_until
+from images import Filesystem
+
+PRE = """#!/bin/sh
+echo pre >> {work}/calls
+if [ -e {work}/slow ]; then echo $$ > {work}/pid; sleep 60; fi
+[ -e {work}/fail-pre ] && exit 3
+echo rest > {mounted}/state
+"""
+POST = """#!/bin/sh
+echo post >> {work}/calls
+[ -e {work}/fail-post ] && exit 4
+echo busy > {mounted}/state
+"""
+
+
+def calls(work):
+    file = work / "calls"
+    said = file.read_text(encoding="ascii").split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return said
+
+
+def newest(appliance):
+    return appliance.points("web")[-1]
+
+
+def state_in(appliance, work, point):
+    clone = appliance.call("clone", "create", "web", point["number"], "--quota", "64M")["clone"]
+    with Filesystem(work, f"{clone['path']}/root.vhd", "ext4", "clone", make=False) as filesystem:
+        said = (filesystem.at / "state").read_text(encoding="ascii").strip()
+    appliance.remove_clone(clone)
+    return said
+
+
+def asked(appliance):
+    return appliance.run("point", "create", "web", "--app")
+
+
+def refused(appliance, work, says, called):
+    before = {p["number"] for p in appliance.points("web")}
+    done = asked(appliance)
+    check(done.returncode == 1 and says in done.stdout + done.stderr,
+          f"exit {done.returncode}: {done.stdout}{done.stderr}")
+    said = calls(work)
+    check(said == called, f"the commands ran as {said}, not {called}")
+    fresh = [p for p in appliance.points("web") if p["number"] not in before]
+    check(fresh and all(p["kind"] == "crash" for p in fresh), f"the points made are {fresh}")
+
+
+def runs(pid):
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def on_request(appliance, agent, work):
+    step("asked for: the commands run around the freeze")
+    point = appliance.call("point", "create", "web", "--app")["point"]
+    check(point["kind"] == "application", f"{point}")
+    check(calls(work) == ["pre", "post"], "the commands did not run once each, in their order")
+    check(state_in(appliance, work, point) == "rest", "the point was not made between them")
+    plain = appliance.create_point("web")
+    check(plain["kind"] == "crash" and not calls(work), f"a plain point is {plain}")
+    check(state_in(appliance, work, plain) == "busy", "the applications were not woken")
+
+    step("a command that fails, or does not end, is named, and the point is no better than others")
+    for name, says, called in (("fail-pre", "ended with 3", ["pre", "post"]),
+                               ("fail-post", "ended with 4", ["pre", "post"]),
+                               ("slow", "longer than 2 s", ["pre", "post"])):
+        (work / name).touch()
+        refused(appliance, work, says, called)
+        (work / name).unlink()
+    pid = int((work / "pid").read_text(encoding="ascii"))
+    check(not runs(pid), "the command that took too long runs still")
+    point = appliance.call("point", "create", "web", "--app")["point"]
+    check(point["kind"] == "application", f"{point}")
+    calls(work)
+    check(agent.status()["state"] in ("replicating", "freezing"), f"{agent.status()}")
+
+
+def by_itself(appliance, work):
+    step("by app-interval, with the others in between")
+    before = newest(appliance)["number"]
+    appliance.call("policy", "set", "default", "point-interval=1s", "app-interval=10s")
+
+    def kinds():
+        return [p["kind"] for p in appliance.points("web") if p["number"] > before]
+    with open(work / "root.mnt/noise", "wb", buffering=0) as noise:
+        def churned():
+            noise.write(bytes(4096))
+            return kinds().count("application") >= 2 and kinds().count("crash") >= 2
+        wait_until(60, churned, lambda: f"the points are {kinds()}")
+        check(kinds().count("application") < kinds().count("crash"), f"the points are {kinds()}")
+
+        step("while the commands fail there are points all the same, and an alert")
+        (work / "fail-pre").touch()
+        alert = appliance.wait_alert("web", "app-failing", 60)
+        check("ended with 3" in alert["cause"], f"{alert}")
+        since = newest(appliance)["number"]
+
+        def going_on():
+            noise.write(bytes(4096))
+            return newest(appliance)["number"] >= since + 3
+        wait_until(60, going_on, "no more points are made")
+        (work / "fail-pre").unlink()
+
+        def mended():
+            noise.write(bytes(4096))
+            return "app-failing" not in appliance.alerts("web")
+        wait_until(60, mended, "the alert stays")
+    appliance.call("policy", "set", "default", "point-interval=0", "app-interval=0")
+
+
+def test(work):
+    need("losetup", "mkfs.ext4")
+    with Appliance(BUILD, work, journal_size="1G", listen="127.0.0.1:0") as appliance, \
+            LoopDisk(work, "root", 48 * MIB) as disk, Agent(BUILD, work, "web") as agent:
+        appliance.call("policy", "set", "default", "point-interval=0")
+        appliance.call("machine", "add", "web", "--source", "agent")
+        agent.enroll(appliance)
+        disk.format()
+        mounted = disk.mount()
+        for name, text in (("pre", PRE), ("post", POST)):
+            (work / name).write_text(text.format(work=work, mounted=mounted), encoding="ascii")
+            (work / name).chmod(0o755)
+        agent.start({"root": disk.device}, ["--pre-freeze", work / "pre", "--post-thaw",
+                                            work / "post", "--script-timeout", "2s"])
+        agent.wait_state("replicating", "freezing")
+        on_request(appliance, agent, work)
+        by_itself(appliance, work)
+
+        step("an agent without such a command refuses, and says what to do")
+        agent.stop()
+        agent.start(options=[])
+        agent.wait_state("replicating", "freezing")
+        (mounted / "noise").write_bytes(bytes(8192))
+        done = asked(appliance)
+        check(done.returncode == 1 and "--pre-freeze" in done.stdout + done.stderr,
+              f"exit {done.returncode}: {done.stdout}{done.stderr}")
+
+
+run_test(test)
