@@ -16,6 +16,11 @@
  * has, footer counted or not, is accepted and changes nothing; any other size is -EPERM. The
  * footer cannot be changed (see vhd.h), so a loop device that shall be partitioned or get a
  * filesystem is best limited to the disk: losetup --sizelimit.
+ *
+ * Owner, mode (rwx bits) and time of a writable file can be set, as for a device's node: in memory,
+ * until its machine is hidden. Files that cannot be written refuse (-EROFS), directories too
+ *(-EPERM). Writable files cannot be mapped shared (-ENODEV, the kernel's answer for direct I/O);
+ *points can.
  */
 #pragma once
 

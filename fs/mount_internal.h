@@ -5,6 +5,7 @@
  *	mount_session.c  sessions: mounting, threads, unmounting
  *	mount_tree.c   machines and clones: what is shown, and for how long it may be used
  *	mount_names.c  the tree: names, attributes, directory entries
+ *	mount_attributes.c  owners, modes and times that were set
  *	mount_files.c  open files: one store for each, shared by all who have it open
  *	mount_buffers.c  what answers are made in
  *	mount_gates.c  how many of them are worked on at once, and where the others wait
@@ -88,7 +89,8 @@ struct machine {
 	bool writable;
 	struct write_gate *gate;    /* its group's */
 	unsigned busy;              /* handlers that use it; under the mount's lock */
-	struct clone_entry *clones; /* under the mount's lock */
+	struct clone_entry *clones; /* under the mount's lock, as are */
+	struct attributes *attributes;
 	_Atomic uint64_t seen_lsn;  /* when it was last looked at, and */
 	_Atomic int64_t changed_ns; /* since when the live disks are as they are */
 };
@@ -228,11 +230,23 @@ struct dir_entry {
 int tree_lookup(
 	struct mount *mount, const struct node *parent, const char *name, struct node *ret_node);
 int tree_stat(struct mount *mount, const struct node *node, struct stat *ret_stat);
+/* As it is but for what was set (mount_attributes.c). */
+int tree_stat_own(struct mount *mount, const struct node *node, struct stat *ret_stat);
 /* The first entry whose key is above `after`. -ENOENT at the end. */
 int tree_next(struct mount *mount, const struct node *parent, uint64_t after,
 	struct dir_entry *ret_entry);
 int tree_parent(const struct node *node, struct node *ret_parent);
 int tree_readlink(struct mount *mount, const struct node *node, char ret_name[static 64]);
+
+/* ── attributes ──────────────────────────────────────────────────────────────────────────── */
+
+/* What FUSE_SET_ATTR_* of `what` ask for, but for the size. -EPERM: bits beyond rwxrwxrwx; -ENOMEM,
+ * -ESTALE. */
+int attributes_set(struct mount *mount, const struct node *node, const struct stat *attr, int what);
+/* Puts what was set in the place of what it is else. */
+void attributes_apply(
+	struct mount *mount, struct machine *machine, fuse_ino_t ino, struct stat *stat);
+void attributes_free(struct machine *machine);
 
 /* ── open files ──────────────────────────────────────────────────────────────────────────── */
 

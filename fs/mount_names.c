@@ -468,7 +468,7 @@ static mode_t mode_of(const struct machine *machine, enum node_kind kind)
 	}
 }
 
-int tree_stat(struct mount *mount, const struct node *node, struct stat *ret_stat)
+int tree_stat_own(struct mount *mount, const struct node *node, struct stat *ret_stat)
 {
 	int64_t time_ns = mount->started_ns;
 	uint64_t bytes = 0;
@@ -501,6 +501,21 @@ int tree_stat(struct mount *mount, const struct node *node, struct stat *ret_sta
 	st.st_mtim.tv_sec = time_ns / NS_PER_S;
 	st.st_mtim.tv_nsec = (long)(time_ns % NS_PER_S);
 	st.st_atim = st.st_ctim = st.st_mtim;
+	*ret_stat = st;
+	return 0;
+}
+
+int tree_stat(struct mount *mount, const struct node *node, struct stat *ret_stat)
+{
+	struct machine *machine;
+	struct stat st;
+	int r = tree_stat_own(mount, node, &st);
+	if (r < 0)
+		return r;
+	if (S_ISREG(st.st_mode) && machine_get(mount, node->machine, &machine) == 0) {
+		attributes_apply(mount, machine, node_ino(node), &st);
+		machine_put(mount, machine);
+	}
 	*ret_stat = st;
 	return 0;
 }

@@ -101,18 +101,27 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 		fuse_reply_attr(req, &st, attr_timeout(&node));
 }
 
-/* Owner, mode and times are what they are; tools that copy them are let be. */
-static int apply_setattr(
-	struct mount *mount, fuse_ino_t ino, const struct stat *now, off_t size, int what)
+static int set_size(struct mount *mount, fuse_ino_t ino, const struct stat *now, off_t size)
 {
-	if (!S_ISREG(now->st_mode) || !(now->st_mode & 0200))
-		return S_ISREG(now->st_mode) ? -EROFS : -EPERM;
-	if (!(what & FUSE_SET_ATTR_SIZE))
-		return 0;
 	if (size == 0)
 		return file_empty(mount, ino);
 	off_t disk_bytes = now->st_size - (off_t)VHD_FOOTER_BYTES;
 	return size == now->st_size || size == disk_bytes ? 0 : -EPERM;
+}
+
+/* Whether the kernel would let the caller do it has been seen to there. */
+static int apply_setattr(
+	struct mount *mount, const struct node *node, const struct stat *attr, int what)
+{
+	struct stat own;
+	int r = tree_stat_own(mount, node, &own);
+	if (r < 0)
+		return r;
+	if (!S_ISREG(own.st_mode) || !(own.st_mode & 0200))
+		return S_ISREG(own.st_mode) ? -EROFS : -EPERM;
+	if (what & FUSE_SET_ATTR_SIZE)
+		r = set_size(mount, node_ino(node), &own, attr->st_size);
+	return r == 0 ? attributes_set(mount, node, attr, what) : r;
 }
 
 static void op_setattr(
@@ -121,9 +130,9 @@ static void op_setattr(
 	(void)info;
 	struct node node = node_of(ino);
 	struct stat st;
-	int r = tree_stat(mount_of(req), &node, &st);
+	int r = apply_setattr(mount_of(req), &node, attr, what);
 	if (r == 0)
-		r = apply_setattr(mount_of(req), ino, &st, attr->st_size, what);
+		r = tree_stat(mount_of(req), &node, &st);
 	if (r < 0)
 		fuse_reply_err(req, -r);
 	else

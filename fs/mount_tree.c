@@ -165,6 +165,7 @@ int mount_remove_machine(struct mount *mount, const char *name)
 		return r;
 	files_abandon(mount, m);
 	free_clones(m);
+	attributes_free(m);
 	free(m);
 	sessions_forget_name(mount, FUSE_ROOT_ID, name);
 	return 0;

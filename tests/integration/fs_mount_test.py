@@ -245,8 +245,6 @@ def test_refusals():
         write_at(live, 5000, b"still here")
         os.truncate(live, 64 * MIB)
         os.truncate(live, 64 * MIB + 512)
-        os.utime(live, (1, 1))
-        os.chmod(live, 0o600)
         assert os.path.getsize(live) == 64 * MIB + 512
         assert read_at(live, 5000, 10) == b"still here"
         assert len(read_at(live, 64 * MIB + 500, 100)) == 12
@@ -259,6 +257,53 @@ def test_refusals():
         assert os.path.getsize(live) == 64 * MIB + 512
         assert read_at(live, 0, MIB) == bytes(MIB)
         assert read_at(live, 64 * MIB, 512) == footer
+
+
+def test_attributes():
+    """What is set is so, decides who may open the file, and lasts until the daemon's end; what cannot
+    be set is refused."""
+    with daemon() as d:
+        point, live = d.point(d("seal")), d.live()
+        own = os.stat(live)
+        os.chmod(d.dir, 0o755)
+        os.chmod(live, 0o600)
+        os.chown(live, 1234, 5678)
+        os.utime(live, (1, 1))
+        got = os.stat(live)
+        assert (got.st_mode & 0o7777, got.st_uid, got.st_gid, got.st_mtime) == (0o600, 1234, 5678, 1)
+        as_owner = ["setpriv", "--reuid", "1234", "--regid", "1", "--clear-groups"]
+        if has("setpriv"):
+            run(*as_owner, "dd", "if=/dev/zero", f"of={live}", "count=1", "conv=notrunc")
+            run(*as_owner, "touch", live)
+            run("chmod", "400", live)
+            assert run(*as_owner, "dd", "if=/dev/zero", f"of={live}", "count=1", "conv=notrunc",
+                       check=False).returncode != 0
+            assert run(*as_owner, "chown", "1235", live, check=False).returncode != 0
+        write_at(live, 0, b"x")
+        assert os.stat(live).st_mtime >= own.st_mtime, "a write does not move the time on"
+        run("touch", "--date=@7", live)
+        assert os.stat(live).st_mtime == 7
+        fails_with(errno.EPERM, os.chmod, live, 0o4755)
+        fails_with(errno.EPERM, os.chmod, d.path("web", "live"), 0o777)
+        fails_with(errno.EPERM, os.chown, d.path("web"), 1, 1)
+        for what in ((os.chmod, point, 0o400), (os.chown, point, 1, 1), (os.utime, point, (1, 1))):
+            fails_with(errno.EROFS, *what)
+        # A mapping that shares its writes is the kernel's refusal for direct I/O.
+        with open(live, "r+b") as f:
+            fails_with(errno.ENODEV, mmap.mmap, f.fileno(), 4096)
+        d("clone web c1 1 4")
+        clone = d.path("web", "clones", "c1", "root.vhd")
+        os.chmod(clone, 0o666)
+        os.utime(clone, (3, 3))
+        assert os.stat(clone).st_mode & 0o777 == 0o666 and os.stat(clone).st_mtime == 3
+        write_at(clone, 0, b"x")
+        assert os.stat(clone).st_mtime > 3
+        d("unclone web c1")
+        d.stop()
+        d.start()
+        d("machine web writable")
+        got = os.stat(d.live())
+        assert (got.st_mode, got.st_uid, got.st_gid) == (own.st_mode, own.st_uid, own.st_gid)
 
 
 def test_readonly_machine():
@@ -680,8 +725,11 @@ def test_dd_and_cp():
         copy = os.path.join(d.dir, "copy.vhd")
         run("cp", "--preserve", d.point(n), copy)
         run("dd", "if=/dev/zero", f"of={d.live()}", "bs=1M", "count=8", "oflag=direct")
+        os.utime(copy, (9, 9))
+        os.chmod(copy, 0o640)
         run("cp", "--preserve", copy, d.live())
         run("cmp", d.point(n), d.live())
+        assert os.stat(d.live()).st_mtime == 9
         run("dd", f"if={d.live()}", f"of={copy}", "bs=1M", "iflag=direct")
         run("cmp", d.point(n), copy)
 

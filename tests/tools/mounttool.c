@@ -301,7 +301,7 @@ int main(int argc, char **argv)
 	t.group = &t.groups[0];
 	if (open_group(&t, 1, &none) < 0 || open_group(&t, 0, &replayed) < 0)
 		return 1;
-	struct mount_options mount = { .path = argv[2] };
+	struct mount_options mount = { .path = argv[2], .allow_other = geteuid() == 0 };
 	if (mount_new(&mount, &error, &t.mount) < 0) {
 		fprintf(stderr, "mounttool: %s\n", error.message);
 		finish(&t);
