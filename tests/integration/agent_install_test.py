@@ -1,73 +1,28 @@
 """landfall agent install and uninstall over a real sshd that sees a system of its own: what is
 installed lands in directories that only it has."""
 
-import os
 import pathlib
-import socket
-import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import LoopDisk
-from appliance import (BUILD, MIB, Appliance, check, die_with_parent, end_process, need, run_test,
-                       shell, step, wait_until)
+from appliance import BUILD, MIB, Appliance, check, need, run_test, step, wait_until
+from sshd import Sshd
 
 OWN = ("/usr/local/sbin", "/etc/systemd/system", "/etc/default", "/var/lib", "/var/log", "/run",
        "/root")
 
 
-class Host:
-    """sshd on loopback in a mount namespace with empty directories where an agent is installed."""
+class Host(Sshd):
+    """Where an agent is installed: a system with empty directories of its own."""
 
     def __init__(self, work):
-        self.work = work
-        self.process = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-
-    def __enter__(self):
-        for name in ("host_key", "user_key", "other_key"):
-            shell("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.work / name)
-        (self.work / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.work}/host_key\n"
-            f"AuthorizedKeysFile {self.work}/user_key.pub\nPasswordAuthentication no\n"
-            f"StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n", encoding="utf-8")
-        # The user's own ssh, set up as users do it.
-        (self.work / "ssh_config").write_text(
-            f"Host target\n  HostName 127.0.0.1\n  Port {self.port}\n"
-            f"  StrictHostKeyChecking no\n  UserKnownHostsFile {self.work}/known_hosts\n"
-            "  LogLevel ERROR\n",
-            encoding="utf-8")
-        mounts = "\n".join(f"mount -t tmpfs own {path}" for path in OWN)
-        script = f"set -e\n{mounts}\nmkdir -p /run/sshd\nexec /usr/sbin/sshd -D -e -f {self.work}/sshd_config"
-        with open(self.work / "sshd.log", "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(["unshare", "--mount", "bash", "-c", script], stdout=log,
-                                            stderr=log, preexec_fn=die_with_parent)
-        wait_until(20, self.answers, "sshd does not answer")
-        return self
-
-    def answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def run(self, script):
-        return shell("nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", "sh", "-c", script)
+        super().__init__(work, "\n".join(f"mount -t tmpfs own {path}" for path in OWN))
 
     def __exit__(self, *_):
         # What the agent's installation left running is in this namespace and dies with the test.
         self.run("[ ! -s /run/landfall-agent/pid ] || kill $(cat /run/landfall-agent/pid)")
-        end_process(self.process)
-
-
-def with_ssh(work, appliance):
-    """A directory with an ssh that reads the test's configuration, first in PATH."""
-    tools = work / "tools"
-    tools.mkdir()
-    (tools / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {work}/ssh_config "$@"\n',
-                               encoding="utf-8")
-    (tools / "ssh").chmod(0o755)
-    appliance.environment["PATH"] = f"{tools}:{os.environ['PATH']}"
+        super().__exit__()
 
 
 def test(work):
@@ -75,7 +30,7 @@ def test(work):
     check(pathlib.Path("/usr/sbin/sshd").exists(), "sshd is not installed")
     with Appliance(BUILD, work, listen="127.0.0.1:0") as a, LoopDisk(work, "d", 32 * MIB) as disk, \
             Host(work) as host:
-        with_ssh(work, a)
+        a.environment["PATH"] = host.tools()
         address = f"127.0.0.1:{a.agent_port()}"
         words = ["agent", "install", "root@target", "--appliance", address, "--disk",
                  f"data={disk.device}", "--identity", work / "user_key"]
