@@ -106,6 +106,12 @@ void jobs_begin_stop(struct jobs *jobs)
 		atomic_store(&job->stop, true);
 }
 
+bool jobs_are_stopping(struct jobs *jobs)
+{
+	SCOPED_LOCK(&jobs->lock);
+	return jobs->stopping;
+}
+
 void jobs_stop(struct jobs *jobs)
 {
 	jobs_begin_stop(jobs);

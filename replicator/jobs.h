@@ -40,6 +40,8 @@ int jobs_new(struct io *io, struct clock_source *clock, const char *directory, u
 /* Asks running jobs to stop and starts no more; from here on what they end with is an interruption,
  * not a failure. jobs_stop is to follow. */
 void jobs_begin_stop(struct jobs *jobs);
+/* True from then on: whoever waits on behalf of a caller gives up. Any thread. */
+bool jobs_are_stopping(struct jobs *jobs);
 /* Asks running jobs to stop, waits; they resume at the next start. Afterwards no job runs and none
  * can be started (-ESHUTDOWN), so what their steps used may go. */
 void jobs_stop(struct jobs *jobs);

@@ -257,6 +257,9 @@ static int make_point(
 	for (unsigned ms = 0; r == 0; ms += REQUEST_LOOK_MS) {
 		r = group_wait_request(
 			hold->group, request, seal.kind, REQUEST_LOOK_MS, error, ret_number);
+		if (r == -ETIMEDOUT && jobs_are_stopping(hold->registry->jobs))
+			return error_set(error, -ESHUTDOWN, "try again in a moment",
+				"the appliance is stopping");
 		if (r != -ETIMEDOUT || ms >= REQUEST_MS || hold_is_ending(hold))
 			return r;
 		r = 0;

@@ -2,7 +2,8 @@
 """The daemon ends soon after SIGTERM, whatever it waits for in a vault that does not answer.
 
 `vault init` against a service that takes the connection and is silent; then flushes and
-verifications whose requests hang or are answered 503, at each step of a flush. Afterwards what was
+verifications whose requests hang or are answered 503, at each step of a flush; a point that only an
+absent agent could make. Afterwards what was
 under way reaches the vault.
 """
 
@@ -15,8 +16,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,  # noqa: E402
-                       wait_until)
+from appliance import (BUILD, MIB, Appliance, Rpc, StrictService, check, run_test,  # noqa: E402
+                       step, wait_until)
 
 LONGEST_S = 5
 POLICIES = {"rare": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert": "0",
@@ -56,6 +57,19 @@ def silent_service(work):
                 check_stops(appliance, client)
 
 
+def absent_agent(work):
+    step("a point of a machine whose agent never comes")
+    with Appliance(BUILD, work, name="absent") as appliance:
+        appliance.call("machine", "add", "m", "--source", "agent")
+        with Rpc(appliance.socket) as rpc:
+            rpc.request("point.create", machine="m")
+            appliance.call("status")  # which came in later
+            client = begin(appliance, "point", "create", "m")
+            check_stops(appliance, client)
+            answer = rpc.line()
+            check(answer and "stopping" in answer["error"]["message"], f"{answer}")
+
+
 def write(appliance, seed):
     with open(appliance.live("m", "d"), "r+b") as file:
         file.write(bytes([seed]) * MIB)
@@ -78,6 +92,7 @@ def interrupted(service, appliance, seed, operation, fault):
 
 def test(work):
     silent_service(work)
+    absent_agent(work)
     with StrictService(work) as service, \
             Appliance(BUILD, work, service.connection_string, policies=POLICIES) as appliance:
         appliance.call("vault", "init")
