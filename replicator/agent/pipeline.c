@@ -274,14 +274,15 @@ void pipeline_last_sent(struct pipeline *p, uint64_t ret_sequences[static PIPELI
 
 /* ── what has arrived ────────────────────────────────────────────────────────────────────── */
 
-void pipeline_finish_task(struct pipeline *p, const struct task *task, bool arrived)
+void pipeline_finish_task(struct pipeline *p, const struct task *task, enum task_end end)
 {
-	if (task->pass > 0 && arrived)
+	if (task->pass > 0 && end != TASK_DROPPED)
 		source_settle(task->disk, task->pass, task->offset, task->length);
 	else if (task->pass > 0)
 		source_put_back(task->disk, task->offset, task->length);
-	if (task->kind != TASK_SEND && arrived)
-		p->events.compared(p->events.context, task->disk, task->offset);
+	if (task->kind != TASK_SEND && end != TASK_DROPPED)
+		p->events.compared(
+			p->events.context, task->disk, task->offset, end == TASK_ARRIVED);
 	free(task->expected_pages);
 }
 
@@ -311,7 +312,7 @@ void pipeline_acknowledge(
 		struct flight *flight = done;
 		done = flight->next;
 		if (flight->last)
-			pipeline_finish_task(p, &flight->task, true);
+			pipeline_finish_task(p, &flight->task, TASK_ARRIVED);
 		free(flight);
 	}
 	/* After the marks are settled, so that who waits for arrivals finds them so. */

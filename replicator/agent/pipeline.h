@@ -32,7 +32,8 @@ struct pipeline;
 
 enum task_kind {
 	TASK_SEND,    /* the range, as it is now */
-	TASK_COMPARE, /* a chunk: told of if its hash is not the expected one, else forgotten */
+	TASK_COMPARE, /* a chunk: told of if its hash is not the expected one, else forgotten; with
+		       * expected_pages as TASK_PAGES, so that it is read only once */
 	TASK_PAGES,   /* of a chunk, those pages whose hashes are not the expected ones */
 };
 
@@ -43,7 +44,7 @@ struct task {
 	uint32_t length;
 	uint64_t pass;           /* TASK_SEND: of the marks, settled when it has arrived; 0: none */
 	struct hash128 expected; /* TASK_COMPARE */
-	uint64_t *expected_pages; /* TASK_PAGES: owned, freed by the pipeline */
+	uint64_t *expected_pages; /* owned, freed by the pipeline */
 };
 
 /* Told from readers' and receivers' threads; they must not call the pipeline. */
@@ -51,7 +52,7 @@ struct pipeline_events {
 	/* A chunk's hash is another. `expected` is what the task expected. */
 	void (*differs)(void *context, const struct task *task);
 	/* A comparison (or what followed from it) is through: equal, or sent and acknowledged. */
-	void (*compared)(void *context, struct source_disk *disk, uint64_t offset);
+	void (*compared)(void *context, struct source_disk *disk, uint64_t offset, bool sent);
 	/* A chunk of a comparison could not be read: the disk's error says why. */
 	void (*unread)(void *context, struct source_disk *disk, uint64_t offset);
 	/* Something failed; the session is to end. Told at least once, perhaps often. */

@@ -74,7 +74,12 @@ struct pipeline {
 
 /* Waits as long as the bucket says. Without the lock. */
 void pipeline_pace(struct pipeline *pipeline, struct token_bucket *bucket, uint64_t bytes);
+enum task_end {
+	TASK_DROPPED, /* nothing came of it */
+	TASK_EQUAL,   /* there was nothing to send */
+	TASK_ARRIVED,
+};
 /* The task is through. Without the lock. */
-void pipeline_finish_task(struct pipeline *pipeline, const struct task *task, bool arrived);
+void pipeline_finish_task(struct pipeline *pipeline, const struct task *task, enum task_end end);
 void *pipeline_reader_main(void *lane);
 void *pipeline_sender_main(void *lane);

@@ -130,16 +130,17 @@ static bool examine(struct pipeline *p, struct load *load)
 		name_pieces(load, 0, pages);
 		return true;
 	}
-	if (load->task.kind == TASK_PAGES) {
+	bool by_pages = load->task.expected_pages != NULL;
+	if (by_pages)
 		name_differing(load);
-		return load->piece_count > 0;
-	}
-	bool equal = is_equal(load);
-	{
+	bool equal = by_pages ? load->piece_count == 0 : is_equal(load);
+	if (load->task.kind == TASK_COMPARE) {
 		SCOPED_LOCK(&p->lock);
 		p->counts.compared_chunks++;
 		p->counts.differing_chunks += !equal;
 	}
+	if (by_pages)
+		return !equal;
 	if (!equal) {
 		p->events.differs(p->events.context, &load->task);
 		load->task.disk = NULL; /* what follows from it is another task */
@@ -182,7 +183,7 @@ static void read_task(struct lane *lane, struct load *load)
 	if (load->task.disk && r < 0 && load->task.kind != TASK_SEND)
 		p->events.unread(p->events.context, load->task.disk, load->task.offset);
 	if (load->task.disk)
-		pipeline_finish_task(p, &load->task, r == 0);
+		pipeline_finish_task(p, &load->task, r == 0 ? TASK_EQUAL : TASK_DROPPED);
 	free(load);
 	hand_on(lane, NULL);
 }
@@ -196,7 +197,7 @@ void *pipeline_reader_main(void *argument)
 		uint8_t *buffer = load ? take_buffer(lane->pipeline) : NULL;
 		if (!buffer) {
 			free(load);
-			pipeline_finish_task(lane->pipeline, &task, false);
+			pipeline_finish_task(lane->pipeline, &task, TASK_DROPPED);
 			hand_on(lane, NULL);
 			struct error error = { 0 };
 			error_set(&error, -ENOMEM, NULL, "out of memory, or ending");

@@ -156,7 +156,7 @@ void *pipeline_sender_main(void *argument)
 		bool flying = false;
 		int r = send_load(lane, load, &error, &flying);
 		if (!flying)
-			pipeline_finish_task(lane->pipeline, &load->task, false);
+			pipeline_finish_task(lane->pipeline, &load->task, TASK_DROPPED);
 		end_load(lane, load);
 		if (r < 0) {
 			pipeline_fail(lane->pipeline, &error);

@@ -85,11 +85,12 @@ static void on_differs(void *context, const struct task *task)
 				 .hash = task->expected });
 }
 
-static void on_compared(void *context, struct source_disk *disk, uint64_t offset)
+static void on_compared(void *context, struct source_disk *disk, uint64_t offset, bool sent)
 {
 	deliver(context, &(struct event){ .kind = EVENT_COMPARED,
 				 .source = disk,
-				 .first = offset / WIRE_CHUNK_BYTES });
+				 .first = offset / WIRE_CHUNK_BYTES,
+				 .count = sent });
 }
 
 static void on_unread(void *context, struct source_disk *disk, uint64_t offset)

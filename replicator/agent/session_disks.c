@@ -3,7 +3,8 @@
  *
  * One disk is compared at a time, in the order of the list, so that the source is read gently and
  * in sequence. A chunk that differs has its pages asked for and is read once more when the answer
- * comes; one that the appliance has as zeros, or cannot prove, is sent without asking.
+ * comes. Where the appliance has zeros, or cannot prove what it has, there is nothing to ask for:
+ * what differs is sent as it was read.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -135,6 +136,8 @@ int session_take_disks(struct session *s, const struct json *message)
 		return r;
 	}
 	s->disks_answered = true;
+	/* What kept us from the appliance is over. */
+	agent_status_set_error(s->options->status, &error);
 	return 0;
 }
 
@@ -175,6 +178,28 @@ int session_distrust(struct session *s, struct source_disk *disk, const char *wh
 
 /* ── comparing ───────────────────────────────────────────────────────────────────────────── */
 
+static bool is_hash(struct hash128 a, struct hash128 b)
+{
+	return a.low == b.low && a.high == b.high;
+}
+
+/* The hashes of a chunk's pages where those of the chunk tell them: all zeros, or all unknown (0).
+ * NULL: they have to be asked for, or there is no memory. */
+static uint64_t *pages_of(const struct session *s, struct hash128 chunk)
+{
+	static const uint8_t zeros[WIRE_PAGE_BYTES];
+	const struct hash128 unknown = { 0 };
+	bool zero = is_hash(chunk, s->zero_chunk);
+	uint64_t *pages =
+		zero || is_hash(chunk, unknown) ? calloc(WIRE_CHUNK_PAGES, sizeof(*pages)) : NULL;
+	for (unsigned i = 0; pages && zero && i < WIRE_CHUNK_PAGES; i++)
+		if (i == 0)
+			frame_hash_pages(zeros, sizeof(zeros), &pages[0]);
+		else
+			pages[i] = pages[0];
+	return pages;
+}
+
 int session_take_hashes(struct session *s, struct event *event)
 {
 	unsigned i;
@@ -187,11 +212,13 @@ int session_take_hashes(struct session *s, struct event *event)
 		uint64_t chunk = event->first + c;
 		if (chunk >= compare->asked)
 			break;
+		const struct hash128 hash = { event->values[2 * c], event->values[2 * c + 1] };
 		const struct task task = { .kind = TASK_COMPARE,
 			.disk = disk,
 			.offset = chunk * WIRE_CHUNK_BYTES,
 			.length = WIRE_CHUNK_BYTES,
-			.expected = { event->values[2 * c], event->values[2 * c + 1] } };
+			.expected = hash,
+			.expected_pages = pages_of(s, hash) };
 		r = pipeline_put(s->pipeline, &task);
 	}
 	if (event->first + event->count >= compare->asked && s->asked_hashes > 0)
@@ -221,31 +248,15 @@ int session_take_pages(struct session *s, struct event *event)
 	return put_pages(s, disk, event->first, TAKE(event->values));
 }
 
-static bool is_hash(struct hash128 a, struct hash128 b)
-{
-	return a.low == b.low && a.high == b.high;
-}
-
 int session_take_differs(struct session *s, struct event *event)
 {
-	const struct hash128 unknown = { 0 };
 	if (!s->disks[index_of(s, event->source)].comparing) {
 		session_verify_event(s, event);
 		return 0;
 	}
-	s->disks[index_of(s, event->source)].compare.differing++;
-	bool zeros = is_hash(event->hash, s->zero_chunk);
-	if (zeros || is_hash(event->hash, unknown)) {
-		static const uint8_t zero_page[WIRE_PAGE_BYTES];
-		uint64_t *pages = calloc(WIRE_CHUNK_PAGES, sizeof(*pages));
-		if (!pages)
-			return -ENOMEM;
-		if (zeros)
-			frame_hash_pages(zero_page, sizeof(zero_page), &pages[0]);
-		for (unsigned i = 1; i < WIRE_CHUNK_PAGES; i++)
-			pages[i] = pages[0];
+	uint64_t *pages = pages_of(s, event->hash);
+	if (pages)
 		return put_pages(s, event->source, event->first, pages);
-	}
 	struct event *copy = malloc(sizeof(*copy));
 	if (!copy)
 		return -ENOMEM;
@@ -259,10 +270,12 @@ int session_take_differs(struct session *s, struct event *event)
 int session_take_compared(struct session *s, struct event *event)
 {
 	struct session_disk *disk = &s->disks[index_of(s, event->source)];
-	if (disk->comparing)
-		compare_chunk_done(&disk->compare, event->first);
-	else
+	if (!disk->comparing) {
 		session_verify_event(s, event);
+		return 0;
+	}
+	disk->compare.differing += event->count;
+	compare_chunk_done(&disk->compare, event->first);
 	return 0;
 }
 

@@ -24,7 +24,7 @@ enum event_kind {
 	EVENT_HASHES,   /* disk, first, count, hashes */
 	EVENT_PAGES,    /* disk, first (chunk), count, values */
 	EVENT_DIFFERS,  /* source, first (chunk), hash: what the appliance has */
-	EVENT_COMPARED, /* source, first (chunk) */
+	EVENT_COMPARED, /* source, first (chunk), count: 1 if something of it was sent */
 	EVENT_UNREAD,   /* source, first (chunk) */
 };
 
