@@ -5,7 +5,7 @@
  * block counts once, however often it was written: that is what replication has to carry when its
  * points are that far apart. What was written in all comes from the kernel's statistics.
  *
- * Memory: the tracker's marks (at most 32 MiB), and a bit a block for each window.
+ * Memory: the tracker's marks (at most 33 MiB), and a bit a block for each window.
  */
 #pragma once
 

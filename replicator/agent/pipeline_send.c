@@ -91,10 +91,17 @@ static int send_piece(struct lane *lane, const struct load *load, const struct p
 	return r;
 }
 
-static uint64_t window_bytes(const struct piece *piece)
+static uint64_t frame_bytes(const struct piece *piece)
 {
 	uint64_t head = sizeof(struct wire_frame) + sizeof(struct wire_data);
 	return piece->zero ? head : head + (uint64_t)piece->pages * (WIRE_PAGE_BYTES + 8);
+}
+
+/* A frame of zeros counts for a page: what is noted of it until it is acknowledged takes memory,
+ * and a disk that was discarded whole has millions of them. */
+static uint64_t window_bytes(const struct piece *piece)
+{
+	return frame_bytes(piece) + (piece->zero ? WIRE_PAGE_BYTES : 0);
 }
 
 /* Its acknowledgement may have come before its number was known here. */
@@ -119,7 +126,7 @@ static int send_load(
 		const struct piece *piece = &load->pieces[i];
 		uint64_t bytes = window_bytes(piece), sequence;
 		bool last = i + 1 == load->piece_count;
-		pipeline_pace(p, &p->send_bucket, bytes);
+		pipeline_pace(p, &p->send_bucket, frame_bytes(piece));
 		int r = await_window(lane, bytes);
 		if (r < 0)
 			return error_set(error, r, NULL, "ending");

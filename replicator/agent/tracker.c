@@ -28,8 +28,8 @@
 #include "common/cleanup.h"
 #include "replicator/agent/tracker_disk.h"
 
-#define DEFAULT_MEMORY (32 * MIB)
-#define DISK_MEMORY (16 * MIB)
+#define DEFAULT_MEMORY (33 * MIB)
+#define DISK_MEMORY (DEFAULT_MEMORY / 2) /* 64 GiB in blocks of 4 KiB, and the levels above */
 #define LARGE_DISK_MEMORY (64 * MIB) /* of one disk, whatever the others have */
 #define COARSE_SHIFT 20u
 

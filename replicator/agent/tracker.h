@@ -55,7 +55,7 @@ struct tracker_options {
 	/* A directory of a bpffs, made if it is not there; marks are kept in it from one process
 	 * to the next, and one tracker at a time has it. NULL: nothing outlives the process. */
 	const char *pin_dir;
-	/* What the marks of all disks may take, 0: 32 MiB. Blocks grow with the disks. */
+	/* What the marks of all disks may take, 0: 33 MiB. Blocks grow with the disks. */
 	uint64_t memory_bytes;
 };
 

@@ -73,6 +73,13 @@ class Churn:
         self.run(*FIO_JOB, f"--directory={directory}", f"--size={size}", "--end_fsync=0",
                  f"--rate={self.rate},{self.rate}", "--fsync=64")
 
+    def write(self, path):
+        """Writes to random places of a file that is there, steadily."""
+        self.run("fio", "--name=write", f"--filename={path}", "--rw=randwrite", "--thread",
+                 "--bssplit=4k/60:16k/30:128k/10", "--refill_buffers=1", "--time_based",
+                 "--runtime=3600", "--randrepeat=0", "--norandommap=1", "--allow_file_create=0",
+                 "--output-format=terse", f"--rate={self.rate}")
+
     def tar(self, directory, tree="/usr/share/perl/5.36.0/unicore"):
         if not os.path.isdir(tree):
             tree = "/usr/include/linux"
