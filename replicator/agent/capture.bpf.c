@@ -286,6 +286,7 @@ static __always_inline int queued(struct bio *bio)
 		return 0;
 	}
 	mark(index, bio->bi_iter.bi_sector, bytes);
+	__sync_fetch_and_add(&counters(device)->queued_bytes, bytes);
 	if (device->flags & CAPTURE_BIO_BASED) {
 		uint64_t key = (uint64_t)bio;
 		struct inflight value = {

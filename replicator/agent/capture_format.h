@@ -21,7 +21,7 @@ typedef __UINT64_TYPE__ uint64_t;
 #endif
 
 #define CAPTURE_MAGIC 0x4c46434150545552ull /* "LFCAPTUR" */
-#define CAPTURE_LAYOUT 1u                   /* of all here, and of what the programs do */
+#define CAPTURE_LAYOUT 2u                   /* of all here, and of what the programs do */
 
 #define CAPTURE_DEVICES 64u        /* gendisks */
 #define CAPTURE_SLOTS 128u         /* disks; twice as many, as growing takes a second one */
@@ -49,11 +49,12 @@ enum capture_device_flags {
 
 /* Only ever added to. */
 struct capture_counters {
-	uint64_t seen_bytes;  /* completed, by the tracepoints */
-	uint64_t other_bytes; /* completed, by the functions' entries */
-	uint64_t opaque;      /* commands that may write, no telling where */
-	uint64_t overflow;    /* writes that could not be followed to their end */
-	uint64_t reserved[4];
+	uint64_t seen_bytes;   /* completed, by the tracepoints */
+	uint64_t other_bytes;  /* completed, by the functions' entries */
+	uint64_t opaque;       /* commands that may write, no telling where */
+	uint64_t overflow;     /* writes that could not be followed to their end */
+	uint64_t queued_bytes; /* begun; all of them marked by then */
+	uint64_t reserved[3];
 };
 static_assert(sizeof(struct capture_counters) == 64, "a cache line");
 
@@ -92,9 +93,12 @@ struct capture_note {
 	uint64_t base_overflow;
 	uint64_t base_counted;
 	uint64_t base_missed;
+	/* By how much more bytes the programs saw begun, ever, than the kernel counts, while no
+	 * write was under way (modulo 2^64); UINT64_MAX: not known yet. */
+	uint64_t idle_excess;
 	char identity[192];
 };
-static_assert(sizeof(struct capture_note) == 280, "layout");
+static_assert(sizeof(struct capture_note) == 288, "layout");
 
 struct capture_registry {
 	uint64_t magic; /* written last */
@@ -105,4 +109,4 @@ struct capture_registry {
 				  */
 	struct capture_note notes[CAPTURE_SLOTS];
 };
-static_assert(sizeof(struct capture_registry) == 120 + 280 * CAPTURE_SLOTS, "layout");
+static_assert(sizeof(struct capture_registry) == 120 + 288 * CAPTURE_SLOTS, "layout");

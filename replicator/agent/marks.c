@@ -17,12 +17,32 @@
 #define FAN (1ull << CAPTURE_FAN_SHIFT)
 #define CLEAN 0
 #define WRITTEN 1
-#define FIRST_TAG 2
-#define TAGS 250u
+#define TAGS TRACKER_PASSES
+#define FIRST_TAG 2u /* unsure; those of sure ones follow */
+#define FIRST_SURE_TAG (FIRST_TAG + TAGS)
+#define LANDED (FIRST_SURE_TAG + TAGS)
+#define SETTLED (LANDED + 1)
+static_assert(SETTLED <= UINT8_MAX, "states of a block fit a byte");
 
 static uint8_t tag_of(uint64_t pass)
 {
 	return (uint8_t)(FIRST_TAG + pass % TAGS);
+}
+
+static uint8_t sure_tag_of(uint64_t pass)
+{
+	return (uint8_t)(FIRST_SURE_TAG + pass % TAGS);
+}
+
+/* To be taken. */
+static bool is_wanted(uint8_t state)
+{
+	return state == WRITTEN || state == LANDED;
+}
+
+static bool is_unsure(uint8_t state)
+{
+	return state == SETTLED || (state >= FIRST_TAG && state < FIRST_SURE_TAG);
 }
 
 static uint8_t load(const uint8_t *byte)
@@ -149,7 +169,7 @@ void marks_take(const struct marks *marks, uint64_t pass, uint64_t offset, size_
 	struct tracker_range *ret_ranges, size_t *ret_count, uint64_t *ret_next)
 {
 	const uint64_t window = FAN * FAN;
-	uint8_t tag = tag_of(pass);
+	uint8_t tag = tag_of(pass), sure_tag = sure_tag_of(pass);
 	uint64_t block = offset >> marks->shift, from = 0;
 	size_t count = 0;
 	bool open = false;
@@ -168,7 +188,8 @@ void marks_take(const struct marks *marks, uint64_t pass, uint64_t offset, size_
 				if (count == capacity)
 					break;
 			}
-			bool taken = change(&marks->map[block], WRITTEN, tag);
+			bool taken = change(&marks->map[block], WRITTEN, tag) ||
+				     change(&marks->map[block], LANDED, sure_tag);
 			if (taken && !open)
 				from = block;
 			if (!taken && open)
@@ -187,13 +208,14 @@ void marks_take(const struct marks *marks, uint64_t pass, uint64_t offset, size_
 
 void marks_settle(const struct marks *marks, uint64_t pass, uint64_t offset, uint64_t length)
 {
-	uint8_t tag = tag_of(pass);
+	uint8_t tag = tag_of(pass), sure_tag = sure_tag_of(pass);
 	uint64_t stop = MIN(offset + length, marks->disk_bytes);
 	uint64_t block = round_up(offset, 1ull << marks->shift) >> marks->shift;
 	uint64_t end = stop == marks->disk_bytes ? marks->blocks : stop >> marks->shift;
 
 	while ((block = next_unclean(marks, block, end)) < end) {
-		change(&marks->map[block], tag, CLEAN);
+		if (!change(&marks->map[block], tag, SETTLED))
+			change(&marks->map[block], sure_tag, CLEAN);
 		block++;
 	}
 }
@@ -206,7 +228,7 @@ uint64_t marks_dirty_bytes(const struct marks *marks)
 
 	for (uint64_t block = 0;
 		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++)
-		dirty += load(&marks->map[block]) == WRITTEN;
+		dirty += is_wanted(load(&marks->map[block]));
 	/* Not exact where levels overlap: an estimate from above. */
 	for (uint64_t i = 0; i < level1_blocks; i++)
 		dirty += load(&marks->map[marks->level1 + i]) ? FAN : 0;
@@ -223,18 +245,56 @@ bool marks_is_dirty(const struct marks *marks, uint64_t offset, uint64_t length)
 	uint64_t end = ((stop - 1) >> marks->shift) + 1;
 	for (uint64_t block = offset >> marks->shift; block < end; block++) {
 		uint64_t one = block >> CAPTURE_FAN_SHIFT, two = one >> CAPTURE_FAN_SHIFT;
-		if (load(&marks->map[block]) == WRITTEN || load(&marks->map[marks->level1 + one]) ||
+		if (is_wanted(load(&marks->map[block])) || load(&marks->map[marks->level1 + one]) ||
 			load(&marks->map[marks->level2 + two]))
 			return true;
 	}
 	return false;
 }
 
+bool marks_is_unsure(const struct marks *marks, uint64_t offset, uint64_t length)
+{
+	uint64_t stop = MIN(offset + length, marks->disk_bytes);
+	if (offset >= stop)
+		return false;
+	uint64_t end = ((stop - 1) >> marks->shift) + 1;
+	for (uint64_t block = offset >> marks->shift; block < end; block++)
+		if (is_unsure(load(&marks->map[block])))
+			return true;
+	return false;
+}
+
+/* Settled ones stay what they are: whether they were read right is found out as before. */
 void marks_untake(const struct marks *marks)
 {
 	for (uint64_t block = 0;
 		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++)
-		store(&marks->map[block], WRITTEN);
+		if (load(&marks->map[block]) < LANDED)
+			store(&marks->map[block], WRITTEN);
+}
+
+void marks_prove(const struct marks *marks)
+{
+	for (uint64_t block = 0;
+		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++) {
+		uint8_t state = load(&marks->map[block]);
+		if (state == SETTLED)
+			change(&marks->map[block], SETTLED, CLEAN);
+		else if (is_unsure(state))
+			change(&marks->map[block], state, (uint8_t)(state + TAGS));
+	}
+}
+
+uint64_t marks_recall(const struct marks *marks)
+{
+	uint64_t recalled = 0;
+	for (uint64_t block = 0;
+		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++) {
+		uint8_t state = load(&marks->map[block]);
+		if (is_unsure(state))
+			recalled += change(&marks->map[block], state, LANDED);
+	}
+	return MIN(recalled << marks->shift, marks->disk_bytes);
 }
 
 void marks_merge(const struct marks *from, const struct marks *to)

@@ -2,9 +2,17 @@
  * The marks of one disk: a byte a block, in memory that somebody else may be marking in at the
  * same time (a BPF program, a thread). The layout is that of capture_format.h.
  *
- *	0        clean
- *	1        written
- *	2..251   taken in a pass (2 + pass % 250) and not settled
+ *	0          clean
+ *	1          written
+ *	2..125     taken in a pass (2 + pass % 124) and not settled, unsure
+ *	126..249   taken in a pass (126 + pass % 124) and not settled, sure
+ *	250        landed: to be taken again; what was written of it is on the disk by now
+ *	251        settled, unsure
+ *
+ * Unsure: the write may still have been under way when the block was read, so that the read saw
+ * what was there before. The mark at the write's completion makes up for that; where it is missing,
+ * the block has to be read once more. marks_prove says that no completion was missing, marks_recall
+ * that one may have been.
  *
  * Bytes of the higher levels are 0 or 1 only: taking spreads them over level 0 first. Whoever
  * marks stores 1, blindly; all others exchange, so no mark is lost. A block that is written after
@@ -51,6 +59,14 @@ bool marks_is_dirty(const struct marks *marks, uint64_t offset, uint64_t length)
 
 /* What was taken and not settled is written again. */
 void marks_untake(const struct marks *marks);
+
+/* Both to be called with no write under way. Prove: all that was read so far was read right.
+ * Recall: what is unsure is to be taken again; returns how many bytes that are. */
+void marks_prove(const struct marks *marks);
+uint64_t marks_recall(const struct marks *marks);
+
+/* True if a block of the range is unsure, settled or not. */
+bool marks_is_unsure(const struct marks *marks, uint64_t offset, uint64_t length);
 
 /* Marks in `to` whatever is not clean in `from`; both are maps of the same disk. */
 void marks_merge(const struct marks *from, const struct marks *to);

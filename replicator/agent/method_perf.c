@@ -188,9 +188,6 @@ static void take_record(struct method_perf *m, const uint8_t *raw, uint32_t byte
 	for (unsigned i = 0; i < CAPTURE_DEVICES; i++) {
 		if (m->devs[i] != dev || dev == 0)
 			continue;
-		if (l == &m->layouts[RQ_COMPLETE])
-			__atomic_fetch_add(&m->devices[i].stripes[0].seen_bytes,
-				(uint64_t)sectors * SECTOR_BYTES, __ATOMIC_RELAXED);
 		uint32_t next = __atomic_load_n(&m->devices[i].first, __ATOMIC_ACQUIRE);
 		for (; next; next = __atomic_load_n(&m->slots[next - 1].next, __ATOMIC_ACQUIRE)) {
 			const struct capture_slot *slot = &m->slots[next - 1];
@@ -204,6 +201,10 @@ static void take_record(struct method_perf *m, const uint8_t *raw, uint32_t byte
 			marks_set(&marks, (begin - slot->first_sector) * SECTOR_BYTES,
 				(end - begin) * SECTOR_BYTES);
 		}
+		struct capture_counters *counters = &m->devices[i].stripes[0];
+		__atomic_fetch_add(l == &m->layouts[RQ_COMPLETE] ? &counters->seen_bytes
+								 : &counters->queued_bytes,
+			(uint64_t)sectors * SECTOR_BYTES, __ATOMIC_RELEASE);
 	}
 }
 

@@ -6,7 +6,11 @@
  * lies in our buffers; sending goes on behind that. While frozen nothing is written but memory and
  * sockets, nothing opened, nothing logged.
  *
- * The loss detector is asked while everything stands still, which is when it knows for certain.
+ * The loss detector is asked while everything stands still, which is when it knows for certain:
+ * before the rest is taken, as it may have more to take (blocks that may have been read before
+ * their writes had ended), and once more when it is read, so that this cut's own reads are known to
+ * be right. Where there is more than fits a short freeze, it is copied like other changes and all
+ * is frozen anew; what is marked for that reason is sure whatever the kernel leaves out meanwhile.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -27,7 +31,8 @@
 #define RANGES 256u
 #define LOOK_NS (NS_PER_S / 4)
 #define CHECK_MS 20u
-#define PASS_MODULUS 250u
+#define RECALLED_MAX (16u << 20) /* read again while frozen */
+#define FREEZES_MAX 4u
 
 struct cut {
 	struct session *session;
@@ -37,6 +42,8 @@ struct cut {
 	int64_t time_ns;
 	uint64_t remainder_bytes;
 	struct freezer_report report;
+	bool again;               /* too much was marked again for this freeze */
+	uint64_t recalled_bytes;  /* marked again, since ends of writes were missed */
 	struct source_disk *lost; /* whose changes were missed */
 	struct tracker_trust trust;
 	struct error app_error; /* why it is not application-consistent, though it was to be */
@@ -118,7 +125,7 @@ static int take_all(struct cut *cut, uint64_t *ret_bytes)
 {
 	struct session *s = cut->session;
 	struct source *source = s->options->source;
-	uint64_t pass = s->pass = s->pass % PASS_MODULUS + 1;
+	uint64_t pass = s->pass = s->pass % TRACKER_PASSES + 1;
 	struct tracker_range ranges[RANGES];
 	*ret_bytes = 0;
 	for (unsigned i = 0; i < source->count; i++) {
@@ -310,25 +317,34 @@ static void look_for_losses(struct cut *cut)
 		struct source_disk *disk = source->disks[i];
 		struct tracker_trust trust;
 		SCOPED_LOCK(&disk->lock);
-		if (disk->accepted && tracker_check(disk->tracked, CHECK_MS, &trust) == 0 &&
-			trust.verdict == TRACKER_LOST) {
+		if (!disk->accepted || tracker_check(disk->tracked, CHECK_MS, &trust) < 0)
+			continue;
+		if (trust.verdict == TRACKER_RECALLED)
+			cut->recalled_bytes += trust.recalled_bytes;
+		if (trust.verdict == TRACKER_LOST) {
 			cut->lost = disk;
 			cut->trust = trust;
 		}
 	}
 }
 
-/* The detector is asked while the readers read: nothing is written meanwhile. */
-static int copy_frozen(struct cut *cut)
+/* `last`: however much is marked again, it is copied now; else it may have to be frozen anew. */
+static int copy_frozen(struct cut *cut, bool last)
 {
 	struct session *s = cut->session;
+	uint64_t recalled = cut->recalled_bytes;
 	cut->time_ns = clock_realtime_ns(clock_system());
-	int r = take_all(cut, &cut->remainder_bytes);
-	if (r == 0)
-		look_for_losses(cut);
+	look_for_losses(cut);
+	if (!last && cut->recalled_bytes - recalled > RECALLED_MAX)
+		cut->again = true;
+	if (cut->again)
+		return 0;
+	int r = cut->lost ? 0 : take_all(cut, &cut->remainder_bytes);
 	if (r == 0)
 		r = pipeline_wait_read(
 			s->pipeline, (int64_t)s->options->freeze_timeout_ms * NS_PER_MS);
+	if (r == 0)
+		look_for_losses(cut);
 	if (r < 0)
 		return error_set(&cut->error, r,
 			"let --freeze-timeout be longer, or points be rarer in busy hours",
@@ -337,7 +353,7 @@ static int copy_frozen(struct cut *cut)
 	return await_others(cut);
 }
 
-static int freeze_and_copy(struct cut *cut)
+static int freeze_once(struct cut *cut, bool last)
 {
 	const struct session_options *options = cut->session->options;
 	agent_status_hold(options->status, true);
@@ -345,7 +361,7 @@ static int freeze_and_copy(struct cut *cut)
 	pipeline_hurry(cut->session->pipeline, true);
 	int r = freezer_freeze(options->freezer, options->freeze_timeout_ms, &cut->error);
 	if (r == 0) {
-		r = copy_frozen(cut);
+		r = copy_frozen(cut, last);
 		int thawed = freezer_thaw(options->freezer, &cut->report);
 		if (r == 0 && thawed < 0)
 			r = error_set(&cut->error, thawed,
@@ -355,6 +371,25 @@ static int freeze_and_copy(struct cut *cut)
 	cut->frozen = false;
 	pipeline_hurry(cut->session->pipeline, false);
 	agent_status_hold(options->status, false);
+	return r;
+}
+
+/* The machines of a group are frozen together, hence once. */
+static int freeze_and_copy(struct cut *cut)
+{
+	int r = freeze_once(cut, !cut->alone);
+	for (unsigned i = 2; r == 0 && cut->again && i <= FREEZES_MAX; i++) {
+		cut->again = false;
+		r = copy_in_passes(cut);
+		if (r == 0)
+			r = prepare_freeze(cut);
+		if (r == 0)
+			r = freeze_once(cut, i == FREEZES_MAX);
+	}
+	if (cut->recalled_bytes > 0)
+		log_info("the kernel let ends of writes go unseen: %" PRIu64
+			 " KiB that may have been read too early were read again",
+			cut->recalled_bytes >> 10);
 	return r;
 }
 

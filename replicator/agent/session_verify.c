@@ -2,10 +2,11 @@
  * Verifying: is what the appliance has what the disk holds? In rounds, while everything runs.
  *
  * A batch of chunks is asked for and compared. A chunk that differs proves nothing if it was
- * written meanwhile (it is marked), or if a cut took marks between the question and the answer: it
- * is looked at again in the next round, after the next recovery point has carried it over. One that
- * differs and was not touched is a difference. To repair it, it is marked as if it had been
- * written: the next recovery point carries it over like any change.
+ * written meanwhile (it is marked, or what was read of it is not proven yet), or if a cut took
+ * marks between the question and the answer: it is looked at again in the next round, after the
+ * next recovery point has carried it over. One that differs and was not touched is a difference. To
+ * repair it, it is marked as if it had been written: the next recovery point carries it over like
+ * any change.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -158,7 +159,8 @@ static bool is_touched(struct source_disk *disk, uint64_t chunk)
 	uint64_t offset = chunk * WIRE_CHUNK_BYTES;
 	uint64_t length = MIN((uint64_t)WIRE_CHUNK_BYTES, disk->disk.bytes - offset);
 	SCOPED_LOCK(&disk->lock);
-	return tracker_is_dirty(disk->tracked, offset, length);
+	return tracker_is_dirty(disk->tracked, offset, length) ||
+	       tracker_is_unsure(disk->tracked, offset, length);
 }
 
 /* Judged when all of the batch was read, so that a mark set meanwhile is seen. */

@@ -158,6 +158,8 @@ static void disk_free(struct tracker_disk *disk, bool drop)
 			disk->marks.map, drop);
 	if (disk->stat_fd >= 0)
 		close(disk->stat_fd);
+	if (disk->inflight_fd >= 0)
+		close(disk->inflight_fd);
 	free(disk);
 }
 
@@ -309,6 +311,7 @@ static int slot_make(struct tracker_disk *disk, unsigned shift)
 		.offset_bytes = d->offset_bytes,
 		.bytes = d->bytes,
 		.sequence = d->sequence,
+		.idle_excess = TRACKER_EXCESS_UNKNOWN,
 	};
 	snprintf(note->identity, sizeof(note->identity), "%s", d->identity);
 	return 0;
@@ -346,11 +349,11 @@ static uint64_t memory_left(const struct tracker *tracker)
 	return tracker->memory_bytes > used ? tracker->memory_bytes - used : 0;
 }
 
-static int stat_open(const struct disk *disk)
+static int stat_open(const struct disk *disk, const char *name)
 {
 	char path[96];
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/stat", major(disk->gendisk_dev),
-		minor(disk->gendisk_dev));
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(disk->gendisk_dev),
+		minor(disk->gendisk_dev), name);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
@@ -372,6 +375,7 @@ static int begin_marking(struct tracker_disk *disk, struct error *error)
 
 	if (slot_find(disk)) {
 		struct tracker_trust trust;
+		disk->unsure = true; /* what the earlier process had settled may be */
 		disk->resumed =
 			tracker_check(disk, 200, &trust) == 0 && trust.verdict != TRACKER_LOST;
 		if (disk->resumed) {
@@ -430,7 +434,8 @@ int tracker_add(struct tracker *tracker, const struct disk *disk, struct tracker
 		return error_set(error, -ENOMEM, NULL, "disk %s: no memory", disk->name);
 	added->tracker = tracker;
 	added->disk = *disk;
-	added->stat_fd = stat_open(disk);
+	added->stat_fd = stat_open(disk, "stat");
+	added->inflight_fd = stat_open(disk, "inflight");
 	marks_plan(disk->bytes, marks_shift_for(disk->bytes, DISK_MEMORY), &added->marks);
 	if (tracker->method->ops) {
 		r = begin_marking(added, error);
@@ -502,6 +507,7 @@ int tracker_grow(struct tracker_disk *disk, uint64_t bytes, struct error *error)
 	note->base_overflow = from->base_overflow;
 	note->base_counted = from->base_counted;
 	note->base_missed = from->base_missed;
+	note->idle_excess = from->idle_excess;
 	marks_set(&disk->marks, before, bytes - before);
 	/* Both slots are marked in; what the first has goes over, and once more what it got
 	 * before it was unchained. Taken blocks come back as written: too many, never too few. */
@@ -533,6 +539,7 @@ int tracker_take(struct tracker_disk *disk, uint64_t pass, uint64_t offset, size
 		return -EOPNOTSUPP;
 	settle(method);
 	marks_take(&disk->marks, pass, offset, capacity, ret_ranges, ret_count, ret_next);
+	disk->unsure |= *ret_count > 0;
 	return 0;
 }
 
@@ -562,6 +569,11 @@ bool tracker_is_dirty(const struct tracker_disk *disk, uint64_t offset, uint64_t
 		return true;
 	settle(disk->tracker->method);
 	return marks_is_dirty(&disk->marks, offset, length);
+}
+
+bool tracker_is_unsure(const struct tracker_disk *disk, uint64_t offset, uint64_t length)
+{
+	return disk->marks.map && marks_is_unsure(&disk->marks, offset, length);
 }
 
 int tracker_cost(const struct tracker *tracker, struct tracker_cost *ret_cost)

@@ -18,8 +18,9 @@
  *	tracker_put_back       it was not sent: marked again. A process that dies between take and
  *	                       settle need not: the next one finds those blocks marked
  *	tracker_check          proves that no write was missed, best asked while nothing is written.
- *	                       If it was, or nothing can be known: tracker_trust_again, *then*
- *	                       compare the disk by hash
+ *	                       If only ends of writes were, what may have been read too early is
+ *	                       marked again. If a write was, or nothing can be known:
+ *	                       tracker_trust_again, *then* compare the disk by hash
  *
  * Never trust marks across a reboot: writes before the start and after the end of this program
  * are unseen (tracker_was_resumed is false then). The bytes of a disk read from a mounted
@@ -104,9 +105,11 @@ struct tracker_range {
  * Takes marks from `offset` (where an earlier call stopped) upwards: fills at most `capacity`
  * ranges, in order and apart from each other, and tells where to go on; that is the size of the
  * disk when it is done. `pass` is any number; of the unsettled ones no two may be equal modulo
- * 250. Reads of the ranges must begin after this returned. 0 or -errno: -EOPNOTSUPP by scan,
- * which has no marks.
+ * TRACKER_PASSES. Reads of the ranges must begin after this returned. 0 or -errno: -EOPNOTSUPP by
+ * scan, which has no marks.
  */
+#define TRACKER_PASSES 124u
+
 int tracker_take(struct tracker_disk *disk, uint64_t pass, uint64_t offset, size_t capacity,
 	struct tracker_range *ret_ranges, size_t *ret_count, uint64_t *ret_next);
 
@@ -125,8 +128,15 @@ uint64_t tracker_dirty_bytes(const struct tracker_disk *disk);
 /* True if a write overlapping the range is marked and not taken. */
 bool tracker_is_dirty(const struct tracker_disk *disk, uint64_t offset, uint64_t length);
 
+/* True if something in the range may have been read before its write had ended: taken, and not
+ * proven since. */
+bool tracker_is_unsure(const struct tracker_disk *disk, uint64_t offset, uint64_t length);
+
 enum tracker_verdict {
 	TRACKER_PROVEN,   /* every byte the kernel counted as written was seen */
+	TRACKER_RECALLED, /* ends of writes were missed, their beginnings were not: what may have
+			   * been read too early is marked again, so take once more; nothing else is
+			   * due */
 	TRACKER_UNPROVEN, /* cannot tell now: writes are under way, or the kernel does not count */
 	TRACKER_LOST,     /* something was missed: the marks are worth nothing until trust_again */
 };
@@ -141,15 +151,17 @@ enum tracker_reason {
 	TRACKER_REASON_REPLACED,    /* the disk behind the name is another one */
 	TRACKER_REASON_NO_COUNT,    /* unproven: statistics are off, or the method has none */
 	TRACKER_REASON_BUSY,        /* unproven: writes never stood still long enough to compare */
+	TRACKER_REASON_ENDS,        /* recalled: ends of writes were not seen */
 };
 
 struct tracker_trust {
 	enum tracker_verdict verdict;
 	enum tracker_reason reason;
-	uint64_t seen_bytes;    /* completed writes and discards since trust began */
-	uint64_t other_bytes;   /* the same, seen in the second way where there is one, else 0 */
-	uint64_t counted_bytes; /* the same by the kernel's statistics of the whole disk */
-	uint64_t missed;        /* calls the kernel left out and could not be made up for */
+	uint64_t seen_bytes;     /* completed writes and discards since trust began */
+	uint64_t other_bytes;    /* the same, seen in the second way where there is one, else 0 */
+	uint64_t counted_bytes;  /* the same by the kernel's statistics of the whole disk */
+	uint64_t recalled_bytes; /* how much is marked again; recalled only */
+	uint64_t missed;         /* calls the kernel left out and could not be made up for */
 };
 
 /* Compares what was seen with what the kernel counted, for at most `wait_ms`. While nothing is

@@ -5,6 +5,8 @@
 
 #include "replicator/agent/tracker_internal.h"
 
+#define TRACKER_EXCESS_UNKNOWN UINT64_MAX /* of capture_note.idle_excess */
+
 struct tracker {
 	struct method *method;
 	uint64_t memory_bytes;
@@ -16,6 +18,8 @@ struct tracker_disk {
 	struct disk disk;
 	struct marks marks; /* map is NULL for scan */
 	unsigned slot;
-	int stat_fd; /* the gendisk's statistics; negative: none */
+	int stat_fd;     /* the gendisk's statistics; negative: none */
+	int inflight_fd; /* how many requests are under way on it; negative: nobody says */
 	bool resumed;
+	bool unsure; /* something may be, in the marks */
 };

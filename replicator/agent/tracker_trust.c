@@ -13,6 +13,20 @@
  * either may miss events; nothing was missed as long as one of them agrees with the kernel. When
  * that is proven, the base of the other is moved so that it agrees again: each may miss something
  * at another time.
+ *
+ * Some kernels do miss completions: those that an interrupt delivers while the processor has a task
+ * on it for which the kernel runs no programs at all (seen on Linux 6.18: every tracepoint is mute
+ * then, and no counter of missed calls moves). The beginning of a write is seen on the processor
+ * and in the context of who writes, so the same kernels do not miss that. Hence a third sum, of the
+ * bytes begun. While no write is under way it exceeds what the kernel counts by a constant, which
+ * is learnt when the disk is idle (idle_excess). If it does so now, and the disk is idle, then
+ * every write's beginning was seen and marked, and each has ended by now: all that may be wrong is
+ * a block that was taken and read while its write was still under way. Those are known (unsure,
+ * marks.h) and marked again: TRACKER_RECALLED. Anything else that does not add up is TRACKER_LOST.
+ *
+ * Idle is what the kernel says (no write in `inflight`), with all sums standing still. If it were
+ * ever said too early, the constant learnt would be too large, and what follows from that is a loss
+ * that is none, never one that is overlooked.
  */
 #include "replicator/agent/tracker.h"
 
@@ -35,10 +49,12 @@
 struct sums {
 	uint64_t seen;
 	uint64_t other;
+	uint64_t queued;
 	uint64_t opaque;
 	uint64_t overflow;
 	uint64_t counted;
 	uint64_t missed;
+	bool idle; /* no write is under way */
 };
 
 static void sum_up(const struct capture_device *device, struct sums *ret_sums)
@@ -48,6 +64,7 @@ static void sum_up(const struct capture_device *device, struct sums *ret_sums)
 		const struct capture_counters *c = &device->stripes[i];
 		sums.seen += __atomic_load_n(&c->seen_bytes, __ATOMIC_ACQUIRE);
 		sums.other += __atomic_load_n(&c->other_bytes, __ATOMIC_ACQUIRE);
+		sums.queued += __atomic_load_n(&c->queued_bytes, __ATOMIC_ACQUIRE);
 		sums.opaque += __atomic_load_n(&c->opaque, __ATOMIC_ACQUIRE);
 		sums.overflow += __atomic_load_n(&c->overflow, __ATOMIC_ACQUIRE);
 	}
@@ -76,12 +93,27 @@ static int read_counted(int stat_fd, uint64_t *ret_bytes)
 	return 0;
 }
 
+/* Reads and writes under way, as two numbers. */
+static bool is_idle(int inflight_fd)
+{
+	char text[64];
+	unsigned long long reads, writes;
+
+	if (inflight_fd < 0)
+		return false;
+	ssize_t n = pread(inflight_fd, text, sizeof(text) - 1, 0);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	return sscanf(text, "%llu %llu", &reads, &writes) == 2 && writes == 0;
+}
+
 static struct capture_note *note_of(const struct tracker_disk *disk)
 {
 	return &disk->tracker->method->registry->notes[disk->slot];
 }
 
-/* One sample: 0; -EAGAIN if something completed meanwhile; -errno. */
+/* One sample: 0; -EAGAIN if something began or completed meanwhile; -errno. */
 static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
 {
 	struct method *method = disk->tracker->method;
@@ -95,6 +127,7 @@ static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
 	int r = read_counted(disk->stat_fd, &counted);
 	if (r < 0)
 		return r;
+	bool idle = is_idle(disk->inflight_fd);
 	if (method->ops->settle)
 		method->ops->settle(method);
 	sum_up(device, &after);
@@ -103,15 +136,22 @@ static int sample(const struct tracker_disk *disk, struct sums *ret_sums)
 		return r;
 	after.counted = counted;
 	after.missed = missed;
+	after.idle = idle;
 	*ret_sums = after;
-	return before.seen == after.seen && before.other == after.other ? 0 : -EAGAIN;
+	return before.seen == after.seen && before.other == after.other &&
+			       before.queued == after.queued
+		       ? 0
+		       : -EAGAIN;
 }
 
-/* How far the sums were from what the kernel counted, and in how many good samples in a row. */
+/* How far the sums were from what the kernel counted, and in how many good samples in a row; the
+ * same of what had begun, of samples in which the disk was idle. */
 struct agreement {
 	uint64_t seen;
 	uint64_t other;
 	int samples;
+	uint64_t excess;
+	int idle_samples;
 };
 
 static void agree(const struct sums *now, struct agreement *agreement)
@@ -121,6 +161,16 @@ static void agree(const struct sums *now, struct agreement *agreement)
 	agreement->samples = same && agreement->samples > 0 ? agreement->samples + 1 : 1;
 	agreement->seen = seen;
 	agreement->other = other;
+	uint64_t excess = now->queued - now->counted;
+	same = now->idle && agreement->idle_samples > 0 && excess == agreement->excess;
+	agreement->idle_samples = same ? agreement->idle_samples + 1 : now->idle;
+	agreement->excess = excess;
+}
+
+static void learn_excess(struct capture_note *note, const struct agreement *agreement)
+{
+	if (agreement->idle_samples >= AGREEING)
+		__atomic_store_n(&note->idle_excess, agreement->excess, __ATOMIC_SEQ_CST);
 }
 
 static void pause_for(int64_t ns)
@@ -138,7 +188,10 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 	if (!method->ops)
 		return 0;
 	struct capture_note *note = note_of(disk);
-	while (agreement.samples < AGREEING && clock_monotonic_ns(clock_system()) < deadline) {
+	while ((agreement.samples < AGREEING ||
+		       (note->idle_excess == TRACKER_EXCESS_UNKNOWN &&
+			       agreement.idle_samples < AGREEING && disk->inflight_fd >= 0)) &&
+		clock_monotonic_ns(clock_system()) < deadline) {
 		int r = sample(disk, &sums);
 		if (r == -ENODATA)
 			break;
@@ -149,14 +202,34 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 			agree(&sums, &agreement);
 		pause_for(50 * NS_PER_US);
 	}
-	note->base_seen = sums.seen;
-	note->base_other = sums.other;
+	note->base_seen = sums.counted - agreement.seen;
+	note->base_other = sums.counted - agreement.other;
 	note->base_opaque = sums.opaque;
 	note->base_overflow = sums.overflow;
 	note->base_counted = agreement.samples < AGREEING ? NO_BASE : sums.counted;
 	note->base_missed = sums.missed;
+	learn_excess(note, &agreement);
 	__atomic_store_n(&note->distrust, TRACKER_REASON_NONE, __ATOMIC_SEQ_CST);
 	return 0;
+}
+
+/* Fewer bytes completed than the kernel counts: were at least all beginnings seen? */
+static void judge_missing(
+	const struct capture_note *note, const struct sums *now, struct tracker_trust *trust)
+{
+	int64_t more = (int64_t)(now->queued - now->counted - note->idle_excess);
+
+	trust->verdict = TRACKER_LOST;
+	trust->reason = TRACKER_REASON_BYTES;
+	if (note->idle_excess == TRACKER_EXCESS_UNKNOWN || more < 0)
+		return;
+	if (!now->idle) {
+		trust->verdict = TRACKER_UNPROVEN;
+		trust->reason = TRACKER_REASON_BUSY;
+	} else if (more == 0) {
+		trust->verdict = TRACKER_RECALLED;
+		trust->reason = TRACKER_REASON_ENDS;
+	}
 }
 
 /* The verdict that one sample supports. */
@@ -189,8 +262,7 @@ static void judge(
 		trust.verdict = TRACKER_UNPROVEN;
 		trust.reason = TRACKER_REASON_BUSY;
 	} else if (trust.seen_bytes < counted) {
-		trust.verdict = TRACKER_LOST;
-		trust.reason = TRACKER_REASON_BYTES;
+		judge_missing(note, now, &trust);
 	} else if (trust.seen_bytes > counted) {
 		trust.verdict = TRACKER_UNPROVEN;
 		trust.reason = TRACKER_REASON_NO_COUNT;
@@ -214,20 +286,54 @@ static int give_lost(
 	return give(disk, &trust, ret_trust);
 }
 
-/* Whether the verdict rests on comparing sums, so that one sample is not enough. */
-static bool is_compared(const struct tracker_disk *disk, const struct tracker_trust *trust)
+/* Whether so many samples are enough for the verdict: they are where it rests on comparing sums. */
+static bool is_certain(const struct tracker_disk *disk, const struct tracker_trust *trust,
+	const struct agreement *agreement)
 {
-	return trust->verdict == TRACKER_PROVEN || trust->reason == TRACKER_REASON_BYTES ||
-	       (trust->reason == TRACKER_REASON_NO_COUNT && disk->stat_fd >= 0 &&
-		       disk->disk.counted);
+	bool counts = disk->stat_fd >= 0 && disk->disk.counted;
+	switch (trust->reason) {
+	case TRACKER_REASON_NONE:
+		return agreement->samples >= AGREEING;
+	case TRACKER_REASON_ENDS:
+		return MIN(agreement->samples, agreement->idle_samples) >= AGREEING;
+	case TRACKER_REASON_BYTES:
+		return agreement->samples >= AGREEING_ON_LOSS;
+	case TRACKER_REASON_NO_COUNT:
+		return !counts || agreement->samples >= AGREEING_ON_LOSS;
+	case TRACKER_REASON_BUSY:
+		return note_of(disk)->base_counted == NO_BASE;
+	default:
+		return true;
+	}
 }
 
-/* Both ways begin anew from here: what one of them missed before, the other has seen. */
+/* The sums of what completed begin anew from here: what one of them missed before, another saw. */
 static void rebase(struct capture_note *note, const struct agreement *agreement)
 {
 	__atomic_store_n(&note->base_seen, note->base_counted - agreement->seen, __ATOMIC_SEQ_CST);
 	__atomic_store_n(
 		&note->base_other, note->base_counted - agreement->other, __ATOMIC_SEQ_CST);
+}
+
+/* What a verdict that is certain changes. */
+static int conclude(struct tracker_disk *disk, const struct agreement *agreement,
+	struct tracker_trust *trust, struct tracker_trust *ret_trust)
+{
+	struct capture_note *note = note_of(disk);
+	bool proven = trust->verdict == TRACKER_PROVEN;
+
+	if (proven || trust->verdict == TRACKER_LOST)
+		learn_excess(note, agreement);
+	/* Its blocks first: who dies in between has too many marked, never too few. */
+	if (trust->verdict == TRACKER_RECALLED)
+		trust->recalled_bytes = disk->unsure ? marks_recall(&disk->marks) : 0;
+	else if (proven && disk->unsure && agreement->idle_samples >= AGREEING)
+		marks_prove(&disk->marks);
+	if (trust->verdict == TRACKER_RECALLED || (proven && agreement->idle_samples >= AGREEING))
+		disk->unsure = false;
+	if (proven || trust->verdict == TRACKER_RECALLED)
+		rebase(note, agreement);
+	return give(disk, trust, ret_trust);
 }
 
 int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_trust *ret_trust)
@@ -260,15 +366,11 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 		}
 		agree(&now, &agreement);
 		judge(disk, &now, &trust);
-		bool proven = trust.verdict == TRACKER_PROVEN;
-		if (!is_compared(disk, &trust) ||
-			agreement.samples >= (proven ? AGREEING : AGREEING_ON_LOSS)) {
-			if (proven)
-				rebase(note, &agreement);
-			return give(disk, &trust, ret_trust);
-		}
+		if (is_certain(disk, &trust, &agreement))
+			return conclude(disk, &agreement, &trust, ret_trust);
 		/* A loss has to show for a while: a request may be between mark and count. */
-		pause_for(proven ? 50 * NS_PER_US : PAUSE_NS);
+		bool soon = trust.verdict == TRACKER_PROVEN || trust.verdict == TRACKER_RECALLED;
+		pause_for(soon ? 50 * NS_PER_US : PAUSE_NS);
 	} while (clock_monotonic_ns(clock_system()) < deadline);
 	trust.verdict = TRACKER_UNPROVEN;
 	trust.reason = TRACKER_REASON_BUSY;
@@ -296,6 +398,8 @@ const char *tracker_reason_text(enum tracker_reason reason)
 		return "the kernel keeps no statistics of it to compare with";
 	case TRACKER_REASON_BUSY:
 		return "writes never stood still";
+	case TRACKER_REASON_ENDS:
+		return "ends of writes were not seen";
 	}
 	return "unknown";
 }

@@ -162,6 +162,31 @@ def restarts(work, losses):
                     check(not tool.resumed(), "another disk was taken for the old one")
 
 
+class Blindfold:
+    """While it is on, the programs do not know the disk: what happens to it goes unseen."""
+
+    def __init__(self, pin):
+        table = json.loads(shell("bpftool", "-j", "map", "dump", "pinned", pin / "device_of"))
+        used = [entry for entry in table if any(int(byte, 16) for byte in entry["value"])]
+        check(len(used) == 1, used)
+        self.value = used[0]["value"]
+        self.update = ["bpftool", "map", "update", "pinned", pin / "device_of", "key",
+                       *used[0]["key"], "value"]
+
+    def __enter__(self):
+        shell(*self.update, *["0"] * 8)
+
+    def __exit__(self, *_):
+        shell(*self.update, *self.value)
+
+
+def written(path, block):
+    """A process that writes a block of a device past its cache."""
+    return subprocess.Popen(["dd", "if=/dev/urandom", f"of={path}", "bs=4096", "count=1",
+                             f"seek={block}", "oflag=direct", "conv=notrunc"],
+                            stderr=subprocess.DEVNULL)
+
+
 def found_out(work):
     """A write that is not seen is found out: here by taking the disk out of the programs' table."""
     need("bpftool")
@@ -169,15 +194,8 @@ def found_out(work):
     with BpfDirectory(work) as pin, LoopDisk(work, "missed", 64) as disk:
         with Tool(work, pairs_of(disk), "bpf", pin) as tool:
             tool.ask("copy")
-            table = json.loads(shell("bpftool", "-j", "map", "dump", "pinned", pin / "device_of"))
-            used = [entry for entry in table if any(int(byte, 16) for byte in entry["value"])]
-            check(len(used) == 1, used)
-            update = ["bpftool", "map", "update", "pinned", pin / "device_of", "key", *used[0]["key"],
-                      "value"]
-            shell(*update, *["0"] * 8)
-            shell("dd", "if=/dev/urandom", f"of={disk.device}", "bs=4096", "count=1", "seek=77",
-                  "oflag=direct", "conv=notrunc")
-            shell(*update, *used[0]["value"])
+            with Blindfold(pin):
+                written(disk.device, 77).wait()
             answer = tool.ask("check 500")
             check(" lost fewer bytes" in answer, answer)
             check(" lost " in tool.ask("check 100"), "a loss was forgotten")
@@ -185,6 +203,79 @@ def found_out(work):
         with Tool(work, pairs_of(disk), "bpf", pin) as tool:
             check(not tool.resumed(), "resumed in spite of a loss")
             check(" proven " in tool.ask("check 500"), "no trust after a new beginning")
+
+
+@contextlib.contextmanager
+def unseen_end(tool, disk, outer_at, pin, block):
+    """A write is begun, and taken and read before it has ended; its end goes unseen."""
+    shell("fsfreeze", "-f", outer_at)
+    try:
+        writer = written(disk.device, block)
+        wait_until(20, lambda: tool.ask("blind") == "blind 4096", "the write was not seen to begin")
+        check(writer.poll() is None, "the write has ended though what it is written to is frozen")
+        with Blindfold(pin):
+            shell("fsfreeze", "-u", outer_at)
+            check(writer.wait(30) == 0, "the write failed")
+            yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", outer_at], check=False, capture_output=True)
+
+
+def ends_missed(work):
+    """A write whose end alone is not seen, and which was read before it had ended, costs what may
+    have been read too early; one that was not seen at all costs the disk's comparison."""
+    need("bpftool", "fsfreeze")
+    step("bpf: ends of writes that are missed")
+    with BpfDirectory(work) as pin, LoopDisk(work, "outer", 200) as outer, \
+            Mounted(outer.device, work / "mnt-outer", "ext4") as outer_at, \
+            LoopDisk(outer_at, "inner", 64) as disk:
+        tool = Tool(work, pairs_of(disk), "bpf", pin)
+        tool.ask("copy")
+        check(" proven " in tool.ask("check 500"), "not proven at rest")
+        for turn in range(3):
+            written(disk.device, 5).wait()
+            tool.ask("pass")
+            with unseen_end(tool, disk, outer_at, pin, 77 + turn):
+                pass
+            check(tool.ask("compare").startswith("differ "), "the copy is not as old as it should be")
+            if turn == 1:
+                tool.quit()
+                tool = Tool(work, pairs_of(disk), "bpf", pin)
+                check(tool.resumed(), "not resumed for an end of a write that was missed")
+            if turn == 2:
+                tool.kill()
+                tool = Tool(work, pairs_of(disk), "bpf", pin)
+                check(tool.resumed(), "not resumed for an end of a write that was missed")
+            answer = tool.ask("check 500")
+            check(" recalled " in answer if turn == 0 else " proven " in answer, answer)
+            check(turn or " recalled=8192" in answer, answer)
+            check(tool.ask("pass") == "pass 8192", "not what may have been read too early was taken")
+            check(tool.ask("compare") == "same moved=0", "the copy is wrong")
+            check(" proven " in tool.ask("check 500") and tool.ask("pass") == "pass 0",
+                  "it is not over")
+
+        step("bpf: what was taken again is sure, and stays so")
+        with unseen_end(tool, disk, outer_at, pin, 99):
+            pass
+        check(" recalled " in tool.ask("check 500"), "not recalled")
+        check(tool.ask("pass") == "pass 4096", "not taken again")
+        with unseen_end(tool, disk, outer_at, pin, 100):
+            pass
+        check(" recalled=4096" in tool.ask("check 500"), "what was sure is taken again")
+        check(tool.ask("finish") == "finish 1" and tool.ask("compare") == "same moved=0", "wrong")
+
+        step("bpf: a write that goes unseen whole is not taken for one whose end was missed")
+        with unseen_end(tool, disk, outer_at, pin, 77):
+            written(disk.device, 200).wait()
+        answer = tool.ask("check 500")
+        check(" lost fewer bytes" in answer, answer)
+        tool.ask("trust")
+        check(" proven " in tool.ask("check 500"), "no trust after a new beginning")
+        with Blindfold(pin):
+            written(disk.device, 201).wait()
+        answer = tool.ask("check 500")
+        check(" lost fewer bytes" in answer, answer)
+        tool.close()
 
 
 def overrun(work):
@@ -203,7 +294,8 @@ def overrun(work):
 
 
 def report(losses):
-    print(f"{losses.cuts} cuts; the loss detector fired {losses.count} times; "
+    print(f"{losses.cuts} cuts; the loss detector fired {losses.count} times; ends of writes were "
+          f"missed {losses.recalled} times; "
           f"{losses.moved} sectors moved under a frozen btrfs")
     check(losses.count * 2 <= losses.cuts, "most cuts had losses: the method does not work here")
 
@@ -224,6 +316,7 @@ def test_method(method):
         if method == "bpf":
             restarts(work, losses)
             found_out(work)
+            ends_missed(work)
         else:
             overrun(work)
         report(losses)

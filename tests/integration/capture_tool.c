@@ -9,7 +9,10 @@
  *	copy           copies all of every disk that was not resumed
  *	pass           takes, reads, writes, settles: "pass <bytes>"
  *	take           takes and does not settle: "take <bytes>"
- *	check [MS]     "check <disk> proven|unproven|lost <reason>; <sums>", disks apart by " | "
+ *	blind          takes and settles and copies nothing, as if what is there were what was there
+ *	               before: "blind <bytes>"
+ *	check [MS]     "check <disk> proven|recalled|unproven|lost <reason>; <sums>", disks apart by
+ *	               " | "
  *	trust          trust again, and a full copy
  *	freeze [MS]    "freeze <number> <mountpoint>…"
  *	finish         passes until nothing is marked, at most 50: "finish <passes>"
@@ -90,7 +93,7 @@ static void copy_range(struct world *w, const struct pair *p, uint64_t offset, u
 	}
 }
 
-static uint64_t do_pass(struct world *w, bool settle)
+static uint64_t do_pass(struct world *w, bool copy, bool settle)
 {
 	struct tracker_range ranges[64];
 	uint64_t bytes = 0;
@@ -107,11 +110,11 @@ static uint64_t do_pass(struct world *w, bool settle)
 				die("take", r);
 			for (size_t j = 0; j < n; j++) {
 				bytes += ranges[j].length;
-				if (!settle)
-					continue;
-				copy_range(w, p, ranges[j].offset, ranges[j].length);
-				tracker_settle(
-					p->tracked, w->pass, ranges[j].offset, ranges[j].length);
+				if (copy)
+					copy_range(w, p, ranges[j].offset, ranges[j].length);
+				if (settle)
+					tracker_settle(p->tracked, w->pass, ranges[j].offset,
+						ranges[j].length);
 			}
 		}
 	}
@@ -159,17 +162,17 @@ static void do_compare(struct world *w)
 
 static void do_check(struct world *w, unsigned wait_ms)
 {
-	static const char *const words[] = { "proven", "unproven", "lost" };
+	static const char *const words[] = { "proven", "recalled", "unproven", "lost" };
 	for (size_t i = 0; i < w->count; i++) {
 		struct tracker_trust t;
 		int r = tracker_check(w->pairs[i].tracked, wait_ms, &t);
 		if (r < 0)
 			die("check", r);
 		printf("%s%s %s %s; seen=%" PRIu64 " other=%" PRIu64 " counted=%" PRIu64
-		       " missed=%" PRIu64,
+		       " missed=%" PRIu64 " recalled=%" PRIu64,
 			i ? " | " : "check ", w->pairs[i].disk.name, words[t.verdict],
 			tracker_reason_text(t.reason), t.seen_bytes, t.other_bytes, t.counted_bytes,
-			t.missed);
+			t.missed, t.recalled_bytes);
 	}
 	printf("\n");
 }
@@ -208,7 +211,7 @@ static void do_freeze(struct world *w, unsigned ms)
 static void do_finish(struct world *w)
 {
 	unsigned passes = 0;
-	while (passes < 50 && do_pass(w, true) > 0)
+	while (passes < 50 && do_pass(w, true, true) > 0)
 		passes++;
 	printf("finish %u\n", passes);
 }
@@ -277,9 +280,11 @@ static bool obey(struct world *w, char *line)
 	if (strcmp(line, "copy") == 0) {
 		do_copy(w, false);
 	} else if (strcmp(line, "pass") == 0) {
-		printf("pass %" PRIu64 "\n", do_pass(w, true));
+		printf("pass %" PRIu64 "\n", do_pass(w, true, true));
 	} else if (strcmp(line, "take") == 0) {
-		printf("take %" PRIu64 "\n", do_pass(w, false));
+		printf("take %" PRIu64 "\n", do_pass(w, false, false));
+	} else if (strcmp(line, "blind") == 0) {
+		printf("blind %" PRIu64 "\n", do_pass(w, false, true));
 	} else if (strcmp(line, "check") == 0) {
 		do_check(w, number);
 	} else if (strcmp(line, "trust") == 0) {

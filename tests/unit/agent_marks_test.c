@@ -208,6 +208,79 @@ static void test_a_block_written_after_it_was_taken_stays_written(void **state)
 	world_free(&w);
 }
 
+static bool is_taken(struct world *w, uint64_t pass, uint64_t offset)
+{
+	struct tracker_range range;
+	size_t count = 0;
+	uint64_t next = 0;
+	marks_take(&w->marks, pass, 0, 1, &range, &count, &next);
+	if (count == 0)
+		return false;
+	assert_int_equal(range.offset, offset);
+	assert_int_equal(range.length, 4096);
+	return true;
+}
+
+/* Settled or not: what was taken is taken again when it may have been read too early, once. */
+static void test_what_is_recalled_is_taken_again_and_is_sure_then(void **state)
+{
+	(void)state;
+	for (int settled = 0; settled < 2; settled++) {
+		struct world w;
+		world_new(&w, MIB, 12, 1);
+		marks_set(&w.marks, 8192, 1);
+		assert_true(is_taken(&w, 123, 8192));
+		assert_true(marks_is_unsure(&w.marks, 0, MIB));
+		if (settled)
+			marks_settle(&w.marks, 123, 0, MIB);
+		assert_false(marks_is_dirty(&w.marks, 0, MIB));
+		assert_int_equal(marks_recall(&w.marks), 4096);
+		marks_settle(&w.marks, 123, 0, MIB); /* too late: it is to be sent again */
+		assert_true(marks_is_dirty(&w.marks, 8192, 1));
+		assert_int_equal(marks_dirty_bytes(&w.marks), 4096);
+		assert_true(is_taken(&w, 124, 8192));
+		assert_false(marks_is_unsure(&w.marks, 0, MIB));
+		assert_int_equal(marks_recall(&w.marks), 0);
+		marks_settle(&w.marks, 124, 0, MIB);
+		assert_false(is_taken(&w, 125, 8192));
+		for (uint64_t i = 0; i < w.marks.map_bytes; i++)
+			assert_int_equal(w.marks.map[i], 0);
+		world_free(&w);
+	}
+}
+
+static void test_what_is_proven_is_not_recalled(void **state)
+{
+	(void)state;
+	struct world w;
+	world_new(&w, MIB, 12, 1);
+	marks_set(&w.marks, 8192, 1);
+	assert_true(is_taken(&w, 0, 8192));
+	marks_settle(&w.marks, 0, 0, MIB);
+	marks_set(&w.marks, 12288, 1);
+	assert_true(is_taken(&w, 1, 12288));
+	marks_prove(&w.marks);
+	assert_false(marks_is_unsure(&w.marks, 0, MIB));
+	assert_int_equal(marks_recall(&w.marks), 0);
+	/* Proven while it is on its way: a process that dies still sends it. */
+	marks_untake(&w.marks);
+	assert_true(is_taken(&w, 2, 12288));
+	marks_settle(&w.marks, 2, 0, MIB);
+	/* Settled and unsure outlives the process as that. */
+	marks_untake(&w.marks);
+	assert_false(marks_is_dirty(&w.marks, 0, MIB));
+	assert_int_equal(marks_recall(&w.marks), 4096);
+	marks_untake(&w.marks);
+	assert_true(is_taken(&w, 3, 12288));
+	/* Written again since: that mark stays, and is unsure. */
+	marks_set(&w.marks, 12288, 1);
+	assert_int_equal(marks_recall(&w.marks), 0);
+	marks_settle(&w.marks, 3, 0, MIB);
+	assert_true(is_taken(&w, 4, 12288));
+	assert_true(marks_is_unsure(&w.marks, 12288, 1));
+	world_free(&w);
+}
+
 static void test_growing_keeps_what_is_written_or_taken(void **state)
 {
 	(void)state;
@@ -252,6 +325,8 @@ int main(void)
 		cmocka_unit_test(test_random_steps_as_the_model),
 		cmocka_unit_test(test_the_whole_of_a_large_disk_is_marked_in_few_stores),
 		cmocka_unit_test(test_a_block_written_after_it_was_taken_stays_written),
+		cmocka_unit_test(test_what_is_recalled_is_taken_again_and_is_sure_then),
+		cmocka_unit_test(test_what_is_proven_is_not_recalled),
 		cmocka_unit_test(test_growing_keeps_what_is_written_or_taken),
 		cmocka_unit_test(test_memory_is_bounded_by_the_size_of_blocks),
 	};
