@@ -606,3 +606,11 @@ int freezer_thaw(struct freezer *f, struct freezer_report *ret_report)
 		*ret_report = f->report;
 	return held ? 0 : -ETIMEDOUT;
 }
+
+void freezer_release(struct freezer *f)
+{
+	if (f->count == 0)
+		return;
+	forget_prepared(f);
+	(void)send_descriptors(f);
+}

@@ -6,6 +6,7 @@
  *	freezer_freeze         all of them, or none
  *	  … copy; write only to memory or sockets, open nothing, log nothing …
  *	freezer_thaw           0 only if all stayed frozen all the while: else the copy is worthless
+ *	freezer_release        closes what was opened: nobody could unmount it until then
  *
  * FIFREEZE (Linux' include/uapi/linux/fs.h) once for each superblock: those on loop devices
  * before those that hold their files. What cannot be frozen (vfat: EOPNOTSUPP) is synced; writers
@@ -46,7 +47,7 @@ int freezer_prepare(struct freezer *freezer, const dev_t *devs, size_t count, st
 void freezer_sync(const struct freezer *freezer);
 
 /* Names of the prepared mount points, in the order in which they will be frozen; NULL past the
- * last. Valid until the next freezer_prepare. */
+ * last. Valid until the next freezer_prepare or freezer_release. */
 const char *freezer_mountpoint(const struct freezer *freezer, size_t index);
 
 /* Freezes all. From now the watchdog thaws after `timeout_ms` (100 to 60000), whatever happens.
@@ -68,3 +69,8 @@ struct freezer_report {
 /* Thaws all, in reverse order. 0; -ETIMEDOUT if the watchdog had been there first: then something
  * may have been written before this call. The report is filled in both cases; may be NULL. */
 int freezer_thaw(struct freezer *freezer, struct freezer_report *ret_report);
+
+/* Closes what freezer_prepare opened, here and in the watchdog: as long as it is open, a filesystem
+ * cannot be unmounted. Not while anything is frozen; at any other time, also if nothing is
+ * prepared. That the watchdog is gone shows at the next freezer_prepare. */
+void freezer_release(struct freezer *freezer);

@@ -507,6 +507,7 @@ static int make_point(struct cut *cut)
 		r = await_freeze(cut);
 	if (r == 0)
 		r = freeze_and_copy(cut);
+	freezer_release(s->options->freezer);
 	unquiesce(cut);
 	if (r == 0)
 		r = await_sent(cut);
