@@ -1,7 +1,8 @@
 /*
  * Load for guests that have no fio, and what scripts cannot do.
  *
- *	capture_load direct|buffered|mmap|punch FILE SECONDS   random writes to a file of 16 MiB
+ *	capture_load direct|buffered|mmap|punch FILE SECONDS [MS]   random writes to 16 MiB,
+ *	                                    milliseconds of pause after each
  *	capture_load swap MIB SECONDS       memory that goes out to swap and comes back
  *	capture_load sgwrite DEVICE         one WRITE(10) past the block layer's eyes (SG_IO)
  */
@@ -75,7 +76,7 @@ static void write_map(uint8_t *map)
 		die("msync");
 }
 
-static void load_file(const char *how, const char *path, time_t end)
+static void load_file(const char *how, const char *path, time_t end, unsigned pause_us)
 {
 	int fd = open(path, O_RDWR | O_CREAT | (strcmp(how, "direct") == 0 ? O_DIRECT : 0), 0600);
 	if (fd < 0 || ftruncate(fd, FILE_BYTES) < 0)
@@ -91,6 +92,7 @@ static void load_file(const char *how, const char *path, time_t end)
 			write_map(map);
 		else
 			write_file(how, fd);
+		usleep(pause_us);
 	}
 }
 
@@ -137,13 +139,13 @@ int main(int argc, char **argv)
 		write_raw(argv[2]);
 		return 0;
 	}
-	if (argc != 4)
+	if (argc != 4 && argc != 5)
 		return 2;
 	time_t end = time(NULL) + atoi(argv[3]);
 	seed += (uint64_t)getpid() * 2654435761u;
 	if (strcmp(argv[1], "swap") == 0)
 		load_swap((size_t)atoi(argv[2]) << 20, end);
 	else
-		load_file(argv[1], argv[2], end);
+		load_file(argv[1], argv[2], end, argc == 5 ? 1000 * (unsigned)atoi(argv[4]) : 0);
 	return 0;
 }

@@ -24,8 +24,8 @@ import socket
 import subprocess
 import time
 
-from appliance import (BUILD, Failure, Skip, die_with_parent, end_process, need, shell, step,
-                       wait_until)
+from appliance import (BUILD, Failure, Skip, check, die_with_parent, end_process, need, shell,
+                       step, wait_until)
 
 HERE = pathlib.Path(__file__).resolve().parent
 LOGS = BUILD.parent / "test-logs"
@@ -287,6 +287,23 @@ class Guest:
             if match:
                 return match
         raise Failure(f"the guest went off before it said {pattern}")
+
+    def tell(self, command):
+        """Has shell_init.sh begin a command, which will end with a line "@done <exit code>"."""
+        self.process.stdin.write(command.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def do(self, command, seconds=60):
+        """A command for shell_init.sh, and what it printed; Failure unless it exits 0."""
+        self.tell(command)
+        said = []
+        for line in self.lines(seconds, command):
+            text, done, code = line.partition("@done ")
+            said.append(text)
+            if done:
+                check(code == "0", f"in the guest: {command}: exit {code}: {said}")
+                return "\n".join(said)
+        raise Failure(f"the guest went off at {command}")
 
     def last_words(self):
         """Asks a guest that hangs where it is; tells in which files the answers are."""
