@@ -56,7 +56,9 @@ void drain_apply_begin(struct history *history, const struct journal_record *rec
 void drain_apply(struct history *history, const struct journal_record *record)
 {
 	history->format = JOURNAL_VERSION_DRAIN;
-	if (record->drain.number == 0) {
+	if (record->drain.flags & JOURNAL_DRAIN_REPAIR) {
+		history->repair_due = true;
+	} else if (record->drain.number == 0) {
 		history->repair_due = false;
 		history->drain = (struct journal_drain){ 0 };
 	} else {
@@ -108,8 +110,7 @@ static int may_begin(const struct history *history)
 	return flush_is_due(history) ? -EBUSY : 0;
 }
 
-/* upkeep_lock held. No release that does not know these records may take up the journal. */
-static int raise_format(struct history *history)
+int drain_raise_format(struct history *history)
 {
 	if (history->slot_format[0] >= JOURNAL_VERSION_DRAIN &&
 		history->slot_format[1] >= JOURNAL_VERSION_DRAIN)
@@ -152,7 +153,7 @@ int history_drain_begin(struct history *history, uint64_t most_bytes, uint64_t *
 	int r = may_begin(history);
 	pthread_mutex_unlock(&history->lock);
 	if (r == 0)
-		r = raise_format(history);
+		r = drain_raise_format(history);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&history->lock);

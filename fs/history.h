@@ -262,9 +262,12 @@ uint64_t history_flush_pending(struct history *history);
 uint64_t history_oldest_pending(struct history *history);
 
 /* True if acknowledged records were lost, among them perhaps what told what a flush or a drain has
- * sent: then whatever the base holds, it must be made what vault point `ret_point` shows (0: zeros)
- * before anything is sent. Durable until history_repaired. */
+ * sent, or if it was asked for: then whatever the base holds, it must be made what vault point
+ * `ret_point` shows (0: zeros) before anything is sent. Durable until history_repaired. */
 bool history_repair_due(struct history *history, uint64_t *ret_point);
+/* Somebody else may have written to the base: a repair is due from the record's commit on. It keeps
+ * what was drained, which only the base holds. Staged; -EAGAIN: commit first; -EIO. */
+int history_repair_ask(struct history *history, uint64_t *ret_lsn);
 /* It is what that point shows. Staged. -EINVAL: it was not due, or another point is the newest. */
 int history_repaired(struct history *history, uint64_t point, uint64_t *ret_lsn);
 

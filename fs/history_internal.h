@@ -290,6 +290,9 @@ struct extent record_extent(
 /* drain.c: history->lock held, or nobody else there yet */
 void drain_apply_begin(struct history *history, const struct journal_record *record);
 void drain_apply(struct history *history, const struct journal_record *record);
+/* Before the first record of its kind: no release that does not know it may take up the journal.
+ * upkeep_lock held, not lock. */
+int drain_raise_format(struct history *history);
 /* A record with that lsn brought point `number` into the vault. */
 void drain_end(struct history *history, uint64_t number, uint64_t lsn);
 /* All records up to it may leave the journal, as far as the head is concerned. */

@@ -130,13 +130,13 @@ struct journal_point {
 };
 static_assert(sizeof(struct journal_point) == 56, "as documented");
 
-#define JOURNAL_DRAIN_REPAIR 1u /* in a checkpoint: the base is to be repaired */
+#define JOURNAL_DRAIN_REPAIR 1u /* the base is to be repaired; a record says no more then */
 
 /* What of the point to come lies in the base already. */
 struct journal_drain {
-	uint64_t number; /* of that point: the next to be sealed when it began. 0 in a record: the
-			    base was repaired, and nothing is drained */
-	uint64_t lsn;    /* of the JOURNAL_DRAIN_BEGIN: the base holds all data before it */
+	uint64_t number;        /* of that point: the next to be sealed when it began. 0 in a record
+				   without flags: the base was repaired, and nothing is drained */
+	uint64_t lsn;           /* of the JOURNAL_DRAIN_BEGIN: the base holds all data before it */
 	uint64_t payload_total; /* as of then */
 	uint16_t disk_count;
 	uint16_t proof_bytes;

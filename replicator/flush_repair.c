@@ -1,6 +1,10 @@
 /*
  * Before a flush or a drain, after the journal lost acknowledged records: nobody knows what was
  * sent beyond what the journal has now, so the bases are made what the newest vault point shows.
+ * The same after a lease was lost though the group is ours: nobody knows what another wrote
+ * meanwhile. What a flush that was cut short had sent is sent again. What was drained is not to be
+ * had from anywhere else, so with a drain under way nothing is sent any more.
+ *
  * Which that is the vault itself tells, since the record that said so may be among the lost: such a
  * point stays unknown to the journal until one above it is flushed (flush_unknown.c).
  *
@@ -40,8 +44,17 @@ int flush_repair(struct flusher *f, struct error *error)
 	uint64_t point, lsn;
 	if (!history_repair_due(o->history, &point))
 		return 0;
-	log_warning("group %s: the journal lost records, so the disks in the vault are compared "
-		    "with the newest point there before anything more is sent",
+	struct history_drain drain;
+	history_drain_state(o->history, &drain);
+	if (drain.number != 0)
+		return error_set(error, -EUCLEAN,
+			"bring the group back from the vault: 'landfall machine remove "
+			"--keep-vault', then 'landfall vault takeover'; its disks need a resync "
+			"then",
+			"the lease of the group's disks was broken while part of a large change "
+			"was there only: another may have written to it");
+	log_warning("group %s: the disks in the vault are compared with the newest point there "
+		    "before anything more is sent",
 		o->group->name);
 	int r = vault_newest_whole(o->store, o->group, error, &newest);
 	if (r == 0)

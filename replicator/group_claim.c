@@ -87,6 +87,35 @@ static int create_group(struct worker *w, struct error *error)
 	return 0;
 }
 
+int worker_doubt_bases(struct worker *w, struct error *error)
+{
+	struct group *group = w->group;
+	uint64_t lsn, point;
+	if (history_repair_due(group->history, &point))
+		return 0;
+	int r = history_repair_ask(group->history, &lsn);
+	if (r == -EAGAIN && (r = group_sync(group, history_staged_lsn(group->history))) == 0)
+		r = history_repair_ask(group->history, &lsn);
+	if (r == 0)
+		r = group_sync(group, lsn);
+	return r < 0 ? group_error(error, r, group, "writing the journal") : 0;
+}
+
+/* A lease that nobody has was broken while we were away, or had no time to be taken. The journal
+ * notes it before it is taken: then nothing tells any more. */
+static int look_at_leases(struct worker *w, const struct vault_group *g, struct error *error)
+{
+	bool lost = false;
+	if (memcmp(&g->owner, &w->group->appliance, sizeof(g->owner)) != 0)
+		return 0; /* the claim says so */
+	int r = vault_group_leases(w->store, g, error, &lost);
+	if (r < 0 || !lost)
+		return r;
+	log_warning("group %s: disks in the vault have no lease any more, though it is ours",
+		w->group->name);
+	return worker_doubt_bases(w, error);
+}
+
 static int claim_group(struct worker *w, struct error *error)
 {
 	struct group *group = w->group;
@@ -101,8 +130,11 @@ static int claim_group(struct worker *w, struct error *error)
 			"the vault holds another history under the name of group %s, of "
 			"appliance %s",
 			group->name, g.owner_name);
+	r = look_at_leases(w, &g, error);
 	vault_group_free(&g);
 	g = (struct vault_group){ 0 };
+	if (r < 0)
+		return r;
 	r = vault_group_claim(w->store, group->name, &group->appliance, group->clock, error, &g);
 	if (r < 0)
 		return r;

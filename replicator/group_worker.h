@@ -24,6 +24,9 @@ struct worker {
 /* group_claim.c */
 /* Makes sure that the group is in the vault and ours; errors as vault_group_claim. */
 int worker_claim(struct worker *w, struct error *error);
+/* A lease was lost though the group is ours: the journal notes, durably, that the bases have to be
+ * compared before anything is sent. */
+int worker_doubt_bases(struct worker *w, struct error *error);
 /* Writes settings and disks if they differ from the vault's. */
 int worker_update(struct worker *w, struct error *error);
 

@@ -117,6 +117,10 @@ int vault_group_create(struct blob_store *store, struct vault_group *group, stru
  * -ESTALE: another appliance owns it (the error names it and since when). */
 int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
 	struct clock_source *clock, struct error *error, struct vault_group *ret_group);
+/* Before a claim: whether a disk's blob is leased by nobody, though the group is ours. Sets
+ * ret_lost or leaves it. */
+int vault_group_leases(struct blob_store *store, const struct vault_group *group,
+	struct error *error, bool *ret_lost);
 /* Writes changed settings or disks; creates and leases blobs of new disks (size + footer, footer
  * written). A grown disk's blob is grown by the flush of the first point that shows it so, since
  * older points must keep their size. -ESTALE: no longer ours; -EEXIST: a new disk's blob is there

@@ -16,8 +16,31 @@
 
 #include "common/cleanup.h"
 #include "common/utc.h"
+#include "replicator/backoff.h"
 
 #define CLAIM_TRIES 8u
+
+int vault_group_leases(struct blob_store *store, const struct vault_group *group,
+	struct error *error, bool *ret_lost)
+{
+	for (unsigned i = 0; i < group->disk_count; i++) {
+		struct blob_properties properties;
+		struct blob_error e = { 0 };
+		struct backoff backoff;
+		char blob[VAULT_NAME_BYTES];
+		int r;
+		vault_blob_name(group->disks[i].name, blob);
+		backoff_start(&backoff, NULL, NULL);
+		do
+			r = store->ops->properties(store, blob, &e, &properties);
+		while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
+		if (r < 0 && r != -ENOENT)
+			return vault_fail(error, r, &e, "cannot look at %s", blob);
+		if (r == 0 && !properties.leased)
+			*ret_lost = true;
+	}
+	return 0;
+}
 
 static int move_leases(struct blob_store *store, const struct vault_group *group, bool make_missing,
 	struct error *error)

@@ -10,8 +10,14 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step)  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "servers"))
+
+from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,  # noqa: E402
+                       wait_until)  # noqa: E402
 from images import Image, vault_of  # noqa: E402
+from testing import Signer  # noqa: E402
+
+BLOB = "test/machines/m/d.vhd"
 
 POLICIES = {"rare": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert": "0",
                      "retention": "all:1h"}}
@@ -38,6 +44,52 @@ def broken_lease(service, appliance, operation, seed):
     return point
 
 
+def put_foreign(service, offset, breaks=True):
+    """Somebody with the account's key breaks the lease and writes a page of his own."""
+    signer = Signer(service.facts)
+    if breaks:
+        status, _, body = signer.send("PUT", f"{BLOB}?comp=lease", {
+            "x-ms-lease-action": "break", "x-ms-lease-break-period": "0"})
+        check(status == 202, f"breaking the lease: {status} {body}")
+    status, _, body = signer.send(
+        "PUT", f"{BLOB}?comp=page", {"x-ms-page-write": "update",
+                                     "x-ms-range": f"bytes={offset}-{offset + 4095}"},
+        b"\xee" * 4096)
+    check(status == 201, f"the foreign write: {status} {body}")
+
+
+def check_point(service, appliance, point):
+    live = Image.of_file(appliance.live("m", "d"))
+    live.check_same(Image.of_vault(vault_of(service), "test", "m", point["number"], "m/d"),
+                    f"point {point['number']}")
+    appliance.verify("m", point["number"])
+
+
+def foreign_writes(service, appliance):
+    """What another wrote into the base while the lease was broken is in no point."""
+    step("a foreign write between two flushes")
+    write(appliance, 10)
+    put_foreign(service, 5 * MIB)
+    check_point(service, appliance, appliance.create_point("m", "vault", timeout=60))
+    step("a foreign write in the midst of a flush")
+    write(appliance, 11)
+    service.admin("/rules", [{"match": {"operation": "Snapshot", "blob": "machines/*"}, "times": 1,
+                              "fault": {"kind": "lease_break"}}])
+    number = appliance.create_point("m")["number"]
+    appliance.call("point", "keep", "m", number)
+    wait_until(30, lambda: service.admin("/rules")[0]["fired"], "no snapshot was made")
+    put_foreign(service, 6 * MIB, False)
+    service.admin("/rules/clear", {})
+    check_point(service, appliance, appliance.create_point("m", "vault", timeout=60))
+    step("a foreign write while the appliance is away")
+    appliance.kill()
+    put_foreign(service, 6 * MIB)
+    appliance.start()
+    write(appliance, 12)
+    check_point(service, appliance, appliance.create_point("m", "vault", timeout=60))
+    check("taken-over" not in appliance.alerts("m"), f"alerts: {appliance.alerts('m')}")
+
+
 def verify_tells_its_end(appliance, point):
     step("a verification that has ended shows all of it as done")
     for number in (point["number"], appliance.create_point("m")["number"]):
@@ -59,6 +111,8 @@ def test(work):
         verify_tells_its_end(appliance, point)
         appliance.check_vault(orphans=4)
         service.check_witness()
+        service.admin("/settings", {"fence_prefix": ""})  # what comes now is not all the appliance's
+        foreign_writes(service, appliance)
 
 
 if __name__ == "__main__":

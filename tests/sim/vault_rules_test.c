@@ -448,6 +448,95 @@ static void a_number_is_ones_own(void **state)
 	assert_int_equal(raises, 2);
 }
 
+/* ── whoever has lost a lease ────────────────────────────────────────────────────────────── */
+
+static void write_as_another(struct appliance *a, uint64_t offset)
+{
+	static const char lease[] = "a-stranger";
+	struct blob_properties properties;
+	struct blob_error e = { 0 };
+	char page[4096];
+	memset(page, 'X', sizeof(page));
+	assert_int_equal(a->ops.properties(a->store, BLOB, &e, &properties), 0);
+	assert_int_equal(a->ops.lease_break(a->store, BLOB, &e), 0);
+	assert_int_equal(a->ops.lease_acquire(a->store, BLOB, lease, &e), 0);
+	struct blob_request *done, request = { .verb = BLOB_PUT_PAGES,
+		.blob = BLOB,
+		.offset = offset,
+		.length = sizeof(page),
+		.data = page,
+		.lease_id = lease,
+		.sequence = properties.sequence };
+	assert_int_equal(a->ops.submit(a->store, &request), 0);
+	assert_int_equal(a->ops.wait(a->store, -1, &done), 0);
+	assert_int_equal(request.result, 0);
+	assert_int_equal(a->ops.lease_release(a->store, BLOB, lease, &e), 0);
+}
+
+/* As the group's worker does it. */
+static void claim_again(struct world *w)
+{
+	struct appliance *a = &w->first;
+	bool lost = false;
+	uint64_t lsn, unknown;
+	assert_int_equal(vault_group_leases(a->store, &a->group, &error, &lost), 0);
+	assert_true(lost);
+	assert_int_equal(history_repair_ask(a->history, &lsn), 0);
+	assert_int_equal(history_commit(a->history, &lsn), 0);
+	vault_group_free(&a->group);
+	assert_int_equal(
+		vault_group_claim(a->store, GROUP, &a->id, &w->clock.source, &error, &a->group), 0);
+	assert_int_equal(
+		vault_agree(a->store, &w->clock.source, &a->group, a->history, &error, &unknown),
+		0);
+	assert_int_equal(history_commit(a->history, &lsn), 0);
+}
+
+/* What another wrote is in no point, be it beside what a flush sends or where one had sent. */
+static void what_another_wrote_is_in_no_point(void **state)
+{
+	struct world *w = *state;
+	struct appliance *a = &w->first;
+	char byte;
+	(void)world_make_vault_point(a, 'a');
+	uint64_t number = world_make_point(a, 'b');
+	write_as_another(a, 64 << 10);
+	assert_int_equal(world_flush(a, number), -ESTALE);
+	assert_false(world_has_manifest(w, number));
+	claim_again(w);
+	world_restart(w); /* the journal remembers it */
+	assert_int_equal(world_flush(a, number), 0);
+	assert_int_equal(vault_point_verify(a->store, &a->group, number, NULL, NULL, &error), 0);
+	assert_int_equal(blob_sim_peek(w->service, BLOB, NULL, 64 << 10, &byte, 1), 0);
+	assert_int_equal(byte, 0);
+}
+
+/* What was drained is in the base only: nothing more is sent on top of it. */
+static void what_was_drained_is_not_trusted(void **state)
+{
+	struct world *w = *state;
+	struct appliance *a = &w->first;
+	struct flusher_result result;
+	struct history_drain drain;
+	char data[4096] = "drained";
+	uint64_t lsn;
+	(void)world_make_vault_point(a, 'a');
+	assert_int_equal(history_write(a->history, 1, 64, 8, data, &lsn), 0);
+	assert_int_equal(history_commit(a->history, &lsn), 0);
+	assert_int_equal(flusher_drain(a->flusher, &error, &result), 0);
+	assert_true(result.drained);
+	uint64_t number = world_make_point(a, 'b');
+	write_as_another(a, 64 << 10);
+	claim_again(w);
+	assert_int_equal(flusher_flush(a->flusher, number, &error, &result), -EUCLEAN);
+	assert_non_null(strstr(error.mend, "takeover"));
+	struct point point;
+	assert_int_equal(history_point(a->history, number, &point), 0);
+	assert_false(point.flags & POINT_VAULT);
+	history_drain_state(a->history, &drain);
+	assert_int_not_equal(drain.number, 0);
+}
+
 /* ── whoever has lost the group ──────────────────────────────────────────────────────────── */
 
 static void the_former_owner_changes_nothing(void **state)
@@ -512,6 +601,8 @@ int main(void)
 		TEST(what_is_not_whole_does_not_stand),
 		TEST(doubt_raises_the_number),
 		TEST(a_number_is_ones_own),
+		TEST(what_another_wrote_is_in_no_point),
+		TEST(what_was_drained_is_not_trusted),
 		TEST(the_former_owner_changes_nothing),
 		TEST(what_was_not_acknowledged_in_time_is_not),
 	};

@@ -261,19 +261,48 @@ static int agree(struct life *l, struct error *error)
 	return l->refused ? 0 : r;
 }
 
+/* As the product does before it claims a group: leases that are gone are noted in the journal. */
+static bool look_at_leases(struct life *l)
+{
+	bool lost = false;
+	uint64_t lsn, point;
+	if (!PERSIST(l, "vault_group_leases",
+		    vault_group_leases(l->store, &l->group, &error, &lost)))
+		return false;
+	if (!lost || history_repair_due(l->history, &point))
+		return true;
+	trace(l, "leases are gone");
+	return (history_repair_ask(l->history, &lsn) == 0 ||
+		       (commit(l) && history_repair_ask(l->history, &lsn) == 0)) &&
+	       commit(l);
+}
+
+static int claim(struct life *l, struct error *error)
+{
+	struct vault_group group = { 0 };
+	int r = vault_group_claim(l->store, GROUP, &l->appliance, &l->clock.source, error, &group);
+	if (r < 0)
+		return r;
+	vault_group_free(&l->group);
+	l->group = group;
+	return 0;
+}
+
 static bool start(struct life *l)
 {
 	struct blob_service *service = blob_sim_service(l->service);
 	if (service->ops->open_store(service, NULL, NULL, &l->store) < 0)
 		abort();
-	if (!PERSIST(l, "vault_group_claim",
-		    vault_group_claim(
-			    l->store, GROUP, &l->appliance, &l->clock.source, &error, &l->group)))
+	if (!PERSIST(l, "vault_group_load", vault_group_load(l->store, GROUP, &error, &l->group)))
 		return false;
 	if (vault_base_new(service, &l->group, &l->base) < 0)
 		abort();
-	if (!open_history(l))
+	if (!open_history(l) || !look_at_leases(l))
 		return false;
+	if (!PERSIST(l, "vault_group_claim", claim(l, &error)))
+		return false;
+	if (vault_base_update(l->base, &l->group) < 0)
+		abort();
 	if (!PERSIST(l, "vault_agree", agree(l, &error)))
 		return false;
 	return commit(l) && make_flusher(l);
@@ -496,6 +525,61 @@ static void agree_again(struct life *l)
 	if (!PERSIST(l, "vault_agree", agree(l, &error)) || !commit(l) || !make_flusher(l))
 		return; /* the power is out */
 	trace(l, "agreed again: unknown %" PRIu64, l->unknown);
+}
+
+static void write_as_another(struct life *l, const char *blob)
+{
+	static const char lease[] = "a-stranger";
+	struct blob_properties properties;
+	struct blob_error e = { 0 };
+	uint8_t page[4096];
+	const struct blob_store_ops *ops = l->store->ops;
+	memset(page, 0xfa, sizeof(page));
+	if (ops->properties(l->store, blob, &e, &properties) < 0)
+		return;
+	uint64_t pages = (properties.size_bytes - SECTOR_BYTES) / sizeof(page);
+	struct blob_request *done, request = { .verb = BLOB_PUT_PAGES,
+		.blob = blob,
+		.offset = below(l, pages) * sizeof(page),
+		.length = sizeof(page),
+		.data = page,
+		.lease_id = lease,
+		.sequence = properties.sequence };
+	int r = ops->lease_break(l->store, blob, &e);
+	if (r == 0)
+		r = ops->lease_acquire(l->store, blob, lease, &e);
+	if (r == 0)
+		r = ops->submit(l->store, &request);
+	if (r == 0)
+		r = ops->wait(l->store, -1, &done);
+	if (r == 0)
+		r = request.result;
+	if (r == 0)
+		r = ops->lease_release(l->store, blob, lease, &e);
+	trace(l, "another writes to %s at %" PRIu64 ": %d", blob, request.offset, r);
+	if (r < 0)
+		fail(l, "another cannot write: %d", r);
+}
+
+/* Somebody breaks a lease and writes. Now and then that is met after a restart only. */
+static void another_writes(struct life *l)
+{
+	char blob[VAULT_NAME_BYTES];
+	if (l->group.disk_count == 0)
+		return;
+	vault_blob_name(l->group.disks[below(l, l->group.disk_count)].name, blob);
+	blob_sim_set_faults(l->service, 0);
+	blob_sim_set_overload(l->service, 0);
+	write_as_another(l, blob);
+	blob_sim_set_faults(l->service, l->faults);
+	blob_sim_set_overload(l->service, l->faults);
+	if (below(l, 3) == 0) {
+		io_sim_power_cut(l->disk);
+		return;
+	}
+	if (!look_at_leases(l) || !PERSIST(l, "vault_group_claim", claim(l, &error)))
+		return;
+	agree_again(l);
 }
 
 static void flush(struct life *l)
@@ -872,6 +956,8 @@ static void live(struct life *l)
 			blob_sim_land_all(l->service);
 		else if (what < 96)
 			io_sim_power_cut(l->disk);
+		else if (what < 98 && !l->rots)
+			another_writes(l);
 		if (io_sim_is_off(l->disk)) {
 			restart(l);
 			if (!l->refused)
