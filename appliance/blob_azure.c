@@ -43,7 +43,7 @@ static int azure_open_store(struct blob_service *service, const atomic_bool *sto
 
 static int azure_create_container(struct blob_service *service, struct error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct blob_error told = { 0 };
 	struct blob_store *store;
 	int r = azure_open_store(service, NULL, error, &store);
@@ -52,7 +52,7 @@ static int azure_create_container(struct blob_service *service, struct error *er
 	/* A signature for the container alone may not make one: is it there? */
 	r = azureblob_container_check(blob_azure_store_client(store), &e);
 	if (r == -ENOENT) {
-		e = (struct azureblob_error){ 0 };
+		e = (struct http_error){ 0 };
 		r = azureblob_container_create(blob_azure_store_client(store), &e);
 	}
 	r = r == -EEXIST ? 0 : blob_azure_tell(r, &e, service_of(service)->name, &told);

@@ -53,8 +53,7 @@ static int code_of(int r)
 	}
 }
 
-int blob_azure_tell(
-	int r, const struct azureblob_error *from, const char *what, struct blob_error *to)
+int blob_azure_tell(int r, const struct http_error *from, const char *what, struct blob_error *to)
 {
 	if (r >= 0)
 		return r;
@@ -141,7 +140,8 @@ static int azure_wait(struct blob_store *store, int timeout_ms, struct blob_requ
 	char what[300];
 	snprintf(what, sizeof(what), "%s %s", verb_text(request->verb), request->blob);
 	request->error = (struct blob_error){ 0 };
-	request->result = blob_azure_tell(done->result, &done->error, what, &request->error);
+	request->result =
+		blob_azure_tell(done->call.result, &done->call.error, what, &request->error);
 	request->implementation = NULL;
 	mine->next = s->idle;
 	s->idle = mine;
@@ -154,7 +154,7 @@ static int azure_wait(struct blob_store *store, int timeout_ms, struct blob_requ
 static int azure_create(
 	struct blob_store *store, const char *blob, uint64_t size_bytes, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_create(client_of(store), blob, size_bytes, NULL, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }
@@ -162,7 +162,7 @@ static int azure_create(
 static int azure_resize(struct blob_store *store, const char *blob, uint64_t size_bytes,
 	const char *lease_id, const char *if_match, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	const struct azureblob_conditions conditions = { .lease_id = lease_id,
 		.if_match = if_match };
 	int r = azureblob_resize(client_of(store), blob, size_bytes, &conditions, &e);
@@ -172,7 +172,7 @@ static int azure_resize(struct blob_store *store, const char *blob, uint64_t siz
 static int azure_properties(struct blob_store *store, const char *blob, struct blob_error *error,
 	struct blob_properties *ret_properties)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct azureblob_properties p = { 0 };
 	int r = azureblob_get_properties(client_of(store), blob, NULL, &e, &p);
 	if (r < 0)
@@ -188,7 +188,7 @@ static int azure_properties(struct blob_store *store, const char *blob, struct b
 static int azure_raise_sequence(struct blob_store *store, const char *blob, const char *lease_id,
 	int64_t at_least, struct blob_error *error, int64_t *ret_sequence)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	const struct azureblob_conditions conditions = { .lease_id = lease_id };
 	int r = azureblob_set_sequence(client_of(store), blob, AZUREBLOB_SEQUENCE_MAX, at_least,
 		&conditions, &e, ret_sequence);
@@ -208,7 +208,7 @@ static int azure_snapshot(struct blob_store *store, const char *blob, const char
 	const struct blob_metadata *metadata, unsigned metadata_count, struct blob_error *error,
 	char ret_snapshot[static BLOB_SNAPSHOT_ID_BYTES])
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	CLEANUP(http_headers_free) struct http_headers headers = { 0 };
 	const struct azureblob_conditions conditions = { .lease_id = lease_id };
 	int r = metadata_of(metadata, metadata_count, &headers);
@@ -221,7 +221,7 @@ static int azure_snapshot(struct blob_store *store, const char *blob, const char
 static int azure_delete_blob(struct blob_store *store, const char *blob, const char *snapshot,
 	const char *lease_id, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	const struct azureblob_conditions conditions = { .lease_id = lease_id };
 	int r = azureblob_delete(
 		client_of(store), blob, snapshot, AZUREBLOB_DELETE_ALL, &conditions, &e);
@@ -245,7 +245,7 @@ static int azure_ranges(struct blob_store *store, const char *blob, const char *
 	int (*each)(void *context, const struct blob_range *range), void *context,
 	struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct each_range mine = { each, context };
 	const struct azureblob_ranges_options options = {
 		.snapshot = snapshot, .previous = previous, .offset = offset, .length = length
@@ -259,7 +259,7 @@ static int azure_ranges(struct blob_store *store, const char *blob, const char *
 static int azure_lease_acquire(
 	struct blob_store *store, const char *blob, const char *lease_id, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_lease_acquire(
 		client_of(store), blob, lease_id, AZUREBLOB_LEASE_FOREVER, &e);
 	return blob_azure_tell(r, &e, blob, error);
@@ -268,7 +268,7 @@ static int azure_lease_acquire(
 static int azure_lease_change(struct blob_store *store, const char *blob, const char *lease_id,
 	const char *new_lease_id, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_lease_change(client_of(store), blob, lease_id, new_lease_id, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }
@@ -276,14 +276,14 @@ static int azure_lease_change(struct blob_store *store, const char *blob, const 
 static int azure_lease_release(
 	struct blob_store *store, const char *blob, const char *lease_id, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_lease_release(client_of(store), blob, lease_id, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }
 
 static int azure_lease_break(struct blob_store *store, const char *blob, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_lease_break(client_of(store), blob, &e);
 	return blob_azure_tell(r, &e, blob, error);
 }
@@ -319,7 +319,7 @@ static int azure_list(struct blob_store *store, const char *prefix, unsigned fla
 	int (*each)(void *context, const struct blob_item *item), void *context,
 	struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct each_item mine = { each, context };
 	const struct azureblob_list_options options = { .prefix = prefix,
 		.snapshots = flags & BLOB_LIST_SNAPSHOTS,
@@ -345,7 +345,7 @@ static int azure_object_put(struct blob_store *store, const char *name, const vo
 	const char *if_match, const struct blob_metadata *metadata, unsigned metadata_count,
 	struct blob_error *error, char ret_etag[static BLOB_ETAG_BYTES])
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	CLEANUP(http_headers_free) struct http_headers headers = { 0 };
 	const struct azureblob_conditions conditions = conditions_of(if_match);
 	int r = metadata_of(metadata, metadata_count, &headers);
@@ -358,7 +358,7 @@ static int azure_object_put(struct blob_store *store, const char *name, const vo
 static int azure_object_get(struct blob_store *store, const char *name, size_t limit,
 	struct blob_error *error, struct buf *ret_data, char ret_etag[static BLOB_ETAG_BYTES])
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	size_t before = ret_data->len;
 	int r = azureblob_object_get(
 		client_of(store), name, MAX(limit, (size_t)1), &e, ret_data, ret_etag);
@@ -371,7 +371,7 @@ static int azure_object_read(struct blob_store *store, const char *name, uint64_
 	void *data, size_t n, struct blob_error *error, size_t *ret_n,
 	char ret_etag[static BLOB_ETAG_BYTES])
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_object_read(client_of(store), name, offset, data, n, &e, ret_n, ret_etag);
 	return blob_azure_tell(r, &e, name, error);
 }
@@ -379,7 +379,7 @@ static int azure_object_read(struct blob_store *store, const char *name, uint64_
 static int azure_object_delete(
 	struct blob_store *store, const char *name, const char *if_match, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	const struct azureblob_conditions conditions = conditions_of(if_match);
 	int r = azureblob_delete(
 		client_of(store), name, NULL, AZUREBLOB_DELETE_ALONE, &conditions, &e);
@@ -389,7 +389,7 @@ static int azure_object_delete(
 static int azure_object_stage(struct blob_store *store, const char *name, uint64_t series,
 	unsigned part, const void *data, size_t n, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_object_put_block(client_of(store), name, series, part, data, n, &e);
 	return blob_azure_tell(r, &e, name, error);
 }
@@ -397,7 +397,7 @@ static int azure_object_stage(struct blob_store *store, const char *name, uint64
 static int azure_object_commit(struct blob_store *store, const char *name, uint64_t series,
 	unsigned parts, const char *if_match, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	const struct azureblob_conditions conditions = conditions_of(if_match);
 	int r = azureblob_object_commit(
 		client_of(store), name, series, parts, NULL, &conditions, &e, NULL);
@@ -407,7 +407,7 @@ static int azure_object_commit(struct blob_store *store, const char *name, uint6
 static int azure_copy(struct blob_store *store, const char *blob, const char *snapshot,
 	const char *new_blob, struct blob_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	int r = azureblob_copy(client_of(store), blob, snapshot, new_blob, &e);
 	return blob_azure_tell(r, &e, new_blob, error);
 }

@@ -12,5 +12,4 @@ int blob_azure_store_new(const struct azureblob_options *options, struct error *
 /* The store's own. */
 struct azureblob *blob_azure_store_client(struct blob_store *store);
 /* The answer of a call on a client: `r`, or the failure in words and in blob.h's codes. */
-int blob_azure_tell(
-	int r, const struct azureblob_error *from, const char *what, struct blob_error *to);
+int blob_azure_tell(int r, const struct http_error *from, const char *what, struct blob_error *to);

@@ -10,6 +10,7 @@
  *	objects.h     small objects (block blobs) with compare-and-swap
  *	ranges.h      which pages are written, and what changed since a snapshot
  *	error.h       what went wrong, and the table from the service's codes to -errno
+ * and beneath: common/http_calls.h, which sends calls, waits for them and sends them again
  *
  * A client (`struct azureblob`) belongs to one thread at a time and sees one container. The data
  * plane is asynchronous: a request is submitted and comes back from azureblob_wait, many at once,
@@ -37,9 +38,7 @@
 #include "azureblob/account.h"
 #include "azureblob/credential.h"
 #include "azureblob/error.h"
-#include "common/clock.h"
-#include "common/http.h"
-#include "common/retry.h"
+#include "common/http_calls.h"
 
 #define AZUREBLOB_PUT_MAX_BYTES (4u << 20)
 #define AZUREBLOB_SNAPSHOT_BYTES 40 /* 2026-11-22T05:54:11.1234567Z */
@@ -68,55 +67,19 @@ struct azureblob_conditions {
 	int64_t sequence; /* pages: the blob's sequence number must equal it */
 };
 
-enum azureblob_state {
-	AZUREBLOB_IDLE,
-	AZUREBLOB_WAITING, /* for its time to be sent, or sent again */
-	AZUREBLOB_SENT,
-	AZUREBLOB_DONE,
-};
-
 /* One request. Embed it or give `context`; zero it first, free it last; it may be used again
  * once it came back. It and the data it points to stay put until then. */
 struct azureblob_request {
-	/* The caller's. */
-	void *context;
-
-	/* The outcome. */
-	int result; /* 0 or -errno, see error.h */
-	struct azureblob_error error;
+	void *context;           /* the caller's */
+	struct http_call call;   /* the outcome: `result` (see error.h), `error`, `attempts` */
 	uint64_t received_bytes; /* of data read */
-	unsigned attempts;
 
 	/* The client's own. */
-	struct azureblob *client;
-	struct azureblob_request *previous;
-	struct azureblob_request *next;
-	enum azureblob_state state;
-	int build_error;
-	int safety;
 	int check;
-	bool may_have_happened;
-	unsigned tokens_refused; /* of those, tokens that were in force */
-	unsigned refusals;       /* 401s in all */
-	size_t own_headers;
 	uint64_t range_offset;
 	uint64_t range_bytes;
-	int64_t due_ns;
-	struct retry_policy policy;
-	struct retry retry;
-	struct buf path;
-	struct buf url;
+	struct buf signed_url; /* of one attempt */
 	struct iovec body;
-	struct http_request http;
-};
-
-/* What was asked of the service so far. */
-struct azureblob_stats {
-	uint64_t attempts;
-	uint64_t retries;
-	uint64_t throttled; /* answers 503 and 429 */
-	uint64_t sent_bytes;
-	uint64_t received_bytes;
 };
 
 /* 0, -EINVAL, -ENOMEM; nothing is asked of the service yet. */
@@ -140,7 +103,7 @@ void azureblob_wakeup(struct azureblob *client);
 /* Closes kept connections and gives memory back, unless something is under way: for a client
  * that has nothing to do for a while. */
 void azureblob_rest(struct azureblob *client);
-void azureblob_get_stats(const struct azureblob *client, struct azureblob_stats *ret_stats);
+void azureblob_get_stats(const struct azureblob *client, struct http_calls_stats *ret_stats);
 /* Not while it is under way. */
 void azureblob_request_free(struct azureblob_request *request);
 

@@ -7,19 +7,19 @@
 #include "azureblob/azureblob.h"
 
 /* Create Container. -EEXIST if it is there. */
-int azureblob_container_create(struct azureblob *client, struct azureblob_error *error);
+int azureblob_container_create(struct azureblob *client, struct http_error *error);
 /* -ENOENT if it is not. */
-int azureblob_container_check(struct azureblob *client, struct azureblob_error *error);
-int azureblob_container_delete(struct azureblob *client, struct azureblob_error *error);
+int azureblob_container_check(struct azureblob *client, struct http_error *error);
+int azureblob_container_delete(struct azureblob *client, struct http_error *error);
 
 /* Put Blob, an empty page blob of `size_bytes` (a multiple of 512, at most 8 TiB). -EEXIST if
  * there is a blob of that name: one is never overwritten. */
 int azureblob_create(struct azureblob *client, const char *blob, uint64_t size_bytes,
-	const struct http_headers *metadata, struct azureblob_error *error);
+	const struct http_headers *metadata, struct http_error *error);
 
 /* With an ETag to match it is not repeated after an unknown end: a repetition would be refused. */
 int azureblob_resize(struct azureblob *client, const char *blob, uint64_t size_bytes,
-	const struct azureblob_conditions *conditions, struct azureblob_error *error);
+	const struct azureblob_conditions *conditions, struct http_error *error);
 
 struct azureblob_properties {
 	uint64_t size_bytes;
@@ -39,20 +39,20 @@ struct azureblob_properties {
 /* Get Blob Properties, of the base or of a snapshot (NULL: the base). The caller frees what
  * came. */
 int azureblob_get_properties(struct azureblob *client, const char *blob, const char *snapshot,
-	struct azureblob_error *error, struct azureblob_properties *ret_properties);
+	struct http_error *error, struct azureblob_properties *ret_properties);
 void azureblob_properties_free(struct azureblob_properties *properties);
 
 /* Replaces all metadata. */
 int azureblob_set_metadata(struct azureblob *client, const char *blob,
 	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error);
+	struct http_error *error);
 
 /* Snapshot Blob. Metadata, if there is any, *replaces* the base's on the snapshot: tag it, and
  * after an ambiguous failure list the snapshots and adopt the one with the tag. A lease is only
  * checked if it is given. */
 int azureblob_snapshot(struct azureblob *client, const char *blob,
 	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error, char ret_snapshot[static AZUREBLOB_SNAPSHOT_BYTES]);
+	struct http_error *error, char ret_snapshot[static AZUREBLOB_SNAPSHOT_BYTES]);
 
 enum azureblob_delete_what {
 	AZUREBLOB_DELETE_ALONE,     /* the base; -ENOTEMPTY if it has snapshots. Or one snapshot */
@@ -64,7 +64,7 @@ enum azureblob_delete_what {
  * an earlier attempt of this very call. */
 int azureblob_delete(struct azureblob *client, const char *blob, const char *snapshot,
 	enum azureblob_delete_what what, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error);
+	struct http_error *error);
 
 struct azureblob_list_options {
 	const char *prefix;    /* NULL: all */
@@ -93,7 +93,7 @@ struct azureblob_item {
  * client. */
 int azureblob_list(struct azureblob *client, const struct azureblob_list_options *options,
 	int (*each)(void *context, const struct azureblob_item *item), void *context,
-	struct azureblob_error *error);
+	struct http_error *error);
 
 /*
  * Copy Blob, within the account: from a blob or its snapshot to a name that is not taken
@@ -101,14 +101,14 @@ int azureblob_list(struct azureblob *client, const struct azureblob_list_options
  */
 #define AZUREBLOB_COPY_ID_BYTES 48
 int azureblob_copy_start(struct azureblob *client, const char *source, const char *snapshot,
-	const char *blob, struct azureblob_error *error,
+	const char *blob, struct http_error *error,
 	char ret_copy_id[static AZUREBLOB_COPY_ID_BYTES]);
 /* 1 once it is done, 0 while it goes on, -ECANCELED if aborted, -EIO if it failed; -ESTALE if
  * another copy has taken its place. */
-int azureblob_copy_poll(struct azureblob *client, const char *blob, const char *copy_id,
-	struct azureblob_error *error);
-int azureblob_copy_abort(struct azureblob *client, const char *blob, const char *copy_id,
-	struct azureblob_error *error);
+int azureblob_copy_poll(
+	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error);
+int azureblob_copy_abort(
+	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error);
 /* Starts and waits for the end. */
 int azureblob_copy(struct azureblob *client, const char *source, const char *snapshot,
-	const char *blob, struct azureblob_error *error);
+	const char *blob, struct http_error *error);

@@ -146,7 +146,7 @@ int azureblob_credential_new_account(const struct azureblob_account *account,
 
 /* Holds the lock before and after, not meanwhile. */
 static int fetch(struct azureblob_credential *c, const struct http *behalf, bool patient,
-	struct azureblob_error *ret_error)
+	struct http_error *ret_error)
 {
 	struct token token = { 0 };
 	c->fetching = true;
@@ -182,19 +182,19 @@ static void wait_for_fetch(struct azureblob_credential *c)
 }
 
 int azureblob_credential_token(struct azureblob_credential *c, const struct http *behalf,
-	struct buf *ret_token, struct azureblob_error *ret_error)
+	struct buf *ret_token, struct http_error *ret_error)
 {
 	if (c->kind != KIND_TOKEN)
-		return azureblob_error_set(ret_error, -EINVAL, "this credential has no tokens");
+		return http_error_set(ret_error, -EINVAL, "this credential has no tokens");
 	SCOPED_LOCK(&c->lock);
 	for (;;) {
 		int64_t now_ns = clock_monotonic_ns(c->clock);
 		bool valid = c->token.text && now_ns < c->token.expires_ns;
-		struct azureblob_error e = { 0 };
+		struct http_error e = { 0 };
 		if (valid && (c->fetching || now_ns < c->refresh_ns))
 			break;
 		if (behalf && http_is_stopped(behalf))
-			return azureblob_error_set(ret_error, -ECANCELED, "cancelled");
+			return http_error_set(ret_error, -ECANCELED, "cancelled");
 		if (c->fetching) {
 			wait_for_fetch(c);
 			continue;
@@ -208,21 +208,21 @@ int azureblob_credential_token(struct azureblob_credential *c, const struct http
 		/* A refresh that failed leaves the old token, good for a while yet. */
 	}
 	int r = buf_append_text(ret_token, c->token.text);
-	return r < 0 ? azureblob_error_set(ret_error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 }
 
-enum azureblob_refusal azureblob_credential_refused(
+enum http_refusal azureblob_credential_refused(
 	struct azureblob_credential *c, const struct http_headers *headers)
 {
 	if (c->kind != KIND_TOKEN)
-		return AZUREBLOB_REFUSED_FOR_GOOD;
+		return HTTP_REFUSED_FOR_GOOD;
 	const char *bearer = http_headers_get(headers, "Authorization");
 	SCOPED_LOCK(&c->lock);
 	if (!bearer || !c->token.text || strncmp(bearer, "Bearer ", 7) != 0 ||
 		strcmp(bearer + 7, c->token.text) != 0)
-		return AZUREBLOB_REFUSED_OLD_TOKEN;
+		return HTTP_REFUSED_OLD;
 	token_free(&c->token);
-	return AZUREBLOB_REFUSED_TOKEN;
+	return HTTP_REFUSED_CURRENT;
 }
 
 int azureblob_credential_add_sas(const struct azureblob_credential *c, struct buf *url)
@@ -244,7 +244,7 @@ static int authorize_by_key(struct azureblob_credential *c, const char *method,
 
 int azureblob_credential_authorize(struct azureblob_credential *c, const struct http *behalf,
 	const char *method, struct buf *url, struct http_headers *headers, uint64_t content_length,
-	struct azureblob_error *ret_error)
+	struct http_error *ret_error)
 {
 	char date[UTC_HTTP_BYTES];
 	CLEANUP(buf_free) struct buf bearer = { 0 };
@@ -264,6 +264,6 @@ int azureblob_credential_authorize(struct azureblob_credential *c, const struct 
 		}
 	}
 	if (r < 0)
-		return azureblob_error_set(ret_error, r, "the request could not be signed");
+		return http_error_set(ret_error, r, "the request could not be signed");
 	return 0;
 }

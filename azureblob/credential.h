@@ -67,21 +67,14 @@ void azureblob_credential_free(struct azureblob_credential *credential);
  * thread. */
 int azureblob_credential_authorize(struct azureblob_credential *credential,
 	const struct http *behalf, const char *method, struct buf *url,
-	struct http_headers *headers, uint64_t content_length, struct azureblob_error *ret_error);
+	struct http_headers *headers, uint64_t content_length, struct http_error *ret_error);
 
 /* Appends a valid token (not for keys and signatures: -EINVAL). Blocks as above. Any thread. */
 int azureblob_credential_token(struct azureblob_credential *credential, const struct http *behalf,
-	struct buf *ret_token, struct azureblob_error *ret_error);
-
-/* What a 401 says of the credential. */
-enum azureblob_refusal {
-	AZUREBLOB_REFUSED_FOR_GOOD, /* a key or a signature: another attempt is no better */
-	AZUREBLOB_REFUSED_TOKEN,    /* the token in force; the next attempt fetches a new one */
-	AZUREBLOB_REFUSED_OLD_TOKEN /* one that somebody has given up already: try at once */
-};
+	struct buf *ret_token, struct http_error *ret_error);
 
 /* A request with these headers got a 401: the token it bore will not be used again. Any thread. */
-enum azureblob_refusal azureblob_credential_refused(
+enum http_refusal azureblob_credential_refused(
 	struct azureblob_credential *credential, const struct http_headers *headers);
 
 /* Appends the signature to a URL another party shall read (the source of a copy); does nothing

@@ -7,7 +7,6 @@
 #include "azureblob/error.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -57,10 +56,7 @@ static const struct {
 	{ 504, -ETIMEDOUT },
 };
 
-static const struct {
-	int error;
-	const char *mend;
-} mends[] = {
+static const struct http_mend mends[] = {
 	{ -ENOENT, "check the container's name; if it is right, something deleted this" },
 	{ -EEXIST, "somebody made it before; look at what is there" },
 	{ -ESTALE, "another appliance has taken over, or a lease was broken: see `landfall vault "
@@ -72,11 +68,9 @@ static const struct {
 	{ -EDQUOT, "use a standard account: a premium page blob has room for 100 snapshots" },
 	{ -ETIMEDOUT, "check the network between here and the storage account" },
 	{ -ECONNRESET, "check the network between here and the storage account, and any proxy" },
-	{ -ECONNREFUSED, "check the endpoint's address and any firewall or proxy" },
 	{ -EHOSTUNREACH, "check the endpoint's name and the name servers" },
-	{ -EPROTO, "check that the endpoint speaks TLS 1.2 or later, and any proxy in between" },
-	{ -EKEYREJECTED, "give the CA bundle that signed the endpoint's certificate" },
 	{ -EBADMSG, "check that no proxy answers in the service's place" },
+	{ 0, NULL },
 };
 
 static int errno_of(int status, const char *code)
@@ -94,13 +88,8 @@ static int errno_of(int status, const char *code)
 	return status < 500 ? -EINVAL : -ETIMEDOUT;
 }
 
-static void copy_line(char *to, size_t room, const char *from)
-{
-	snprintf(to, room, "%.*s", (int)MIN(strcspn(from, "\r\n"), room - 1), from);
-}
-
 /* The body is <Error><Code>…</Code><Message>text\nRequestId:…\nTime:…</Message></Error>. */
-static void read_document(const struct http_request *http, struct azureblob_error *e)
+static void read_document(const struct http_request *http, struct http_error *e)
 {
 	const struct xml_limits limits = { .bytes = 64 * KIB, .nodes = 200, .depth = 8 };
 	CLEANUP(xml_freep) struct xml *xml = NULL;
@@ -110,78 +99,46 @@ static void read_document(const struct http_request *http, struct azureblob_erro
 	const char *code = xml_text(xml_root(xml), "Code");
 	const char *message = xml_text(xml_root(xml), "Message");
 	if (code && e->code[0] == '\0')
-		copy_line(e->code, sizeof(e->code), code);
+		http_error_copy_line(e->code, sizeof(e->code), code);
 	if (message)
-		copy_line(e->message, sizeof(e->message), message);
+		http_error_copy_line(e->message, sizeof(e->message), message);
 }
 
-enum azureblob_verdict azureblob_error_read(
-	const struct http_request *http, struct azureblob_error *ret_error)
+enum http_verdict azureblob_error_read(
+	const struct http_request *http, struct http_error *ret_error)
 {
-	struct azureblob_error e = { .http_status = http->status };
+	struct http_error e = { .http_status = http->status };
 	const char *code = http_headers_get(&http->ret_headers, "x-ms-error-code");
 	const char *id = http_headers_get(&http->ret_headers, "x-ms-request-id");
 	const char *client = http_headers_get(&http->headers, "x-ms-client-request-id");
-	enum azureblob_verdict verdict;
+	enum http_verdict verdict;
 	if (id)
-		copy_line(e.request_id, sizeof(e.request_id), id);
+		http_error_copy_line(e.request_id, sizeof(e.request_id), id);
 	else if (client)
 		snprintf(e.request_id, sizeof(e.request_id), "client %s", client);
 	if (http->outcome == HTTP_ANSWERED) {
 		if (code)
-			copy_line(e.code, sizeof(e.code), code);
+			http_error_copy_line(e.code, sizeof(e.code), code);
 		read_document(http, &e);
 		e.error = errno_of(http->status, e.code);
 		if (e.error == -EOPNOTSUPP)
-			verdict = AZUREBLOB_REFUSED;
+			verdict = HTTP_REFUSED;
+		else if (http->status == 401)
+			verdict = HTTP_EXPIRED;
 		else if (http->status >= 500 && http->status != 503)
-			verdict = AZUREBLOB_MAYBE;
+			verdict = HTTP_MAYBE;
 		else if (e.error == -EAGAIN || http->status == 408)
-			verdict = AZUREBLOB_TRY_AGAIN;
+			verdict = HTTP_TRY_AGAIN;
 		else
-			verdict = AZUREBLOB_REFUSED;
+			verdict = HTTP_REFUSED;
 	} else {
-		copy_line(e.message, sizeof(e.message), http->error_text);
-		e.error = http->error;
-		verdict = http->outcome == HTTP_UNKNOWN ? AZUREBLOB_MAYBE : AZUREBLOB_TRY_AGAIN;
-		/* These stay as they are however often one tries. */
-		if (verdict == AZUREBLOB_TRY_AGAIN &&
-			(e.error == -EINVAL || e.error == -EKEYREJECTED || e.error == -EACCES))
-			verdict = AZUREBLOB_REFUSED;
+		verdict = http_error_read_way(http, &e);
 	}
 	*ret_error = e;
 	return verdict;
 }
 
-int azureblob_error_set(struct azureblob_error *ret_error, int code, const char *format, ...)
+int azureblob_error_tell(const struct http_error *from, const char *what, struct error *error)
 {
-	if (!ret_error)
-		return code;
-	*ret_error = (struct azureblob_error){ .error = code };
-	va_list args;
-	va_start(args, format);
-	vsnprintf(ret_error->message, sizeof(ret_error->message), format, args);
-	va_end(args);
-	return code;
-}
-
-int azureblob_error_tell(const struct azureblob_error *from, const char *what, struct error *error)
-{
-	const char *mend = NULL;
-	char status[16] = "";
-	for (size_t i = 0; i < ARRAY_SIZE(mends); i++) {
-		if (mends[i].error == from->error)
-			mend = mends[i].mend;
-	}
-	if (from->http_status == 407)
-		mend = "check proxy_credentials_file in the configuration";
-	if (from->http_status > 0)
-		snprintf(status, sizeof(status), "%d%s", from->http_status,
-			from->code[0] ? " " : "");
-	const char *text = from->message[0] ? from->message : strerrordesc_np(-from->error);
-	bool named = status[0] || from->code[0];
-	return error_set(error, from->error, mend, "%s: %s%s%s%s%s%s%s%s", what, status, from->code,
-		named ? ": " : "", text, from->ambiguous ? " (it may have happened)" : "",
-		from->request_id[0] ? " (request " : "", from->request_id,
-		from->request_id[0] ? ")" : "");
+	return http_error_tell(from, what, mends, error);
 }

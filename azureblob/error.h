@@ -23,35 +23,13 @@
  */
 #pragma once
 
-#include <stdbool.h>
+#include "common/http_error.h"
 
-#include "common/error.h"
-#include "common/http.h"
-
-struct azureblob_error {
-	int error;       /* -errno, as above; 0: none */
-	int http_status; /* 0: no answer */
-	char code[64];   /* the service's, as "LeaseIdMissing"; may be empty */
-	char message[256];
-	char request_id[64]; /* the service's; without an answer "client " and our own */
-	bool ambiguous;      /* a change that may have happened, or may still happen later */
-};
-
-/* How `ret_error` was filled decides about trying again. */
-enum azureblob_verdict {
-	AZUREBLOB_REFUSED,   /* certain: did not happen; the same request will fare no better */
-	AZUREBLOB_TRY_AGAIN, /* certain: did not happen; later it may */
-	AZUREBLOB_MAYBE,     /* anything may have happened */
-};
-
-/* Reads a finished request that did not succeed. `ambiguous` is left to the caller. Pure. */
-enum azureblob_verdict azureblob_error_read(
-	const struct http_request *http, struct azureblob_error *ret_error);
-
-/* Fills it by hand; `ret_error` may be NULL. Returns `code`. */
-int azureblob_error_set(struct azureblob_error *ret_error, int code, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+/* Reads a finished request that did not succeed. Without an answer the request id is "client " and
+ * our own. `ambiguous` is left to the caller. Pure. */
+enum http_verdict azureblob_error_read(
+	const struct http_request *http, struct http_error *ret_error);
 
 /* In words for people, with a mend: "<what>: 412 LeaseIdMissing: … (request …)". `error` may be
  * NULL. Returns from->error. */
-int azureblob_error_tell(const struct azureblob_error *from, const char *what, struct error *error);
+int azureblob_error_tell(const struct http_error *from, const char *what, struct error *error);

@@ -14,17 +14,16 @@
 /* Lease ids are UUIDs of the caller's. Acquiring what is held under that id already succeeds;
  * -EBUSY if another is. `seconds`: 15 to 60, or AZUREBLOB_LEASE_FOREVER. */
 int azureblob_lease_acquire(struct azureblob *client, const char *blob, const char *lease_id,
-	int seconds, struct azureblob_error *error);
-int azureblob_lease_renew(struct azureblob *client, const char *blob, const char *lease_id,
-	struct azureblob_error *error);
+	int seconds, struct http_error *error);
+int azureblob_lease_renew(
+	struct azureblob *client, const char *blob, const char *lease_id, struct http_error *error);
 int azureblob_lease_change(struct azureblob *client, const char *blob, const char *lease_id,
-	const char *new_lease_id, struct azureblob_error *error);
+	const char *new_lease_id, struct http_error *error);
 /* 0 also if an earlier attempt of this call had released it. */
-int azureblob_lease_release(struct azureblob *client, const char *blob, const char *lease_id,
-	struct azureblob_error *error);
+int azureblob_lease_release(
+	struct azureblob *client, const char *blob, const char *lease_id, struct http_error *error);
 /* At once, whoever holds it. 0 also if nobody does. */
-int azureblob_lease_break(
-	struct azureblob *client, const char *blob, struct azureblob_error *error);
+int azureblob_lease_break(struct azureblob *client, const char *blob, struct http_error *error);
 
 enum azureblob_sequence_action {
 	AZUREBLOB_SEQUENCE_MAX,    /* to `number`, unless it is higher already; may be repeated */
@@ -35,5 +34,5 @@ enum azureblob_sequence_action {
 /* Set Blob Properties. `*ret_sequence` (may be NULL) is the number afterwards. */
 int azureblob_set_sequence(struct azureblob *client, const char *blob,
 	enum azureblob_sequence_action action, int64_t number,
-	const struct azureblob_conditions *conditions, struct azureblob_error *error,
+	const struct azureblob_conditions *conditions, struct http_error *error,
 	int64_t *ret_sequence);

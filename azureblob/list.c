@@ -99,53 +99,55 @@ static int read_item(struct listing *l, const struct xml_node *node, struct azur
 }
 
 /* Requests one page and tells its items; leaves where to go on in `marker`, empty at the end. */
-static int list_page(struct azureblob *client, struct listing *l, struct buf *marker,
-	struct azureblob_error *error)
+static int list_page(
+	struct azureblob *client, struct listing *l, struct buf *marker, struct http_error *error)
 {
 	CLEANUP(azureblob_request_free) struct azureblob_request request = { 0 };
 	CLEANUP(xml_freep) struct xml *xml = NULL;
 	const struct azureblob_list_options *o = l->options;
 	char page[16];
 	snprintf(page, sizeof(page), "%u", o->page ? o->page : PAGE_DEFAULT);
-	call_begin(client, &request, "GET", NULL, CALL_READS);
-	call_query(&request, "comp", "list");
-	call_query(&request, "prefix", o->prefix);
-	call_query(&request, "delimiter", o->delimiter);
-	call_query(&request, "maxresults", page);
-	call_query(&request, "include",
+	azureblob_call_begin(client, &request, "GET", NULL, HTTP_READS);
+	http_call_query(&request.call, "comp", "list");
+	http_call_query(&request.call, "prefix", o->prefix);
+	http_call_query(&request.call, "delimiter", o->delimiter);
+	http_call_query(&request.call, "maxresults", page);
+	http_call_query(&request.call, "include",
 		o->snapshots ? (o->metadata ? "snapshots,metadata" : "snapshots")
 			     : (o->metadata ? "metadata" : NULL));
-	call_query(&request, "marker", marker->len ? marker->data : NULL);
-	call_body_limit(&request, LIST_BODY_LIMIT);
-	int r = call_perform(client, &request, error);
+	http_call_query(&request.call, "marker", marker->len ? marker->data : NULL);
+	request.call.http.body_limit = LIST_BODY_LIMIT;
+	int r = http_call_perform(&request.call, error);
 	if (r == 0)
-		r = call_answer_xml(&request, &xml, error);
+		r = azureblob_call_answer_xml(&request, &xml, error);
 	if (r < 0)
 		return r;
 	const struct xml_node *blobs = xml_find(xml_root(xml), "Blobs");
 	if (!blobs)
-		return call_bad_answer(&request, error, "the answer is not a list of blobs");
+		return http_call_bad_answer(
+			&request.call, error, "the answer is not a list of blobs");
 	for (const struct xml_node *node = blobs->children; node; node = node->next) {
 		struct azureblob_item item;
 		r = read_item(l, node, &item);
 		if (r < 0)
-			return call_bad_answer(
-				&request, error, "the list of blobs has an unusable entry");
+			return http_call_bad_answer(
+				&request.call, error, "the list of blobs has an unusable entry");
 		r = l->each(l->context, &item);
 		if (r != 0)
 			return r;
 	}
 	const char *next = xml_text(xml_root(xml), "NextMarker");
 	if (next && next[0] && marker->len && strcmp(next, marker->data) == 0)
-		return call_bad_answer(&request, error, "the list of blobs does not move on");
+		return http_call_bad_answer(
+			&request.call, error, "the list of blobs does not move on");
 	buf_clear(marker);
 	r = buf_append_text(marker, next ? next : "");
-	return r < 0 ? azureblob_error_set(error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(error, r, "out of memory") : 0;
 }
 
 int azureblob_list(struct azureblob *client, const struct azureblob_list_options *options,
 	int (*each)(void *context, const struct azureblob_item *item), void *context,
-	struct azureblob_error *error)
+	struct http_error *error)
 {
 	CLEANUP(listing_free)
 	struct listing l = { .options = options, .each = each, .context = context };

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "azureblob/call.h"
+#include "azureblob/client_internal.h"
 #include "common/base64.h"
 #include "common/bytes.h"
 #include "common/cleanup.h"
@@ -20,8 +21,7 @@
 #define BLOCK_ID_BYTES BASE64_TEXT_BYTES(BLOCK_NAME_BYTES - 1)
 
 /* "There shall be none" answers 409 BlobAlreadyExists or 412 ConditionNotMet. */
-static int settle(
-	int r, const struct azureblob_conditions *conditions, struct azureblob_error *error)
+static int settle(int r, const struct azureblob_conditions *conditions, struct http_error *error)
 {
 	bool none_yet = conditions && conditions->if_none_match &&
 			strcmp(conditions->if_none_match, "*") == 0;
@@ -41,38 +41,38 @@ static int add_md5(struct azureblob_request *request, const void *data, size_t n
 	if (r < 0)
 		return r;
 	base64_encode(hash, sizeof(hash), text);
-	call_header(request, "Content-MD5", text);
+	http_call_header(&request->call, "Content-MD5", text);
 	return 0;
 }
 
-static int finish_put(struct azureblob *client, struct azureblob_request *request,
-	const struct azureblob_conditions *conditions, struct azureblob_error *error,
-	char *ret_etag)
+static int finish_put(struct azureblob_request *request,
+	const struct azureblob_conditions *conditions, struct http_error *error, char *ret_etag)
 {
-	int r = settle(call_perform(client, request, error), conditions, error);
+	int r = settle(http_call_perform(&request->call, error), conditions, error);
 	if (r == 0 && ret_etag)
-		r = call_answer_copy(request, "ETag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
+		r = azureblob_call_answer_copy(
+			request, "ETag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
 	return r;
 }
 
 int azureblob_object_put(struct azureblob *client, const char *name, const void *data, size_t n,
 	const struct http_headers *metadata, const struct azureblob_conditions *conditions,
-	struct azureblob_error *error, char ret_etag[AZUREBLOB_ETAG_BYTES])
+	struct http_error *error, char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	if (n > AZUREBLOB_OBJECT_PUT_MAX_BYTES)
-		return azureblob_error_set(error, -EINVAL, "%s: too large to be put at once", name);
-	call_begin(client, &request, "PUT", name, CALL_ONCE);
-	call_header(&request, "x-ms-blob-type", "BlockBlob");
-	call_metadata(&request, metadata);
-	call_conditions(&request, conditions);
-	if (n > 0 && call_checksum(client) != AZUREBLOB_NO_CHECKSUM) {
+		return http_error_set(error, -EINVAL, "%s: too large to be put at once", name);
+	azureblob_call_begin(client, &request, "PUT", name, HTTP_ONCE);
+	http_call_header(&request.call, "x-ms-blob-type", "BlockBlob");
+	azureblob_call_metadata(&request, metadata);
+	azureblob_call_conditions(&request, conditions);
+	if (n > 0 && client->checksum != AZUREBLOB_NO_CHECKSUM) {
 		int r = add_md5(&request, data, n);
 		if (r < 0)
-			return azureblob_error_set(error, r, "%s: no MD5", name);
+			return http_error_set(error, r, "%s: no MD5", name);
 	}
-	call_body(&request, data, n);
-	return finish_put(client, &request, conditions, error, ret_etag);
+	azureblob_call_body(&request, data, n);
+	return finish_put(&request, conditions, error, ret_etag);
 }
 
 static void block_id(uint64_t series, unsigned index, char ret_id[static BLOCK_ID_BYTES])
@@ -83,29 +83,29 @@ static void block_id(uint64_t series, unsigned index, char ret_id[static BLOCK_I
 }
 
 int azureblob_object_put_block(struct azureblob *client, const char *name, uint64_t series,
-	unsigned index, const void *data, size_t n, struct azureblob_error *error)
+	unsigned index, const void *data, size_t n, struct http_error *error)
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	char id[BLOCK_ID_BYTES];
 	if (index >= AZUREBLOB_BLOCKS_MAX || n == 0 || n > AZUREBLOB_BLOCK_MAX_BYTES)
-		return azureblob_error_set(error, -EINVAL, "%s: not a possible block", name);
+		return http_error_set(error, -EINVAL, "%s: not a possible block", name);
 	block_id(series, index, id);
-	call_begin(client, &request, "PUT", name, CALL_REPEATABLE);
-	call_query(&request, "comp", "block");
-	call_query(&request, "blockid", id);
-	call_body(&request, data, n);
-	return call_perform(client, &request, error);
+	azureblob_call_begin(client, &request, "PUT", name, HTTP_REPEATABLE);
+	http_call_query(&request.call, "comp", "block");
+	http_call_query(&request.call, "blockid", id);
+	azureblob_call_body(&request, data, n);
+	return http_call_perform(&request.call, error);
 }
 
 int azureblob_object_commit(struct azureblob *client, const char *name, uint64_t series,
 	unsigned count, const struct http_headers *metadata,
-	const struct azureblob_conditions *conditions, struct azureblob_error *error,
+	const struct azureblob_conditions *conditions, struct http_error *error,
 	char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	CLEANUP(buf_free) struct buf list = { 0 };
 	if (count > AZUREBLOB_BLOCKS_MAX)
-		return azureblob_error_set(error, -EINVAL, "%s: too many blocks", name);
+		return http_error_set(error, -EINVAL, "%s: too many blocks", name);
 	int r = buf_append_text(&list, "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<BlockList>");
 	for (unsigned i = 0; r == 0 && i < count; i++) {
 		char id[BLOCK_ID_BYTES];
@@ -115,43 +115,44 @@ int azureblob_object_commit(struct azureblob *client, const char *name, uint64_t
 	if (r == 0)
 		r = buf_append_text(&list, "</BlockList>");
 	if (r < 0)
-		return azureblob_error_set(error, r, "out of memory");
-	call_begin(client, &request, "PUT", name, CALL_ONCE);
-	call_query(&request, "comp", "blocklist");
-	call_header(&request, "Content-Type", "application/xml");
-	call_metadata(&request, metadata);
-	call_conditions(&request, conditions);
-	call_body(&request, list.data, list.len);
-	return finish_put(client, &request, conditions, error, ret_etag);
+		return http_error_set(error, r, "out of memory");
+	azureblob_call_begin(client, &request, "PUT", name, HTTP_ONCE);
+	http_call_query(&request.call, "comp", "blocklist");
+	http_call_header(&request.call, "Content-Type", "application/xml");
+	azureblob_call_metadata(&request, metadata);
+	azureblob_call_conditions(&request, conditions);
+	azureblob_call_body(&request, list.data, list.len);
+	return finish_put(&request, conditions, error, ret_etag);
 }
 
 int azureblob_object_get(struct azureblob *client, const char *name, size_t limit,
-	struct azureblob_error *error, struct buf *ret_data, char ret_etag[AZUREBLOB_ETAG_BYTES])
+	struct http_error *error, struct buf *ret_data, char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
-	call_begin(client, &request, "GET", name, CALL_READS);
+	azureblob_call_begin(client, &request, "GET", name, HTTP_READS);
 	/* Room for an error's document, whatever the limit. */
-	call_body_limit(&request, MAX(limit, (size_t)(64 * KIB)));
-	int r = call_perform(client, &request, error);
-	if (r == 0 && request.http.ret_body.len > limit)
-		return azureblob_error_set(error, -EMSGSIZE, "%s: larger than allowed", name);
+	request.call.http.body_limit = MAX(limit, (size_t)(64 * KIB));
+	int r = http_call_perform(&request.call, error);
+	if (r == 0 && request.call.http.ret_body.len > limit)
+		return http_error_set(error, -EMSGSIZE, "%s: larger than allowed", name);
 	if (r == 0 && ret_etag)
-		r = call_answer_copy(&request, "ETag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
+		r = azureblob_call_answer_copy(
+			&request, "ETag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
 	if (r < 0)
 		return r;
-	const struct buf *body = &request.http.ret_body;
+	const struct buf *body = &request.call.http.ret_body;
 	r = buf_append(ret_data, body->data ? body->data : "", body->len);
-	return r < 0 ? azureblob_error_set(error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(error, r, "out of memory") : 0;
 }
 
 int azureblob_object_read(struct azureblob *client, const char *name, uint64_t offset, void *data,
-	size_t n, struct azureblob_error *error, size_t *ret_n, char ret_etag[AZUREBLOB_ETAG_BYTES])
+	size_t n, struct http_error *error, size_t *ret_n, char ret_etag[AZUREBLOB_ETAG_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	int r = azureblob_get_range(client, &request, name, NULL, offset, data, n, true);
 	if (r < 0)
-		return azureblob_error_set(error, r, "%s: not a possible range", name);
-	r = call_finish(client, &request, error);
+		return http_error_set(error, r, "%s: not a possible range", name);
+	r = http_call_finish(&request.call, error);
 	if (r == -ERANGE) {
 		*ret_n = 0;
 		if (ret_etag)
@@ -159,7 +160,8 @@ int azureblob_object_read(struct azureblob *client, const char *name, uint64_t o
 		return 0;
 	}
 	if (r == 0 && ret_etag)
-		r = call_answer_copy(&request, "etag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
+		r = azureblob_call_answer_copy(
+			&request, "etag", ret_etag, AZUREBLOB_ETAG_BYTES, error);
 	if (r == 0)
 		*ret_n = request.received_bytes;
 	return r;

@@ -30,7 +30,7 @@ struct walk {
 	const struct azureblob_ranges_options *options;
 	int (*each)(void *context, const struct azureblob_range *range);
 	void *context;
-	struct azureblob_error *error;
+	struct http_error *error;
 	uint64_t told_end; /* nothing before it will be told any more */
 	bool told_any;
 	bool stopped; /* by `each` */
@@ -113,34 +113,37 @@ static int walk_page(struct walk *w, uint64_t offset, uint64_t end, struct buf *
 	CLEANUP(page_free) struct page page = { 0 };
 	char most[16];
 	snprintf(most, sizeof(most), "%u", w->options->page ? w->options->page : PAGE_DEFAULT);
-	call_begin(w->client, &request, "GET", w->blob, CALL_READS);
-	call_query(&request, "comp", "pagelist");
-	call_query(&request, "snapshot", w->options->snapshot);
-	call_query(&request, "prevsnapshot", w->options->previous);
-	call_query(&request, "maxresults", most);
-	call_query(&request, "marker", marker->len ? marker->data : NULL);
-	call_headerf(&request, "x-ms-range", "bytes=%" PRIu64 "-%" PRIu64, offset, end - 1);
-	call_body_limit(&request, RANGES_BODY_LIMIT);
+	azureblob_call_begin(w->client, &request, "GET", w->blob, HTTP_READS);
+	http_call_query(&request.call, "comp", "pagelist");
+	http_call_query(&request.call, "snapshot", w->options->snapshot);
+	http_call_query(&request.call, "prevsnapshot", w->options->previous);
+	http_call_query(&request.call, "maxresults", most);
+	http_call_query(&request.call, "marker", marker->len ? marker->data : NULL);
+	http_call_headerf(
+		&request.call, "x-ms-range", "bytes=%" PRIu64 "-%" PRIu64, offset, end - 1);
+	request.call.http.body_limit = RANGES_BODY_LIMIT;
 	if (end - offset > WINDOW_MIN)
-		call_attempts(&request, ATTEMPTS_AT_LARGE_WINDOWS);
-	int r = call_perform(w->client, &request, w->error);
+		http_call_limit_attempts(&request.call, ATTEMPTS_AT_LARGE_WINDOWS);
+	int r = http_call_perform(&request.call, w->error);
 	if (r == 0)
-		r = call_answer_xml(&request, &xml, w->error);
+		r = azureblob_call_answer_xml(&request, &xml, w->error);
 	if (r < 0)
 		return r;
 	r = read_page(xml_root(xml), &page);
 	if (r == 0)
 		r = tell_page(w, &page, offset, end);
 	if (r < 0 && !w->stopped)
-		return call_bad_answer(&request, w->error, "the page ranges are not usable");
+		return http_call_bad_answer(
+			&request.call, w->error, "the page ranges are not usable");
 	if (r != 0)
 		return r;
 	const char *next = xml_text(xml_root(xml), "NextMarker");
 	if (next && next[0] && marker->len && strcmp(next, marker->data) == 0)
-		return call_bad_answer(&request, w->error, "the page ranges do not move on");
+		return http_call_bad_answer(
+			&request.call, w->error, "the page ranges do not move on");
 	buf_clear(marker);
 	r = buf_append_text(marker, next ? next : "");
-	return r < 0 ? azureblob_error_set(w->error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(w->error, r, "out of memory") : 0;
 }
 
 static int walk_window(struct walk *w, uint64_t offset, uint64_t end)
@@ -156,9 +159,9 @@ static int walk_window(struct walk *w, uint64_t offset, uint64_t end)
 int azureblob_list_ranges(struct azureblob *client, const char *blob,
 	const struct azureblob_ranges_options *options,
 	int (*each)(void *context, const struct azureblob_range *range), void *context,
-	struct azureblob_error *error)
+	struct http_error *error)
 {
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct walk w = { .client = client,
 		.blob = blob,
 		.options = options,
@@ -169,7 +172,7 @@ int azureblob_list_ranges(struct azureblob *client, const char *blob,
 	uint64_t end = options->offset + options->length;
 	int r = 0;
 	if (!is_aligned(offset, SECTOR_BYTES) || !is_aligned(end, SECTOR_BYTES) || end < offset)
-		return azureblob_error_set(error, -EINVAL, "the window is not whole sectors");
+		return http_error_set(error, -EINVAL, "the window is not whole sectors");
 	if (options->length == 0) {
 		struct azureblob_properties p;
 		r = azureblob_get_properties(client, blob, options->snapshot, error, &p);

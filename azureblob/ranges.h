@@ -26,4 +26,4 @@ struct azureblob_ranges_options {
 int azureblob_list_ranges(struct azureblob *client, const char *blob,
 	const struct azureblob_ranges_options *options,
 	int (*each)(void *context, const struct azureblob_range *range), void *context,
-	struct azureblob_error *error);
+	struct http_error *error);

@@ -114,19 +114,19 @@ static int add_field(struct buf *form, const char *name, const char *value)
 
 /* Adds the first line of a file as a field. */
 static int add_secret(
-	struct buf *form, const char *name, const char *path, struct azureblob_error *ret_error)
+	struct buf *form, const char *name, const char *path, struct http_error *ret_error)
 {
 	char *secret = NULL;
 	size_t n;
 	int r = io_load_file(io_posix(), path, SECRET_BYTES_MAX, &secret, &n);
 	if (r < 0)
-		return azureblob_error_set(
+		return http_error_set(
 			ret_error, -EACCES, "credentials: %s: %s", path, strerrordesc_np(-r));
 	secret[strcspn(secret, "\r\n")] = '\0';
 	if (secret[0])
 		r = add_field(form, name, secret);
 	else
-		r = azureblob_error_set(ret_error, -EACCES, "credentials: %s is empty", path);
+		r = http_error_set(ret_error, -EACCES, "credentials: %s is empty", path);
 	explicit_bzero(secret, n);
 	free(secret);
 	return r;
@@ -149,7 +149,7 @@ static int prepare_imds(const struct token_source *s, struct http_request *reque
 }
 
 static int prepare_login(const struct token_source *s, struct http_request *request,
-	struct buf *url, struct buf *form, struct azureblob_error *ret_error)
+	struct buf *url, struct buf *form, struct http_error *ret_error)
 {
 	CLEANUP(buf_free) struct buf scope = { 0 };
 	int r = buf_printf(url, "%s/", s->login_endpoint);
@@ -182,7 +182,7 @@ static int prepare_login(const struct token_source *s, struct http_request *requ
 }
 
 static int read_token(const struct http_request *request, struct clock_source *clock,
-	struct token *ret_token, struct azureblob_error *ret_error)
+	struct token *ret_token, struct http_error *ret_error)
 {
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	struct error error = { 0 };
@@ -204,10 +204,10 @@ static int read_token(const struct http_request *request, struct clock_source *c
 		}
 	}
 	if (r < 0)
-		return azureblob_error_set(ret_error, -EBADMSG, "%s", error.message);
+		return http_error_set(ret_error, -EBADMSG, "%s", error.message);
 	char *copy = strdup(text);
 	if (!copy)
-		return azureblob_error_set(ret_error, -ENOMEM, "out of memory");
+		return http_error_set(ret_error, -ENOMEM, "out of memory");
 	seconds = MIN(seconds, (uint64_t)30 * 86400);
 	*ret_token = (struct token){ .text = copy,
 		.expires_ns = clock_monotonic_ns(clock) + (int64_t)seconds * NS_PER_S };
@@ -215,7 +215,7 @@ static int read_token(const struct http_request *request, struct clock_source *c
 }
 
 /* An OAuth error document has "error" and "error_description". */
-static void read_refusal(const struct http_request *request, struct azureblob_error *e)
+static void read_refusal(const struct http_request *request, struct http_error *e)
 {
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	struct json root;
@@ -267,7 +267,7 @@ static void pause_for(
 
 int token_fetch(const struct token_source *s, struct http *http, const struct http *behalf,
 	struct clock_source *clock, struct rng *rng, bool patient, struct token *ret_token,
-	struct azureblob_error *ret_error)
+	struct http_error *ret_error)
 {
 	const struct retry_policy policy = {
 		.attempts = patient ? 12 : 1,
@@ -278,13 +278,13 @@ int token_fetch(const struct token_source *s, struct http *http, const struct ht
 	CLEANUP(http_request_free) struct http_request request = { 0 };
 	CLEANUP(buf_free) struct buf url = { 0 };
 	CLEANUP(buf_free) struct buf form = { 0 };
-	struct azureblob_error e = { 0 };
+	struct http_error e = { 0 };
 	struct retry retry;
 	int r = s->kind == AZUREBLOB_MANAGED_IDENTITY ? prepare_imds(s, &request, &url)
 						      : prepare_login(s, &request, &url, &form, &e);
 	if (r < 0) {
 		if (!e.error)
-			azureblob_error_set(&e, r, "out of memory");
+			http_error_set(&e, r, "out of memory");
 		*ret_error = e;
 		return r;
 	}
@@ -299,7 +299,7 @@ int token_fetch(const struct token_source *s, struct http *http, const struct ht
 		int64_t wait_ns;
 		r = http_perform(http, &request);
 		if (r < 0) {
-			azureblob_error_set(&e, r, "no token: the request could not be made");
+			http_error_set(&e, r, "no token: the request could not be made");
 			break;
 		}
 		if (request.outcome == HTTP_ANSWERED && request.status == 200) {

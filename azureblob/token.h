@@ -34,4 +34,4 @@ int token_source_init(struct token_source *source, const struct azureblob_token_
  * `behalf` (may be NULL), is told to stop. 0, or -errno also in `ret_error`. */
 int token_fetch(const struct token_source *source, struct http *http, const struct http *behalf,
 	struct clock_source *clock, struct rng *rng, bool patient, struct token *ret_token,
-	struct azureblob_error *ret_error);
+	struct http_error *ret_error);

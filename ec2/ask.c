@@ -47,21 +47,21 @@ int ec2_keys_make(const char *id, const char *secret, const char *token, int64_t
 }
 
 int ec2_keys_read(struct ec2_asker *asker, const char *id, const char *secret, const char *token,
-	const char *expiration, struct ec2_keys *ret_keys, struct ec2_error *ret_error)
+	const char *expiration, struct ec2_keys *ret_keys, struct http_error *ret_error)
 {
 	int64_t end_ns;
 	if (!id || !*id || !secret || !*secret || !token || !*token || !expiration ||
 		utc_parse(expiration, &end_ns) < 0)
-		return ec2_error_set(
+		return http_error_set(
 			ret_error, -EBADMSG, "the answer with the credentials is not complete");
 	int64_t left_ns = end_ns - clock_realtime_ns(asker->clock);
 	if (left_ns <= 0)
-		return ec2_error_set(ret_error, -EKEYEXPIRED,
+		return http_error_set(ret_error, -EKEYEXPIRED,
 			"the credentials expired at %s, or this machine's clock is wrong",
 			expiration);
 	int r = ec2_keys_make(
 		id, secret, token, clock_monotonic_ns(asker->clock) + left_ns, ret_keys);
-	return r < 0 ? ec2_error_set(ret_error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 }
 
 static void pause_for(struct ec2_asker *asker, int64_t ns)
@@ -75,7 +75,7 @@ static void pause_for(struct ec2_asker *asker, int64_t ns)
 
 int ec2_ask(struct ec2_asker *asker, struct http_request *request, unsigned attempts,
 	int (*prepare)(void *context, struct http_request *request), void *context,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	const struct retry_policy policy = { .attempts = asker->patient ? attempts : 1,
 		.first_ns = 300 * NS_PER_MS,
@@ -85,21 +85,21 @@ int ec2_ask(struct ec2_asker *asker, struct http_request *request, unsigned atte
 	struct retry retry;
 	retry_start(&retry, &policy, asker->clock, asker->rng);
 	for (;;) {
-		struct ec2_error e = { 0 };
+		struct http_error e = { 0 };
 		int64_t wait_ns;
 		http_headers_truncate(&request->headers, own_headers);
 		int r = prepare ? prepare(context, request) : 0;
 		if (r == 0)
 			r = http_perform(asker->http, request);
 		if (r < 0)
-			return ec2_error_set(ret_error, r, "the request could not be made");
+			return http_error_set(ret_error, r, "the request could not be made");
 		if (request->outcome == HTTP_ANSWERED && request->status / 100 == 2)
 			return 0;
-		enum ec2_verdict verdict = ec2_error_read(request, &e);
+		enum http_verdict verdict = ec2_error_read(request, &e);
 		int64_t after_ns =
 			retry_after_parse(http_headers_get(&request->ret_headers, "Retry-After"),
 				clock_realtime_ns(asker->clock));
-		if (verdict == EC2_REFUSED || verdict == EC2_EXPIRED || e.error == -ECANCELED ||
+		if (verdict == HTTP_REFUSED || verdict == HTTP_EXPIRED || e.error == -ECANCELED ||
 			e.error == -EMSGSIZE || !retry_next(&retry, after_ns, &wait_ns)) {
 			*ret_error = e;
 			return e.error;

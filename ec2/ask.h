@@ -37,10 +37,10 @@ int ec2_keys_make(const char *id, const char *secret, const char *token, int64_t
 	struct ec2_keys *ret_keys);
 /* From an answer; `expiration` is ISO 8601. 0, -EBADMSG, -ENOMEM, -EKEYEXPIRED (it is over). */
 int ec2_keys_read(struct ec2_asker *asker, const char *id, const char *secret, const char *token,
-	const char *expiration, struct ec2_keys *ret_keys, struct ec2_error *ret_error);
+	const char *expiration, struct ec2_keys *ret_keys, struct http_error *ret_error);
 
 /* Performs `request` until a 2xx came, at most `attempts` times; before each time `prepare` (may
  * be NULL) makes its headers. What an answer says is read as by ec2_error_read. 0 or -errno. */
 int ec2_ask(struct ec2_asker *asker, struct http_request *request, unsigned attempts,
 	int (*prepare)(void *context, struct http_request *request), void *context,
-	struct ec2_error *ret_error);
+	struct http_error *ret_error);

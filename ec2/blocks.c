@@ -105,16 +105,16 @@ static int check_page(struct ec2_request *request)
 	CLEANUP(ec2_block_page_free) struct ec2_block_page page = { 0 };
 	struct error why = { 0 };
 	struct json root;
-	const struct buf *body = &request->http.ret_body;
+	const struct buf *body = &request->call.http.ret_body;
 	int r = json_parse(body->data ? body->data : "", body->len, NULL, &json, &why);
 	if (r == 0) {
 		json_root(json, "listing", &root);
 		r = read_page(&root, &page, &why);
 	}
 	if (r == -ENOMEM)
-		return ec2_error_set(&request->error, r, "out of memory");
+		return http_error_set(&request->call.error, r, "out of memory");
 	if (r < 0)
-		return call_bad_answer(request, &request->error, why.message);
+		return http_call_bad_answer(&request->call, &request->call.error, why.message);
 	*request->page = page;
 	page = (struct ec2_block_page){ 0 };
 	return 0;
@@ -127,22 +127,22 @@ int ec2_list_blocks(struct ec2 *client, struct ec2_request *request,
 	int r = append_path(&path, listing->snapshot, listing->base ? "/changedblocks" : "/blocks");
 	if (r < 0)
 		return r;
-	call_begin_get(client, request, path.data, EC2_LIMIT_LISTS);
-	call_query(request, "firstSnapshotId", listing->base);
-	call_query_u64(
+	ec2_call_begin_get(client, request, path.data, EC2_LIMIT_LISTS);
+	http_call_query(&request->call, "firstSnapshotId", listing->base);
+	ec2_call_query_u64(
 		request, "maxResults", listing->page_blocks ? listing->page_blocks : PAGE_BLOCKS);
 	if (listing->page)
-		call_query(request, "pageToken", listing->page);
+		http_call_query(&request->call, "pageToken", listing->page);
 	else if (listing->from_index > 0)
-		call_query_u64(request, "startingBlockIndex", listing->from_index);
+		ec2_call_query_u64(request, "startingBlockIndex", listing->from_index);
 	request->page = ret_page;
 	request->check = check_page;
-	return call_submit(client, request);
+	return http_call_submit(&request->call);
 }
 
 static int check_block(struct ec2_request *request)
 {
-	const struct http_request *http = &request->http;
+	const struct http_request *http = &request->call.http;
 	const char *algorithm = http_headers_get(&http->ret_headers, "x-amz-Checksum-Algorithm");
 	const char *checksum = http_headers_get(&http->ret_headers, "x-amz-Checksum");
 	const char *length = http_headers_get(&http->ret_headers, "x-amz-Data-Length");
@@ -151,19 +151,20 @@ static int check_block(struct ec2_request *request)
 	char expected[16];
 	snprintf(expected, sizeof(expected), "%u", EC2_BLOCK_BYTES);
 	if (http->received_bytes != EC2_BLOCK_BYTES)
-		return call_bad_answer(request, &request->error, "the block is short");
+		return http_call_bad_answer(
+			&request->call, &request->call.error, "the block is short");
 	if (length && strcmp(length, expected) != 0)
-		return call_bad_answer(
-			request, &request->error, "the block is not as long as it says");
+		return http_call_bad_answer(&request->call, &request->call.error,
+			"the block is not as long as it says");
 	if (!checksum || (algorithm && strcmp(algorithm, "SHA256") != 0))
-		return call_bad_answer(
-			request, &request->error, "the block came without its SHA-256");
+		return http_call_bad_answer(
+			&request->call, &request->call.error, "the block came without its SHA-256");
 	if (sha256(http->into, EC2_BLOCK_BYTES, hash) < 0)
-		return ec2_error_set(&request->error, -EIO, "SHA-256 is not to be had");
+		return http_error_set(&request->call.error, -EIO, "SHA-256 is not to be had");
 	base64_encode(hash, sizeof(hash), text);
 	if (strcmp(text, checksum) != 0)
-		return call_bad_answer(
-			request, &request->error, "the block does not match its checksum");
+		return http_call_bad_answer(&request->call, &request->call.error,
+			"the block does not match its checksum");
 	return 0;
 }
 
@@ -176,10 +177,10 @@ int ec2_get_block(struct ec2 *client, struct ec2_request *request, const char *s
 	int r = append_path(&path, snapshot, rest);
 	if (r < 0)
 		return r;
-	call_begin_get(client, request, path.data, EC2_LIMIT_BLOCKS);
-	call_query(request, "blockToken", token);
-	request->http.into = data;
-	request->http.into_bytes = EC2_BLOCK_BYTES;
+	ec2_call_begin_get(client, request, path.data, EC2_LIMIT_BLOCKS);
+	http_call_query(&request->call, "blockToken", token);
+	request->call.http.into = data;
+	request->call.http.into_bytes = EC2_BLOCK_BYTES;
 	request->check = check_block;
-	return call_submit(client, request);
+	return http_call_submit(&request->call);
 }

@@ -76,7 +76,7 @@ int ec2_credential_new(const struct ec2_credential_options *options, struct cloc
 }
 
 /* Holds the lock before and after, not meanwhile. */
-static int fetch(struct ec2_credential *c, bool patient, struct ec2_error *ret_error)
+static int fetch(struct ec2_credential *c, bool patient, struct http_error *ret_error)
 {
 	struct ec2_asker asker = { c->http, c->clock, &c->rng, c->settings, patient };
 	struct ec2_keys keys = { 0 };
@@ -103,13 +103,13 @@ static int fetch(struct ec2_credential *c, bool patient, struct ec2_error *ret_e
 
 /* A copy of keys that are valid now. */
 static int get_keys(struct ec2_credential *c, struct ec2_keys *ret_keys, unsigned *ret_turn,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	SCOPED_LOCK(&c->lock);
 	for (;;) {
 		int64_t now_ns = clock_monotonic_ns(c->clock);
 		bool valid = c->keys.access_key_id && now_ns < c->keys.expires_ns;
-		struct ec2_error e = { 0 };
+		struct http_error e = { 0 };
 		if (valid && (c->fetching || now_ns < c->refresh_ns))
 			break;
 		if (c->fetching) {
@@ -128,12 +128,12 @@ static int get_keys(struct ec2_credential *c, struct ec2_keys *ret_keys, unsigne
 		c->keys.session_token, c->keys.expires_ns, ret_keys);
 	if (r == 0)
 		*ret_turn = c->turn;
-	return r < 0 ? ec2_error_set(ret_error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 }
 
 int ec2_credential_sign(struct ec2_credential *c, struct ec2_sigv4_keys *keys,
 	const struct ec2_sigv4_target *target, const struct ec2_sigv4_request *request,
-	struct http_headers *headers, unsigned *ret_turn, struct ec2_error *ret_error)
+	struct http_headers *headers, unsigned *ret_turn, struct http_error *ret_error)
 {
 	CLEANUP(ec2_keys_free) struct ec2_keys mine = { 0 };
 	int r = get_keys(c, &mine, ret_turn, ret_error);
@@ -144,17 +144,17 @@ int ec2_credential_sign(struct ec2_credential *c, struct ec2_sigv4_keys *keys,
 	r = ec2_sigv4_sign(
 		keys, &credentials, target, request, clock_realtime_ns(c->clock), headers);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "the request could not be signed");
+		return http_error_set(ret_error, r, "the request could not be signed");
 	return 0;
 }
 
-enum ec2_refusal ec2_credential_refused(struct ec2_credential *c, unsigned turn)
+enum http_refusal ec2_credential_refused(struct ec2_credential *c, unsigned turn)
 {
 	if (ec2_source_is_static(c->source))
-		return EC2_REFUSED_FOR_GOOD;
+		return HTTP_REFUSED_FOR_GOOD;
 	SCOPED_LOCK(&c->lock);
 	if (!c->keys.access_key_id || c->turn != turn)
-		return EC2_REFUSED_OLD_KEYS;
+		return HTTP_REFUSED_OLD;
 	ec2_keys_free(&c->keys);
-	return EC2_REFUSED_KEYS;
+	return HTTP_REFUSED_CURRENT;
 }

@@ -41,14 +41,7 @@ void ec2_credential_free(struct ec2_credential *credential);
  * for each `keys`. */
 int ec2_credential_sign(struct ec2_credential *credential, struct ec2_sigv4_keys *keys,
 	const struct ec2_sigv4_target *target, const struct ec2_sigv4_request *request,
-	struct http_headers *headers, unsigned *ret_turn, struct ec2_error *ret_error);
-
-/* What a refusal as expired says of the credential. */
-enum ec2_refusal {
-	EC2_REFUSED_FOR_GOOD, /* long-lived keys: another attempt is no better */
-	EC2_REFUSED_KEYS,     /* the keys in force; the next attempt fetches new ones */
-	EC2_REFUSED_OLD_KEYS, /* keys that somebody has given up already: try at once */
-};
+	struct http_headers *headers, unsigned *ret_turn, struct http_error *ret_error);
 
 /* The keys of that turn were refused as expired; they will not be used again. Any thread. */
-enum ec2_refusal ec2_credential_refused(struct ec2_credential *credential, unsigned turn);
+enum http_refusal ec2_credential_refused(struct ec2_credential *credential, unsigned turn);

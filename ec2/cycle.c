@@ -30,7 +30,7 @@ struct run {
 	const struct ec2_cycle_options *options;
 	const struct ec2_cycle_ops *ops;
 	void *context;
-	struct ec2_error *error;
+	struct http_error *error;
 	struct ec2_cycle_volume *volume; /* being copied */
 	uint32_t saved_index;
 };
@@ -77,7 +77,7 @@ static int choose_set(struct run *run)
 	forget_set(run->cycle);
 	int r = uuid_generate(&uuid);
 	if (r < 0)
-		return ec2_error_set(run->error, r, "no randomness");
+		return http_error_set(run->error, r, "no randomness");
 	uuid_format(&uuid, run->cycle->set);
 	run->cycle->phase = EC2_CYCLE_CREATING;
 	return save(run);
@@ -143,7 +143,7 @@ static int create(struct run *run)
 	if (r < 0)
 		return r;
 	if (x.found < cycle->count)
-		return ec2_error_set(run->error, -ENODEV,
+		return http_error_set(run->error, -ENODEV,
 			"%s has only %u of the %u volumes that are replicated", cycle->instance,
 			x.found, cycle->count);
 	const struct ec2_snapshot_set set = { .instance_id = cycle->instance,
@@ -161,7 +161,7 @@ static void delete_set(struct run *run)
 {
 	for (unsigned i = 0; i < run->cycle->count; i++) {
 		const char *id = run->cycle->volumes[i].snapshot;
-		struct ec2_error ignored; /* what is left is an orphan */
+		struct http_error ignored; /* what is left is an orphan */
 		if (id[0])
 			ec2_delete_snapshot(run->client, id, &ignored);
 	}
@@ -180,7 +180,7 @@ static int make_set(struct run *run)
 	}
 	if (snapshots_of(cycle) < cycle->count) {
 		delete_set(run);
-		ec2_error_set(run->error, -EIO, "the set has snapshots of only %u of %u volumes",
+		http_error_set(run->error, -EIO, "the set has snapshots of only %u of %u volumes",
 			snapshots_of(cycle), cycle->count);
 		return give_up(run, -EIO);
 	}
@@ -282,7 +282,7 @@ static int copy_volume(struct run *run, struct ec2_fetch_stats *sum)
 	if (there < 0)
 		return there;
 	if (!there) {
-		ec2_error_set(run->error, -ESTALE, "snapshot %s was deleted", v->snapshot);
+		http_error_set(run->error, -ESTALE, "snapshot %s was deleted", v->snapshot);
 		return give_up(run, -ESTALE);
 	}
 	if (v->whole)
@@ -313,9 +313,9 @@ static int copy(struct run *run, struct ec2_fetch_stats *sum)
 
 int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	const struct ec2_cycle_options *options, const struct ec2_cycle_ops *ops, void *context,
-	struct ec2_fetch_stats *ret_stats, struct ec2_error *error)
+	struct ec2_fetch_stats *ret_stats, struct http_error *error)
 {
-	struct ec2_error mine = { 0 };
+	struct http_error mine = { 0 };
 	struct ec2_fetch_stats sum = { 0 };
 	struct run run = { .client = client,
 		.cycle = cycle,
@@ -323,9 +323,9 @@ int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 		.ops = ops,
 		.context = context,
 		.error = error ? error : &mine };
-	*run.error = (struct ec2_error){ 0 };
+	*run.error = (struct http_error){ 0 };
 	if (cycle->count == 0)
-		return ec2_error_set(run.error, -EINVAL, "no volumes are replicated");
+		return http_error_set(run.error, -EINVAL, "no volumes are replicated");
 	int r = cycle->phase == EC2_CYCLE_IDLE ? choose_set(&run) : 0;
 	if (r == 0 && cycle->phase == EC2_CYCLE_CREATING)
 		r = make_set(&run);
@@ -353,7 +353,7 @@ int ec2_cycle_settle(
 	forget_set(cycle);
 	int r = ops->save(context, cycle);
 	for (unsigned i = 0; r == 0 && i < cycle->count; i++) {
-		struct ec2_error ignored;
+		struct http_error ignored;
 		if (old[i][0])
 			ec2_delete_snapshot(client, old[i], &ignored);
 	}
@@ -385,7 +385,7 @@ static int note_orphan(void *context, const struct ec2_snapshot *s)
 }
 
 int ec2_cycle_delete_orphans(struct ec2 *client, const struct ec2_cycle *cycle, const char *key,
-	const char *value, unsigned *ret_deleted, struct ec2_error *error)
+	const char *value, unsigned *ret_deleted, struct http_error *error)
 {
 	struct orphans o = { .cycle = cycle, .key = key, .value = value };
 	int r = ec2_find_snapshots(client, NULL, note_orphan, &o, error);

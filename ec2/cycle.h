@@ -87,7 +87,7 @@ struct ec2_cycle_options {
  *	-ESTALE          this set's snapshots are gone: nothing of it counts, the phase is IDLE */
 int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	const struct ec2_cycle_options *options, const struct ec2_cycle_ops *ops, void *context,
-	struct ec2_fetch_stats *ret_stats, struct ec2_error *error);
+	struct ec2_fetch_stats *ret_stats, struct http_error *error);
 
 /* After COPIED, once all is durable: this set is the base of the next cycle (saved), the one
  * before is deleted. What fails to be deleted is an orphan, and no failure. 0 or what `save`
@@ -99,7 +99,7 @@ int ec2_cycle_settle(struct ec2 *client, struct ec2_cycle *cycle, const struct e
  * snapshot of the cycle: sets that turned up late, or were left by one that ended. Those younger
  * than a minute are spared. 0 or -errno. */
 int ec2_cycle_delete_orphans(struct ec2 *client, const struct ec2_cycle *cycle, const char *key,
-	const char *value, unsigned *ret_deleted, struct ec2_error *error);
+	const char *value, unsigned *ret_deleted, struct http_error *error);
 
 /* The state as one JSON document. 0, -ENOMEM; -EBADMSG with the field in `error`. */
 int ec2_cycle_print(const struct ec2_cycle *cycle, struct buf *text);

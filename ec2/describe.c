@@ -57,49 +57,50 @@ static void add_query(struct ec2_request *request, const struct ec2_describing *
 	char page[16];
 	snprintf(page, sizeof(page), "%u", query->page ? query->page : PAGE_ITEMS);
 	for (size_t i = 0; i < query->id_count; i++)
-		call_fieldf(request, query->ids[i], "%s.%zu", what->id_name, i + 1);
+		ec2_call_fieldf(request, query->ids[i], "%s.%zu", what->id_name, i + 1);
 	if (query->id_count == 0)
-		call_field(request, "MaxResults", page);
+		ec2_call_field(request, "MaxResults", page);
 	if (what->owner)
-		call_field(request, "Owner.1", what->owner);
+		ec2_call_field(request, "Owner.1", what->owner);
 	for (size_t i = 0; i < query->filter_count; i++) {
 		const struct ec2_filter *f = &query->filters[i];
-		call_fieldf(request, f->name, "Filter.%zu.Name", i + 1);
+		ec2_call_fieldf(request, f->name, "Filter.%zu.Name", i + 1);
 		for (size_t v = 0; v < f->count; v++)
-			call_fieldf(request, f->values[v], "Filter.%zu.Value.%zu", i + 1, v + 1);
+			ec2_call_fieldf(
+				request, f->values[v], "Filter.%zu.Value.%zu", i + 1, v + 1);
 	}
-	call_field(request, "NextToken", next);
+	ec2_call_field(request, "NextToken", next);
 }
 
 /* Requests one page and tells its items; leaves where to go on in `next`, empty at the end. */
 static int describe_page(struct ec2 *client, const struct ec2_describing *what,
-	const struct ec2_query *query, struct buf *next, struct ec2_error *error)
+	const struct ec2_query *query, struct buf *next, struct http_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	call_begin_action(client, &request, what->action, CALL_READS);
+	ec2_call_begin_action(client, &request, what->action, HTTP_READS);
 	add_query(&request, what, query, next->len ? next->data : NULL);
-	int r = call_perform(client, &request, error);
+	int r = http_call_perform(&request.call, error);
 	if (r < 0)
 		return r;
-	const struct xml_node *node = xml_find(call_answer(&request), what->items);
+	const struct xml_node *node = xml_find(ec2_call_answer(&request), what->items);
 	for (; node; node = xml_next(node)) {
 		r = what->item(what->walk, node);
 		if (r == -EBADMSG)
-			return call_bad_answer(
-				&request, error, "the list has an entry that cannot be read");
+			return http_call_bad_answer(
+				&request.call, error, "the list has an entry that cannot be read");
 		if (r != 0)
 			return r;
 	}
-	const char *more = xml_text(call_answer(&request), "nextToken");
+	const char *more = xml_text(ec2_call_answer(&request), "nextToken");
 	if (more && *more && next->len && strcmp(more, next->data) == 0)
-		return call_bad_answer(&request, error, "the list does not move on");
+		return http_call_bad_answer(&request.call, error, "the list does not move on");
 	buf_clear(next);
 	r = buf_append_text(next, more ? more : "");
-	return r < 0 ? ec2_error_set(error, r, "out of memory") : 0;
+	return r < 0 ? http_error_set(error, r, "out of memory") : 0;
 }
 
 int ec2_describe(struct ec2 *client, const struct ec2_describing *what,
-	const struct ec2_query *query, struct ec2_error *error)
+	const struct ec2_query *query, struct http_error *error)
 {
 	static const struct ec2_query everything = { 0 };
 	CLEANUP(buf_free) struct buf next = { 0 };

@@ -32,4 +32,4 @@ struct ec2_describing {
 };
 
 int ec2_describe(struct ec2 *client, const struct ec2_describing *what,
-	const struct ec2_query *query, struct ec2_error *error);
+	const struct ec2_query *query, struct http_error *error);

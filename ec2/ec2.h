@@ -14,6 +14,7 @@
  *	fetch.h       a whole snapshot, or all that changed, in order and resumable
  *	cycle.h       set after set, resumable: the source itself, but for where it goes
  *	error.h       what went wrong, and the table from the services' codes to -errno
+ * and beneath: common/http_calls.h, which sends calls, waits for them and sends them again
  *
  * A client (`struct ec2`) belongs to one thread at a time. Requests for blocks are asynchronous:
  * submitted, they come back from ec2_wait, many at once, in the order in which they finish. All
@@ -36,9 +37,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "common/clock.h"
-#include "common/http.h"
-#include "common/retry.h"
+#include "common/http_calls.h"
 #include "ec2/credential.h"
 #include "ec2/error.h"
 #include "ec2/limiter.h"
@@ -57,57 +56,27 @@ struct ec2_options {
 				      attempts do not count */
 };
 
-enum ec2_state {
-	EC2_IDLE,
-	EC2_WAITING, /* for its time to be sent, or sent again */
-	EC2_SENT,
-	EC2_DONE,
-};
-
 /* One request. Embed it or give `context`; zero it first, free it last; it may be used again
  * once it came back. It and the data it points to stay put until then. */
 struct ec2_request {
-	void *context; /* the caller's */
-
-	/* The outcome. */
-	int result; /* 0 or -errno, see error.h */
-	struct ec2_error error;
-	unsigned attempts;
+	void *context;         /* the caller's */
+	struct http_call call; /* the outcome: `result` (see error.h), `error`, `attempts` */
 
 	/* The client's own. */
-	struct ec2 *client;
-	struct ec2_request *previous;
-	struct ec2_request *next;
-	enum ec2_state state;
-	int build_error;
 	enum ec2_service service;
 	enum ec2_limit limit;
-	int safety;
-	int (*check)(struct ec2_request *request); /* of a 2xx; -EBADMSG with `error` filled */
-	bool may_have_happened;
-	unsigned faults;  /* attempts that failed and were not throttled */
-	unsigned expired; /* keys in force that were refused */
-	unsigned refusals;
-	unsigned turn; /* of the keys it was signed with */
-	size_t own_headers;
-	int64_t due_ns;
-	struct retry_policy policy;
-	struct retry retry;
-	struct buf url;
+	int (*check)(struct ec2_request *request); /* of a 2xx, see struct http_service; or NULL */
+	unsigned turn;                             /* of the keys it was signed with */
 	struct buf form;
 	struct xml *answer;          /* owned; of an action of EC2 */
 	struct ec2_block_page *page; /* borrowed; where a listing goes */
 	struct iovec body;
-	struct http_request http;
 };
 
 /* What was asked of AWS so far, failed attempts included: what is paid for. */
 struct ec2_stats {
+	struct http_calls_stats calls;
 	uint64_t attempts[EC2_LIMITS]; /* by kind */
-	uint64_t retries;
-	uint64_t throttled;
-	uint64_t renewals; /* attempts repeated because keys had expired */
-	uint64_t received_bytes;
 };
 
 /* 0, -EINVAL, -ENOMEM; nothing is asked of AWS yet. */

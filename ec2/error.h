@@ -23,38 +23,13 @@
  */
 #pragma once
 
-#include <stdbool.h>
+#include "common/http_error.h"
 
-#include "common/error.h"
-#include "common/http.h"
-
-struct ec2_error {
-	int error;       /* -errno, as above; 0: none */
-	int http_status; /* 0: no answer */
-	char code[96];   /* the service's, as "InvalidSnapshot.NotFound"; may be empty */
-	char reason[64]; /* EBS direct says more: "UNRELATED_SNAPSHOTS"; may be empty */
-	char message[256];
-	char request_id[64]; /* the service's; may be empty */
-	bool ambiguous;      /* a change that may have happened, or may still happen */
-};
-
-/* How `ret_error` was filled decides about trying again. */
-enum ec2_verdict {
-	EC2_REFUSED,   /* certain: did not happen; the same request will fare no better */
-	EC2_TRY_AGAIN, /* certain: did not happen; later it may */
-	EC2_THROTTLED, /* the same, because there was too much of it */
-	EC2_EXPIRED,   /* certain: did not happen; the credentials have expired */
-	EC2_MAYBE,     /* anything may have happened */
-};
-
-/* Reads a finished request that did not succeed: EC2's, STS's or EBS direct's. `ambiguous` is
+/* Reads a finished request that did not succeed: EC2's, STS's or EBS direct's, whose
+ * Reason is the reason. `ambiguous` is
  * left to the caller. Pure. */
-enum ec2_verdict ec2_error_read(const struct http_request *http, struct ec2_error *ret_error);
-
-/* Fills it by hand; `ret_error` may be NULL. Returns `code`. */
-int ec2_error_set(struct ec2_error *ret_error, int code, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+enum http_verdict ec2_error_read(const struct http_request *http, struct http_error *ret_error);
 
 /* In words for people, with a mend: "<what>: 400 InvalidSnapshot.NotFound: … (request …)". `error`
  * may be NULL. Returns from->error. */
-int ec2_error_tell(const struct ec2_error *from, const char *what, struct error *error);
+int ec2_error_tell(const struct http_error *from, const char *what, struct error *error);

@@ -47,7 +47,7 @@ struct fetch {
 	const struct ec2_fetch_options *options;
 	const struct ec2_fetch_ops *ops;
 	void *context;
-	struct ec2_error *error;
+	struct http_error *error;
 	struct ec2_fetch_stats stats;
 	uint64_t blocks; /* of the volume */
 
@@ -84,7 +84,7 @@ static struct slot *slot_at(struct fetch *f, unsigned i)
 
 static int fail(struct fetch *f, int code, const char *what)
 {
-	return ec2_error_set(f->error, code, "%s", what);
+	return http_error_set(f->error, code, "%s", what);
 }
 
 /* Throws the pages away; the listing begins again at `from`. */
@@ -135,7 +135,7 @@ static int list_ahead(struct fetch *f)
 
 static int take_page(struct fetch *f)
 {
-	int r = f->listing.result;
+	int r = f->listing.call.result;
 	f->is_listing = false;
 	if (f->discard_listing) {
 		f->discard_listing = false;
@@ -151,7 +151,7 @@ static int take_page(struct fetch *f)
 	}
 	if (r < 0) {
 		if (f->error)
-			*f->error = f->listing.error;
+			*f->error = f->listing.call.error;
 		return r;
 	}
 	f->next = f->coming;
@@ -291,20 +291,20 @@ static int deliver(struct fetch *f)
 static int take_block(struct fetch *f, struct slot *slot)
 {
 	f->fetching--;
-	if (slot->request.result == 0) {
+	if (slot->request.call.result == 0) {
 		slot->state = SLOT_READY;
 		f->stats.blocks++;
 		return 0;
 	}
-	if (slot->request.result == -ESTALE) {
+	if (slot->request.call.result == -ESTALE) {
 		slot->state = SLOT_STALE;
 		f->stale++;
 		f->relist = true;
 		return 0;
 	}
 	if (f->error)
-		*f->error = slot->request.error;
-	return slot->request.result;
+		*f->error = slot->request.call.error;
+	return slot->request.call.result;
 }
 
 /* Stale tokens: once all that bear tokens of the old listing are back, list again from the lowest
@@ -404,7 +404,7 @@ static void fetch_free(struct fetch *f)
 
 int ec2_fetch(struct ec2 *client, const struct ec2_fetch_options *options,
 	const struct ec2_fetch_ops *ops, void *context, struct ec2_fetch_stats *ret_stats,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(fetch_free)
 	struct fetch f = { .client = client,
@@ -418,7 +418,7 @@ int ec2_fetch(struct ec2 *client, const struct ec2_fetch_options *options,
 		.delivered = options->from_index,
 		.told = options->from_index };
 	if (error)
-		*error = (struct ec2_error){ 0 };
+		*error = (struct http_error){ 0 };
 	if (f.blocks == 0 || f.blocks > UINT32_MAX || options->from_index > f.blocks ||
 		!is_aligned(options->volume_bytes, EC2_BLOCK_BYTES))
 		return fail(&f, -EINVAL, "not a volume's size or an index in it");

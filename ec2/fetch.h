@@ -48,4 +48,4 @@ struct ec2_fetch_stats {
  * told in `error` (may be NULL), which is empty if `ops` ended it. Blocks. */
 int ec2_fetch(struct ec2 *client, const struct ec2_fetch_options *options,
 	const struct ec2_fetch_ops *ops, void *context, struct ec2_fetch_stats *ret_stats,
-	struct ec2_error *error);
+	struct http_error *error);

@@ -38,7 +38,7 @@ static int take_line(const struct http_request *request, struct buf *ret_text)
 	return n > 0 ? buf_append(ret_text, body->data, n) : -EBADMSG;
 }
 
-static int get_token(struct ec2_asker *asker, char **token, struct ec2_error *ret_error)
+static int get_token(struct ec2_asker *asker, char **token, struct http_error *ret_error)
 {
 	CLEANUP(http_request_free) struct http_request request = { 0 };
 	CLEANUP(buf_free) struct buf url = { 0 };
@@ -48,7 +48,7 @@ static int get_token(struct ec2_asker *asker, char **token, struct ec2_error *re
 		r = http_headers_add(
 			&request.headers, "X-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL_S);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "out of memory");
+		return http_error_set(ret_error, r, "out of memory");
 	request.method = "PUT";
 	request.url = url.data;
 	request.direct = true;
@@ -57,20 +57,20 @@ static int get_token(struct ec2_asker *asker, char **token, struct ec2_error *re
 	if (r == -ECANCELED || r == -ENOMEM)
 		return r;
 	if (r < 0 && request.outcome == HTTP_ANSWERED && request.status == 403)
-		return ec2_error_set(
+		return http_error_set(
 			ret_error, -ENOENT, "the machine's metadata service is switched off");
 	if (r < 0 && request.outcome == HTTP_UNKNOWN)
-		return ec2_error_set(ret_error, -ENOENT,
+		return http_error_set(ret_error, -ENOENT,
 			"the metadata service did not answer the request for a token; in a "
 			"container, raise the instance's hop limit to 2 "
 			"(http-put-response-hop-limit)");
 	if (r < 0 && request.outcome == HTTP_NOT_SENT)
-		return ec2_error_set(ret_error, -ENOENT,
+		return http_error_set(ret_error, -ENOENT,
 			"no credentials are given, and there is no metadata service here");
 	if (r == 0)
 		r = take_line(&request, &text);
 	if (r == -EBADMSG)
-		return ec2_error_set(ret_error, r, "the metadata service's answer holds no token");
+		return http_error_set(ret_error, r, "the metadata service's answer holds no token");
 	if (r < 0)
 		return r;
 	free(*token);
@@ -80,12 +80,12 @@ static int get_token(struct ec2_asker *asker, char **token, struct ec2_error *re
 
 /* Gets `path``name` with the session's token, renewing it when it is refused. */
 static int get(struct ec2_asker *asker, char **token, const char *path, const char *name,
-	struct http_request *request, struct ec2_error *ret_error)
+	struct http_request *request, struct http_error *ret_error)
 {
 	CLEANUP(buf_free) struct buf url = { 0 };
 	int r = build_url(asker, path, name, &url);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "out of memory");
+		return http_error_set(ret_error, r, "out of memory");
 	for (unsigned renewed = 0;; renewed++) {
 		if (!*token)
 			r = get_token(asker, token, ret_error);
@@ -94,7 +94,7 @@ static int get(struct ec2_asker *asker, char **token, const char *path, const ch
 		http_request_reset(request);
 		r = http_headers_add(&request->headers, "X-aws-ec2-metadata-token", *token);
 		if (r < 0)
-			return ec2_error_set(ret_error, r, "out of memory");
+			return http_error_set(ret_error, r, "out of memory");
 		request->method = "GET";
 		request->url = url.data;
 		request->direct = true;
@@ -109,7 +109,7 @@ static int get(struct ec2_asker *asker, char **token, const char *path, const ch
 }
 
 static int read_keys(struct ec2_asker *asker, const struct buf *body, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	struct error error = { 0 };
@@ -117,10 +117,10 @@ static int read_keys(struct ec2_asker *asker, const struct buf *body, struct ec2
 	const char *code = NULL, *id = NULL, *secret = NULL, *token = NULL, *end = NULL;
 	int r = json_parse(body->data ? body->data : "", body->len, NULL, &json, &error);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "credentials: %s", error.message);
+		return http_error_set(ret_error, r, "credentials: %s", error.message);
 	json_root(json, "credentials", &root);
 	if (json_find_text(&root, "Code", &code, NULL) == 1 && strcmp(code, "Success") != 0)
-		return ec2_error_set(ret_error, -EACCES,
+		return http_error_set(ret_error, -EACCES,
 			"the metadata service has no credentials: %.100s", code);
 	json_find_text(&root, "AccessKeyId", &id, NULL);
 	json_find_text(&root, "SecretAccessKey", &secret, NULL);
@@ -130,7 +130,7 @@ static int read_keys(struct ec2_asker *asker, const struct buf *body, struct ec2
 }
 
 int ec2_imds_get_keys(struct ec2_asker *asker, char **token, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	CLEANUP(http_request_free) struct http_request request = { 0 };
 	CLEANUP(buf_free) struct buf role = { 0 };
@@ -138,10 +138,10 @@ int ec2_imds_get_keys(struct ec2_asker *asker, char **token, struct ec2_keys *re
 	if (r == 0)
 		r = take_line(&request, &role);
 	if (r == -ENOENT && request.status == 404)
-		return ec2_error_set(
+		return http_error_set(
 			ret_error, r, "no credentials are given, and this machine has no role");
 	if (r == -EBADMSG)
-		return ec2_error_set(ret_error, r, "the metadata service names no role");
+		return http_error_set(ret_error, r, "the metadata service names no role");
 	if (r == 0)
 		r = get(asker, token, ROLE_PATH, role.data, &request, ret_error);
 	if (r == 0)
@@ -158,7 +158,7 @@ int ec2_imds_find_region(const struct ec2_settings *settings, const struct http_
 	CLEANUP(buf_free) struct buf region = { 0 };
 	CLEANUP_FREE char *token = NULL;
 	struct http *client = NULL;
-	struct ec2_error e = { 0 };
+	struct http_error e = { 0 };
 	struct rng rng;
 	uint64_t seed;
 	int r = random_bytes(&seed, sizeof(seed));

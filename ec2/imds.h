@@ -10,7 +10,7 @@
 /* Credentials of the role that the machine has. `token` is the session's, owned, kept for the next
  * time; NULL at first. 0; -ENOENT: no service, or no role; else -errno, all told in `ret_error`. */
 int ec2_imds_get_keys(struct ec2_asker *asker, char **token, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error);
+	struct http_error *ret_error);
 
 /* The region the machine is in, owned by the caller. 0; -ENOENT: there is no such service here;
  * else -errno. */

@@ -97,7 +97,7 @@ static int walk_reservation(void *context, const struct xml_node *item)
 
 int ec2_describe_instances(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_instance *instance), void *context,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(instance_walk_free)
 	struct instance_walk walk = { .each = each, .context = context };
@@ -135,7 +135,7 @@ static int walk_volume(void *context, const struct xml_node *item)
 
 int ec2_describe_volumes(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_volume *volume), void *context,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(volume_walk_free)
 	struct volume_walk walk = { .each = each, .context = context };
@@ -148,45 +148,47 @@ int ec2_describe_volumes(struct ec2 *client, const struct ec2_query *query,
 }
 
 int ec2_is_stop_protected(
-	struct ec2 *client, const char *instance_id, bool *ret_protected, struct ec2_error *error)
+	struct ec2 *client, const char *instance_id, bool *ret_protected, struct http_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	call_begin_action(client, &request, "DescribeInstanceAttribute", CALL_READS);
-	call_field(&request, "InstanceId", instance_id);
-	call_field(&request, "Attribute", "disableApiStop");
-	int r = call_perform(client, &request, error);
+	ec2_call_begin_action(client, &request, "DescribeInstanceAttribute", HTTP_READS);
+	ec2_call_field(&request, "InstanceId", instance_id);
+	ec2_call_field(&request, "Attribute", "disableApiStop");
+	int r = http_call_perform(&request.call, error);
 	if (r < 0)
 		return r;
-	const char *value = xml_text(call_answer(&request), "disableApiStop/value");
+	const char *value = xml_text(ec2_call_answer(&request), "disableApiStop/value");
 	if (!value)
-		return call_bad_answer(&request, error, "the answer does not say disableApiStop");
+		return http_call_bad_answer(
+			&request.call, error, "the answer does not say disableApiStop");
 	*ret_protected = strcmp(value, "true") == 0;
 	return 0;
 }
 
 static int change(struct ec2 *client, const char *action, const char *items,
-	const char *instance_id, bool force, struct ec2_error *error)
+	const char *instance_id, bool force, struct http_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	call_begin_action(client, &request, action, CALL_REPEATABLE);
-	call_field(&request, "InstanceId.1", instance_id);
-	call_field(&request, "Force", force ? "true" : NULL);
-	int r = call_perform(client, &request, error);
+	ec2_call_begin_action(client, &request, action, HTTP_REPEATABLE);
+	ec2_call_field(&request, "InstanceId.1", instance_id);
+	ec2_call_field(&request, "Force", force ? "true" : NULL);
+	int r = http_call_perform(&request.call, error);
 	if (r < 0)
 		return r;
-	const char *id = xml_text(xml_find(call_answer(&request), items), "instanceId");
+	const char *id = xml_text(xml_find(ec2_call_answer(&request), items), "instanceId");
 	if (!id || strcmp(id, instance_id) != 0)
-		return call_bad_answer(&request, error, "the answer is not about this instance");
+		return http_call_bad_answer(
+			&request.call, error, "the answer is not about this instance");
 	return 0;
 }
 
 int ec2_stop_instance(
-	struct ec2 *client, const char *instance_id, bool force, struct ec2_error *error)
+	struct ec2 *client, const char *instance_id, bool force, struct http_error *error)
 {
 	return change(client, "StopInstances", "instancesSet/item", instance_id, force, error);
 }
 
-int ec2_start_instance(struct ec2 *client, const char *instance_id, struct ec2_error *error)
+int ec2_start_instance(struct ec2 *client, const char *instance_id, struct http_error *error)
 {
 	return change(client, "StartInstances", "instancesSet/item", instance_id, false, error);
 }

@@ -73,17 +73,17 @@ const char *ec2_tag_find(const struct ec2_tag *tags, size_t count, const char *k
 
 int ec2_describe_instances(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_instance *instance), void *context,
-	struct ec2_error *error);
+	struct http_error *error);
 int ec2_describe_volumes(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_volume *volume), void *context,
-	struct ec2_error *error);
+	struct http_error *error);
 
 /* What stands in an instance's disableApiStop: true if it is protected. */
 int ec2_is_stop_protected(
-	struct ec2 *client, const char *instance_id, bool *ret_protected, struct ec2_error *error);
+	struct ec2 *client, const char *instance_id, bool *ret_protected, struct http_error *error);
 
 /* Begins to stop or start it; either is done already: 0. -EPERM: it is protected; -EBUSY: not in
  * this state. Then watch its state with ec2_describe_instances. */
 int ec2_stop_instance(
-	struct ec2 *client, const char *instance_id, bool force, struct ec2_error *error);
-int ec2_start_instance(struct ec2 *client, const char *instance_id, struct ec2_error *error);
+	struct ec2 *client, const char *instance_id, bool force, struct http_error *error);
+int ec2_start_instance(struct ec2 *client, const char *instance_id, struct http_error *error);

@@ -12,6 +12,7 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/utc.h"
+#include "ec2/client_internal.h"
 #include "ec2/describe.h"
 
 #define ADOPT_NS (10 * NS_PER_S)
@@ -60,7 +61,7 @@ static int walk_snapshot(void *context, const struct xml_node *item)
 }
 
 static int describe(struct ec2 *client, const struct ec2_query *query, struct walk *walk,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	const struct ec2_describing what = { .action = "DescribeSnapshots",
 		.id_name = "SnapshotId",
@@ -73,13 +74,13 @@ static int describe(struct ec2 *client, const struct ec2_query *query, struct wa
 
 int ec2_describe_snapshots(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(walk_free) struct walk walk = { .each = each, .context = context };
 	return describe(client, query, &walk, error);
 }
 
-static int find(struct ec2 *client, const char *set_id, struct walk *walk, struct ec2_error *error)
+static int find(struct ec2 *client, const char *set_id, struct walk *walk, struct http_error *error)
 {
 	const char *tag_key[] = { EC2_SET_TAG };
 	const char *value[] = { set_id };
@@ -92,7 +93,7 @@ static int find(struct ec2 *client, const char *set_id, struct walk *walk, struc
 
 int ec2_find_snapshots(struct ec2 *client, const char *set_id,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(walk_free) struct walk walk = { .each = each, .context = context };
 	return find(client, set_id, &walk, error);
@@ -102,20 +103,20 @@ static void build_create(
 	struct ec2 *client, struct ec2_request *request, const struct ec2_snapshot_set *set)
 {
 	static const char tag[] = "TagSpecification.1.Tag";
-	call_begin_action(client, request, "CreateSnapshots", CALL_ONCE);
-	call_field(request, "InstanceSpecification.InstanceId", set->instance_id);
+	ec2_call_begin_action(client, request, "CreateSnapshots", HTTP_ONCE);
+	ec2_call_field(request, "InstanceSpecification.InstanceId", set->instance_id);
 	if (set->without_boot)
-		call_field(request, "InstanceSpecification.ExcludeBootVolume", "true");
+		ec2_call_field(request, "InstanceSpecification.ExcludeBootVolume", "true");
 	for (size_t i = 0; i < set->without_count; i++)
-		call_fieldf(request, set->without[i],
+		ec2_call_fieldf(request, set->without[i],
 			"InstanceSpecification.ExcludeDataVolumeId.%zu", i + 1);
-	call_field(request, "Description", set->description);
-	call_field(request, "TagSpecification.1.ResourceType", "snapshot");
-	call_fieldf(request, EC2_SET_TAG, "%s.1.Key", tag);
-	call_fieldf(request, set->set_id, "%s.1.Value", tag);
+	ec2_call_field(request, "Description", set->description);
+	ec2_call_field(request, "TagSpecification.1.ResourceType", "snapshot");
+	ec2_call_fieldf(request, EC2_SET_TAG, "%s.1.Key", tag);
+	ec2_call_fieldf(request, set->set_id, "%s.1.Value", tag);
 	for (size_t i = 0; i < set->tag_count; i++) {
-		call_fieldf(request, set->tags[i].key, "%s.%zu.Key", tag, i + 2);
-		call_fieldf(request, set->tags[i].value, "%s.%zu.Value", tag, i + 2);
+		ec2_call_fieldf(request, set->tags[i].key, "%s.%zu.Key", tag, i + 2);
+		ec2_call_fieldf(request, set->tags[i].value, "%s.%zu.Value", tag, i + 2);
 	}
 }
 
@@ -125,33 +126,33 @@ static int adopt(struct ec2 *client, const char *set_id, struct walk *walk)
 	struct clock_source *clock = clock_system();
 	int64_t end_ns = clock_monotonic_ns(clock) + ADOPT_NS;
 	for (;;) {
-		struct ec2_error ignored;
+		struct http_error ignored;
 		int r = find(client, set_id, walk, &ignored);
 		if (r != 0 || walk->count > 0)
 			return r;
 		if (clock_monotonic_ns(clock) >= end_ns || ec2_is_stopped(client))
 			return -ENOENT;
-		call_pause(client, ADOPT_PAUSE_NS);
+		http_calls_pause(client->calls, ADOPT_PAUSE_NS);
 	}
 }
 
 int ec2_create_snapshots(struct ec2 *client, const struct ec2_snapshot_set *set,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error)
+	struct http_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
 	CLEANUP(walk_free) struct walk walk = { .each = each, .context = context };
-	struct ec2_error e = { 0 };
+	struct http_error e = { 0 };
 	build_create(client, &request, set);
-	int r = call_perform(client, &request, &e);
+	int r = http_call_perform(&request.call, &e);
 	const struct xml_node *node =
-		r == 0 ? xml_find(call_answer(&request), "snapshotSet/item") : NULL;
+		r == 0 ? xml_find(ec2_call_answer(&request), "snapshotSet/item") : NULL;
 	if (r == 0 && !node)
-		r = call_bad_answer(&request, &e, "the answer names no snapshot");
+		r = http_call_bad_answer(&request.call, &e, "the answer names no snapshot");
 	for (; r == 0 && node; node = xml_next(node)) {
 		r = walk_snapshot(&walk, node);
 		if (r == -EBADMSG)
-			r = call_bad_answer(&request, &e, "a snapshot cannot be read");
+			r = http_call_bad_answer(&request.call, &e, "a snapshot cannot be read");
 		else if (r != 0)
 			return r;
 	}
@@ -165,18 +166,18 @@ int ec2_create_snapshots(struct ec2 *client, const struct ec2_snapshot_set *set,
 	return r;
 }
 
-int ec2_delete_snapshot(struct ec2 *client, const char *id, struct ec2_error *error)
+int ec2_delete_snapshot(struct ec2 *client, const char *id, struct http_error *error)
 {
 	CLEANUP(ec2_request_free) struct ec2_request request = { 0 };
-	call_begin_action(client, &request, "DeleteSnapshot", CALL_REPEATABLE);
-	call_field(&request, "SnapshotId", id);
-	int r = call_perform(client, &request, error);
+	ec2_call_begin_action(client, &request, "DeleteSnapshot", HTTP_REPEATABLE);
+	ec2_call_field(&request, "SnapshotId", id);
+	int r = http_call_perform(&request.call, error);
 	return r == -ENOENT ? 0 : r;
 }
 
 struct waiting {
 	size_t pending;
-	struct ec2_error *error;
+	struct http_error *error;
 };
 
 static int look(void *context, const struct ec2_snapshot *s)
@@ -185,19 +186,19 @@ static int look(void *context, const struct ec2_snapshot *s)
 	if (s->state == EC2_SNAPSHOT_PENDING)
 		w->pending++;
 	if (s->state == EC2_SNAPSHOT_ERROR)
-		return ec2_error_set(w->error, -EIO, "snapshot %s of %s ended as %s", s->id,
+		return http_error_set(w->error, -EIO, "snapshot %s of %s ended as %s", s->id,
 			s->volume_id, s->state_text);
 	return 0;
 }
 
 int ec2_wait_for_snapshots(struct ec2 *client, const char *const *ids, size_t count,
-	uint32_t poll_ms, uint32_t timeout_ms, struct ec2_error *error)
+	uint32_t poll_ms, uint32_t timeout_ms, struct http_error *error)
 {
 	struct clock_source *clock = clock_system();
 	const struct ec2_query query = { .ids = ids, .id_count = count };
 	int64_t start_ns = clock_monotonic_ns(clock);
 	for (;;) {
-		struct ec2_error e = { 0 };
+		struct http_error e = { 0 };
 		struct waiting w = { .error = &e };
 		int r = ec2_describe_snapshots(client, &query, look, &w, &e);
 		int64_t waited_ns = clock_monotonic_ns(clock) - start_ns;
@@ -210,10 +211,10 @@ int ec2_wait_for_snapshots(struct ec2 *client, const char *const *ids, size_t co
 			return r;
 		}
 		if (timeout_ms > 0 && waited_ns >= timeout_ms * NS_PER_MS)
-			return ec2_error_set(error, -ETIMEDOUT, "%zu of %zu snapshots are pending",
+			return http_error_set(error, -ETIMEDOUT, "%zu of %zu snapshots are pending",
 				w.pending, count);
 		if (ec2_is_stopped(client))
-			return ec2_error_set(error, -ECANCELED, "told to stop");
-		call_pause(client, poll_ms * NS_PER_MS);
+			return http_error_set(error, -ECANCELED, "told to stop");
+		http_calls_pause(client->calls, poll_ms * NS_PER_MS);
 	}
 }

@@ -48,23 +48,23 @@ struct ec2_snapshot_set {
 /* Those of one's own account. */
 int ec2_describe_snapshots(struct ec2 *client, const struct ec2_query *query,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error);
+	struct http_error *error);
 /* Those that bear EC2_SET_TAG; with `set_id` NULL of whatever set. */
 int ec2_find_snapshots(struct ec2 *client, const char *set_id,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error);
+	struct http_error *error);
 
 /* CreateSnapshots: tells each snapshot of the new set, which is pending yet. 0; -EAGAIN (too soon
  * after the last of a volume), -EBUSY (too many pending), -EACCES, … If the end was unknown and
  * the set was not found within ten seconds, `error.ambiguous`: it may turn up. */
 int ec2_create_snapshots(struct ec2 *client, const struct ec2_snapshot_set *set,
 	int (*each)(void *context, const struct ec2_snapshot *snapshot), void *context,
-	struct ec2_error *error);
+	struct http_error *error);
 
 /* 0, also if there is none of that id (any more); -EBUSY if an image needs it. */
-int ec2_delete_snapshot(struct ec2 *client, const char *id, struct ec2_error *error);
+int ec2_delete_snapshot(struct ec2 *client, const char *id, struct http_error *error);
 
 /* Waits until all are completed, asking every `poll_ms`, at most `timeout_ms` (0: for ever). 0;
  * -EIO: one ended in an error, told; -ENOENT: one is gone; -ETIMEDOUT; -ECANCELED. */
 int ec2_wait_for_snapshots(struct ec2 *client, const char *const *ids, size_t count,
-	uint32_t poll_ms, uint32_t timeout_ms, struct ec2_error *error);
+	uint32_t poll_ms, uint32_t timeout_ms, struct http_error *error);

@@ -243,7 +243,7 @@ int ec2_source_new(const struct ec2_settings *settings, const char *role_arn,
 }
 
 static int fetch_role(struct ec2_source *s, struct ec2_asker *asker, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	const struct ec2_role role = { s->role_arn, s->session_name, s->external_id,
 		s->web_identity_file, s->duration_s };
@@ -265,14 +265,14 @@ static int fetch_role(struct ec2_source *s, struct ec2_asker *asker, struct ec2_
 }
 
 int ec2_source_fetch(struct ec2_source *s, struct ec2_asker *asker, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error)
+	struct http_error *ret_error)
 {
 	int r;
 	switch (s->kind) {
 	case KIND_STATIC:
 		r = ec2_keys_make(s->keys.access_key_id, s->keys.secret_access_key,
 			s->keys.session_token, INT64_MAX, ret_keys);
-		return r < 0 ? ec2_error_set(ret_error, r, "out of memory") : 0;
+		return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 	case KIND_MACHINE:
 		return ec2_imds_get_keys(asker, &s->imds_token, ret_keys, ret_error);
 	default:

@@ -31,4 +31,4 @@ bool ec2_source_is_static(const struct ec2_source *source);
 /* Fetches keys, and those of the next link if they are near their end. 0 or -errno. One thread at
  * a time. */
 int ec2_source_fetch(struct ec2_source *source, struct ec2_asker *asker, struct ec2_keys *ret_keys,
-	struct ec2_error *ret_error);
+	struct http_error *ret_error);

@@ -32,25 +32,25 @@ static int add_field(struct buf *form, const char *name, const char *value)
 	return r < 0 ? r : url_escape(form, value, NULL);
 }
 
-static int add_token(struct buf *form, const char *path, struct ec2_error *ret_error)
+static int add_token(struct buf *form, const char *path, struct http_error *ret_error)
 {
 	char *token = NULL;
 	size_t n = 0;
 	int r = io_load_file(io_posix(), path, TOKEN_BYTES_MAX, &token, &n);
 	if (r < 0)
-		return ec2_error_set(
+		return http_error_set(
 			ret_error, -EACCES, "credentials: %s: %s", path, strerrordesc_np(-r));
 	token[strcspn(token, "\r\n")] = '\0';
 	if (token[0])
 		r = add_field(form, "WebIdentityToken", token);
 	else
-		r = ec2_error_set(ret_error, -EACCES, "credentials: %s is empty", path);
+		r = http_error_set(ret_error, -EACCES, "credentials: %s is empty", path);
 	explicit_bzero(token, n);
 	free(token);
 	return r;
 }
 
-static int build_form(const struct ec2_role *role, struct buf *form, struct ec2_error *ret_error)
+static int build_form(const struct ec2_role *role, struct buf *form, struct http_error *ret_error)
 {
 	bool web = role->web_identity_file != NULL;
 	char duration[16];
@@ -89,14 +89,14 @@ static int prepare(void *context, struct http_request *request)
 }
 
 static int read_keys(struct ec2_asker *asker, const struct buf *body, const char *action,
-	struct ec2_keys *ret_keys, struct ec2_error *ret_error)
+	struct ec2_keys *ret_keys, struct http_error *ret_error)
 {
 	CLEANUP(xml_freep) struct xml *xml = NULL;
 	struct error error = { 0 };
 	char path[64];
 	int r = xml_parse(body->data ? body->data : "", body->len, NULL, &xml, &error);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "credentials: %s", error.message);
+		return http_error_set(ret_error, r, "credentials: %s", error.message);
 	snprintf(path, sizeof(path), "%sResult/Credentials", action);
 	const struct xml_node *c = xml_find(xml_root(xml), path);
 	return ec2_keys_read(asker, xml_text(c, "AccessKeyId"), xml_text(c, "SecretAccessKey"),
@@ -104,19 +104,19 @@ static int read_keys(struct ec2_asker *asker, const struct buf *body, const char
 }
 
 int ec2_sts_assume(struct ec2_asker *asker, const struct ec2_role *role,
-	const struct ec2_keys *keys, struct ec2_keys *ret_keys, struct ec2_error *ret_error)
+	const struct ec2_keys *keys, struct ec2_keys *ret_keys, struct http_error *ret_error)
 {
 	CLEANUP(http_request_free) struct http_request request = { 0 };
 	CLEANUP(buf_free) struct buf url = { 0 };
 	CLEANUP(buf_free) struct buf form = { 0 };
 	struct error error = { 0 };
-	struct ec2_error e = { 0 };
+	struct http_error e = { 0 };
 	struct signing signing = { asker, keys, &form };
 	int r = ec2_settings_endpoint(asker->settings, EC2_SERVICE_STS, &url, &error);
 	if (r < 0)
-		return ec2_error_set(ret_error, r, "%s", error.message);
+		return http_error_set(ret_error, r, "%s", error.message);
 	if (!asker->settings->region && keys)
-		return ec2_error_set(ret_error, -EINVAL, "nobody says which region of AWS to use");
+		return http_error_set(ret_error, -EINVAL, "nobody says which region of AWS to use");
 	r = buf_append_text(&url, "/");
 	if (r == 0)
 		r = build_form(role, &form, &e);
@@ -139,7 +139,7 @@ int ec2_sts_assume(struct ec2_asker *asker, const struct ec2_role *role,
 	if (request.ret_body.data)
 		explicit_bzero(request.ret_body.data, request.ret_body.len);
 	if (r < 0 && e.error == 0)
-		ec2_error_set(&e, r, "out of memory");
+		http_error_set(&e, r, "out of memory");
 	if (r < 0)
 		*ret_error = e;
 	return r;

@@ -18,4 +18,4 @@ struct ec2_role {
 
 /* `keys` sign it; NULL with a web identity, which is not signed. 0 or -errno. */
 int ec2_sts_assume(struct ec2_asker *asker, const struct ec2_role *role,
-	const struct ec2_keys *keys, struct ec2_keys *ret_keys, struct ec2_error *ret_error);
+	const struct ec2_keys *keys, struct ec2_keys *ret_keys, struct http_error *ret_error);

@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		size -= n;
 	}
 	check(&http.ret_headers);
-	struct azureblob_error error;
+	struct http_error error;
 	struct error told = { 0 };
 	azureblob_error_read(&http, &error);
 	if (error.error >= 0 || azureblob_error_tell(&error, "fuzz", &told) != error.error ||

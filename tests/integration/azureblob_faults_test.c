@@ -69,15 +69,15 @@ static void busy_is_waited_out(void **state)
 	CLEANUP(azureblob_request_free) struct azureblob_request request = { 0 };
 	admin_fault("PutPage", "\"kind\": \"busy\"", 3);
 	assert_int_equal(put_letter(s->client, 'a', NULL, &request), 0);
-	assert_int_equal(request.attempts, 4);
+	assert_int_equal(request.call.attempts, 4);
 	assert_int_equal(letter_there(s->client), 'a');
 	/* Until the retries are used up: certain, it did not happen. */
 	admin_fault("PutPage", "\"kind\": \"busy\"", 100);
 	assert_int_equal(put_letter(s->client, 'b', NULL, &request), -EAGAIN);
-	assert_int_equal(request.attempts, 5);
-	assert_false(request.error.ambiguous);
-	assert_string_equal(request.error.code, "ServerBusy");
-	assert_true(request.error.request_id[0] != '\0');
+	assert_int_equal(request.call.attempts, 5);
+	assert_false(request.call.error.ambiguous);
+	assert_string_equal(request.call.error.code, "ServerBusy");
+	assert_true(request.call.error.request_id[0] != '\0');
 	assert_int_equal(letter_there(s->client), 'a');
 }
 
@@ -113,8 +113,8 @@ static void ambiguous_writes_are_handed_back(void **state)
 		assert_int_equal(put_letter(client, 'Z', NULL, &request), 0);
 		admin_fault("PutPage", cases[i].fault, 1);
 		assert_int_equal(put_letter(client, letter, NULL, &request), cases[i].error);
-		assert_true(request.error.ambiguous);
-		assert_int_equal(request.attempts, 1);
+		assert_true(request.call.error.ambiguous);
+		assert_int_equal(request.call.attempts, 1);
 		assert_int_equal(letter_there(client), cases[i].applied ? letter : 'Z');
 	}
 	azureblob_free(client);
@@ -138,9 +138,9 @@ static void resets_are_ambiguous(void **state)
 			cases[i].when);
 		admin_fault("PutPage", fault, 1);
 		assert_int_equal(put_letter(client, letter, NULL, &request), -ECONNRESET);
-		assert_true(request.error.ambiguous);
-		assert_int_equal(request.attempts, 1);
-		assert_non_null(strstr(request.error.request_id, "client "));
+		assert_true(request.call.error.ambiguous);
+		assert_int_equal(request.call.attempts, 1);
+		assert_non_null(strstr(request.call.error.request_id, "client "));
 		assert_int_equal(letter_there(client), cases[i].applied ? letter : 'Z');
 		azureblob_free(client);
 	}
@@ -155,7 +155,7 @@ static void reset_of_a_kept_connection_writes_the_same_twice(void **state)
 	assert_int_equal(put_letter(s->client, 'Z', &fence, &request), 0);
 	admin_fault("PutPage", "\"kind\": \"reset\", \"when\": \"applied\"", 1);
 	int r = put_letter(s->client, 'a', &fence, &request);
-	assert_true(r == 0 || (r == -ECONNRESET && request.error.ambiguous));
+	assert_true(r == 0 || (r == -ECONNRESET && request.call.error.ambiguous));
 	assert_int_equal(letter_there(s->client), 'a');
 }
 
@@ -191,8 +191,8 @@ static void reads_survive_what_comes(void **state)
 	assert_int_equal(
 		azureblob_get_range(client, &request, BLOB, NULL, 0, back, 256 * KIB, false), 0);
 	assert_int_equal(finish_one(client, &request), -ECONNRESET);
-	assert_false(request.error.ambiguous);
-	assert_int_equal(request.attempts, 5);
+	assert_false(request.call.error.ambiguous);
+	assert_int_equal(request.call.attempts, 5);
 	azureblob_free(client);
 }
 
@@ -210,7 +210,7 @@ static void a_late_write_is_fenced_off(void **state)
 		azureblob_lease_acquire(c, BLOB, LEASE, AZUREBLOB_LEASE_FOREVER, &s->error), 0);
 	admin_fault("PutPage", "\"kind\": \"late\", \"answer\": \"500\", \"delay_s\": null", 1);
 	assert_int_equal(put_letter(c, 'o', &fence, &request), -ETIMEDOUT);
-	assert_true(request.error.ambiguous);
+	assert_true(request.call.error.ambiguous);
 	assert_int_equal(azureblob_set_sequence(c, BLOB, AZUREBLOB_SEQUENCE_INCREMENT, 0, &lease,
 				 &s->error, &sequence),
 		0);
@@ -232,13 +232,13 @@ static void a_lost_lease_is_told(void **state)
 		0);
 	admin_fault("PutPage", "\"kind\": \"lease_break\"", 1);
 	assert_int_equal(put_letter(s->client, 'a', &lease, &request), -ESTALE);
-	assert_false(request.error.ambiguous);
+	assert_false(request.call.error.ambiguous);
 	assert_int_equal(
 		azureblob_lease_acquire(s->client, BLOB, LEASE, AZUREBLOB_LEASE_FOREVER, &s->error),
 		0);
 	admin_fault("PutPage", "\"kind\": \"lease_steal\"", 1);
 	assert_int_equal(put_letter(s->client, 'a', &lease, &request), -EBUSY);
-	assert_false(request.error.ambiguous);
+	assert_false(request.call.error.ambiguous);
 }
 
 struct found {
@@ -361,10 +361,10 @@ static void outages_are_told(void **state)
 		if (r == -ECONNREFUSED || r == -ECONNRESET) {
 			assert_true(
 				cases[i].error == -ECONNREFUSED || cases[i].error == -ECONNRESET);
-			assert_int_equal(request.error.ambiguous, r == -ECONNRESET);
+			assert_int_equal(request.call.error.ambiguous, r == -ECONNRESET);
 		} else {
 			assert_int_equal(r, cases[i].error);
-			assert_int_equal(request.error.ambiguous, cases[i].ambiguous);
+			assert_int_equal(request.call.error.ambiguous, cases[i].ambiguous);
 		}
 		assert_int_equal(put_letter(client, 'b', NULL, &request), 0);
 		azureblob_free(client);
@@ -380,11 +380,11 @@ static void wrong_credentials_are_told(void **state)
 		azureblob_credential_new_key(s->account.name, "d3Jvbmc=", &wrong, NULL), 0);
 	struct azureblob *client = blob_service_client(s, wrong, NULL);
 	assert_int_equal(put_letter(client, 'a', NULL, &request), -EACCES);
-	assert_int_equal(request.error.http_status, 403);
-	assert_string_equal(request.error.code, "AuthenticationFailed");
-	assert_int_equal(request.attempts, 1);
-	assert_false(request.error.ambiguous);
-	assert_null(strstr(request.error.message, "clock"));
+	assert_int_equal(request.call.error.http_status, 403);
+	assert_string_equal(request.call.error.code, "AuthenticationFailed");
+	assert_int_equal(request.call.attempts, 1);
+	assert_false(request.call.error.ambiguous);
+	assert_null(strstr(request.call.error.message, "clock"));
 	azureblob_free(client);
 	azureblob_credential_free(wrong);
 	/* A clock that is off is named. */
@@ -392,8 +392,8 @@ static void wrong_credentials_are_told(void **state)
 	int r = put_letter(s->client, 'a', NULL, &request);
 	admin_post("/settings", "{\"clock_skew_s\": 0}");
 	assert_int_equal(r, -EACCES);
-	assert_non_null(strstr(request.error.message, "the clock here is"));
-	assert_non_null(strstr(request.error.message, "behind"));
+	assert_non_null(strstr(request.call.error.message, "the clock here is"));
+	assert_non_null(strstr(request.call.error.message, "behind"));
 }
 
 static void canceling_and_waking(void **state)
@@ -406,21 +406,21 @@ static void canceling_and_waking(void **state)
 	/* While it waits for its next attempt: certain. */
 	admin_fault("PutPage", "\"kind\": \"busy\", \"retry_after\": 10", 1);
 	assert_int_equal(azureblob_put_pages(s->client, &request, BLOB, 0, &iov, 1, NULL), 0);
-	while (request.state == AZUREBLOB_SENT)
+	while (request.call.state == HTTP_CALL_SENT)
 		assert_int_equal(azureblob_wait(s->client, 10, &done), -ETIMEDOUT);
 	azureblob_cancel(s->client, &request);
 	assert_int_equal(azureblob_wait(s->client, 0, &done), 0);
-	assert_int_equal(request.result, -ECANCELED);
-	assert_false(request.error.ambiguous);
+	assert_int_equal(request.call.result, -ECANCELED);
+	assert_false(request.call.error.ambiguous);
 	/* While it is under way: not. */
 	admin_fault("PutPage", "\"kind\": \"hang\"", 1);
 	assert_int_equal(azureblob_put_pages(s->client, &request, BLOB, 0, &iov, 1, NULL), 0);
-	while (request.http.sent_times == 0)
+	while (request.call.http.sent_times == 0)
 		assert_int_equal(azureblob_wait(s->client, 10, &done), -ETIMEDOUT);
 	azureblob_cancel(s->client, &request);
 	assert_int_equal(azureblob_wait(s->client, 1000, &done), 0);
-	assert_int_equal(request.result, -ECANCELED);
-	assert_true(request.error.ambiguous);
+	assert_int_equal(request.call.result, -ECANCELED);
+	assert_true(request.call.error.ambiguous);
 	/* A wake-up that comes during a blocking call is not lost. */
 	azureblob_wakeup(s->client);
 	assert_int_equal(azureblob_container_check(s->client, &s->error), 0);

@@ -43,7 +43,7 @@ static int put(struct blob_service *s, const char *blob, uint64_t offset, const 
 	assert_int_equal(
 		azureblob_put_pages(s->client, &request, blob, offset, &iov, 1, conditions), 0);
 	int r = finish_one(s->client, &request);
-	s->error = request.error;
+	s->error = request.call.error;
 	return r;
 }
 
@@ -55,7 +55,7 @@ static int get(struct blob_service *s, const char *blob, const char *snapshot, u
 		azureblob_get_range(s->client, &request, blob, snapshot, offset, data, n, false),
 		0);
 	int r = finish_one(s->client, &request);
-	s->error = request.error;
+	s->error = request.call.error;
 	return r;
 }
 
@@ -137,7 +137,7 @@ static void many_at_once_match_a_model(void **state)
 		assert_int_equal(azureblob_container_check(s->client, &s->error), 0);
 		for (int i = 0; i < JOBS; i++) {
 			assert_int_equal(azureblob_wait(s->client, 30000, &done), 0);
-			assert_int_equal(done->result, 0);
+			assert_int_equal(done->call.result, 0);
 		}
 		assert_int_equal(azureblob_pending(s->client), 0);
 		assert_int_equal(azureblob_wait(s->client, 0, &done), -ETIMEDOUT);
@@ -151,7 +151,7 @@ static void many_at_once_match_a_model(void **state)
 		}
 		for (int i = 0; i < JOBS; i++) {
 			assert_int_equal(azureblob_wait(s->client, 30000, &done), 0);
-			assert_int_equal(done->result, 0);
+			assert_int_equal(done->call.result, 0);
 		}
 		assert_memory_equal(model, back, BLOB_BYTES);
 	}

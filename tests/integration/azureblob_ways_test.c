@@ -24,7 +24,7 @@ static const char *env(const char *name)
 }
 
 /* Everything once: a page, a list, an object. */
-static int use(struct azureblob *client, struct azureblob_error *error)
+static int use(struct azureblob *client, struct http_error *error)
 {
 	CLEANUP(azureblob_request_free) struct azureblob_request request = { 0 };
 	char data[512], back[512];
@@ -37,13 +37,13 @@ static int use(struct azureblob *client, struct azureblob_error *error)
 		return r;
 	assert_int_equal(azureblob_put_pages(client, &request, "ways.vhd", 0, &iov, 1, NULL), 0);
 	r = finish_one(client, &request);
-	*error = request.error;
+	*error = request.call.error;
 	if (r < 0)
 		return r;
 	assert_int_equal(
 		azureblob_get_range(client, &request, "ways.vhd", NULL, 0, back, 512, false), 0);
 	r = finish_one(client, &request);
-	*error = request.error;
+	*error = request.call.error;
 	if (r == 0)
 		assert_memory_equal(data, back, 512);
 	return r;
@@ -68,7 +68,7 @@ static int token_credential(enum azureblob_token_source source, const char *file
 static void use_token(struct blob_service *s, enum azureblob_token_source source, const char *file)
 {
 	struct azureblob_credential *credential = NULL;
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	assert_int_equal(token_credential(source, file, &credential, NULL), 0);
 	struct azureblob *client = blob_service_client(s, credential, NULL);
 	int r = use(client, &error);
@@ -111,7 +111,7 @@ static void the_metadata_service_is_asked_again(void **state)
 	struct blob_service *s = *state;
 	struct azureblob_credential *credential = NULL;
 	CLEANUP(buf_free) struct buf token = { 0 };
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	assert_int_equal(token_credential(AZUREBLOB_MANAGED_IDENTITY, NULL, &credential, NULL), 0);
 	(void)s;
 	admin_fault("ImdsToken",
@@ -134,7 +134,7 @@ static void with_stop(struct azureblob_options *options)
 
 static void *use_it(void *argument)
 {
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	return use(argument, &error) == -ECANCELED ? argument : NULL;
 }
 
@@ -171,7 +171,7 @@ static void a_wrong_secret_is_told(void **state)
 {
 	struct blob_service *s = *state;
 	struct azureblob_credential *credential = NULL;
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	assert_int_equal(token_credential(AZUREBLOB_CLIENT_SECRET, env("TEST_ASSERTION_FILE"),
 				 &credential, NULL),
 		0);
@@ -202,11 +202,11 @@ struct user {
 static void *use_in_thread(void *context)
 {
 	struct user *user = context;
-	struct azureblob_error error;
+	struct http_error error;
 	struct azureblob *client = blob_service_client(user->service, user->credential, NULL);
 	user->result = 0;
 	int64_t end_ns = clock_monotonic_ns(clock_system()) + 2500 * NS_PER_MS;
-	struct azureblob_stats stats;
+	struct http_calls_stats stats;
 	while (user->result == 0 && clock_monotonic_ns(clock_system()) < end_ns)
 		user->result = azureblob_container_check(client, &error);
 	azureblob_get_stats(client, &stats);
@@ -242,7 +242,7 @@ static void by_signature(void **state)
 {
 	struct blob_service *s = *state;
 	struct azureblob_credential *credential = NULL;
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	char snapshot[AZUREBLOB_SNAPSHOT_BYTES];
 	assert_int_equal(azureblob_credential_new_sas(env("TEST_SAS"), &credential, NULL), 0);
 	struct azureblob *client = blob_service_client(s, credential, NULL);
@@ -318,7 +318,7 @@ static void close_tls(struct blob_service *s)
 }
 
 static int try_tls(struct blob_service *s, void (*adjust)(struct azureblob_options *),
-	struct azureblob_error *error)
+	struct http_error *error)
 {
 	struct azureblob *client = blob_service_client(s, s->credential, adjust);
 	int r = azureblob_container_create(client, error);
@@ -331,7 +331,7 @@ static int try_tls(struct blob_service *s, void (*adjust)(struct azureblob_optio
 static void over_tls(void **state)
 {
 	struct blob_service s;
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	(void)state;
 	open_tls(&s);
 	assert_int_equal(try_tls(&s, with_ca, &error), 0);
@@ -345,7 +345,7 @@ static void past_a_proxy(void **state)
 {
 	struct blob_service *plain = *state;
 	struct blob_service s;
-	struct azureblob_error error = { 0 };
+	struct http_error error = { 0 };
 	struct azureblob *client = blob_service_client(plain, plain->credential, through_proxy);
 	assert_int_equal(use(client, &error), 0);
 	azureblob_free(client);

@@ -140,5 +140,5 @@ int finish_one(struct azureblob *client, struct azureblob_request *request)
 	struct azureblob_request *done = NULL;
 	assert_int_equal(azureblob_wait(client, 30000, &done), 0);
 	assert_ptr_equal(done, request);
-	return done->result;
+	return done->call.result;
 }

@@ -14,7 +14,7 @@ struct blob_service {
 	struct azureblob_account account;
 	struct azureblob_credential *credential;
 	struct azureblob *client;
-	struct azureblob_error error;
+	struct http_error error;
 	char container[32];
 	bool strict; /* there is an admin */
 };

@@ -382,7 +382,7 @@ static void throttles_are_obeyed(void **state)
 	assert_done(s, ec2_fetch(s->client, &options, &ops, &r, NULL, &s->error));
 	assert_same(&r, s->path[0]);
 	ec2_get_stats(s->client, &stats);
-	assert_true(stats.throttled > 0);
+	assert_true(stats.calls.throttled > 0);
 	assert_true(ec2_limiter_rate(s->limiter, EC2_LIMIT_BLOCKS) < 1000);
 	/* A limiter that knows the rate hardly ever is: only when its requests bunch on the way. */
 	ec2_limiter_free(s->limiter);
@@ -395,7 +395,7 @@ static void throttles_are_obeyed(void **state)
 	r.next = 0;
 	r.reached = 0;
 	assert_done(s, ec2_fetch(s->client, &options, &ops, &r, NULL, &s->error));
-	assert_true(admin_number("/stats", "throttled") <= stats.throttled / 2);
+	assert_true(admin_number("/stats", "throttled") <= stats.calls.throttled / 2);
 }
 
 static void it_can_be_stopped(void **state)

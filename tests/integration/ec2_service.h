@@ -24,7 +24,7 @@ struct ec2_world {
 	char path[VOLUMES][256];  /* their files */
 	char ip[32];
 	atomic_bool stop;
-	struct ec2_error error; /* for calls; see fail_with */
+	struct http_error error; /* for calls; see fail_with */
 };
 
 /* Before and after each test: everything anew, an instance with two volumes of 1 GiB; the

@@ -225,13 +225,13 @@ static void credentials_are_checked(void **state)
 	assert_int_equal(azureblob_credential_new_sas("?sv=1&sig=x", &c, &error), 0);
 	CLEANUP(buf_free) struct buf url = { 0 };
 	CLEANUP(http_headers_free) struct http_headers headers = { 0 };
-	struct azureblob_error e;
+	struct http_error e;
 	buf_append_text(&url, "http://a/c/b?comp=page");
 	assert_int_equal(azureblob_credential_authorize(c, NULL, "PUT", &url, &headers, 0, &e), 0);
 	assert_string_equal(url.data, "http://a/c/b?comp=page&sv=1&sig=x");
 	assert_non_null(http_headers_get(&headers, "x-ms-date"));
 	assert_null(http_headers_get(&headers, "Authorization"));
-	assert_int_equal(azureblob_credential_refused(c, &headers), AZUREBLOB_REFUSED_FOR_GOOD);
+	assert_int_equal(azureblob_credential_refused(c, &headers), HTTP_REFUSED_FOR_GOOD);
 	azureblob_credential_free(c);
 }
 
@@ -275,39 +275,37 @@ static void errors_are_told_apart(void **state)
 		int status, transport;
 		const char *code;
 		int error;
-		enum azureblob_verdict verdict;
+		enum http_verdict verdict;
 	} cases[] = {
-		{ HTTP_ANSWERED, 404, 0, "BlobNotFound", -ENOENT, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 409, 0, "BlobAlreadyExists", -EEXIST, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 409, 0, "LeaseAlreadyPresent", -EBUSY, AZUREBLOB_REFUSED },
+		{ HTTP_ANSWERED, 404, 0, "BlobNotFound", -ENOENT, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 409, 0, "BlobAlreadyExists", -EEXIST, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 409, 0, "LeaseAlreadyPresent", -EBUSY, HTTP_REFUSED },
 		{ HTTP_ANSWERED, 409, 0, "LeaseNotPresentWithLeaseOperation", -ESTALE,
-			AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 409, 0, "SnapshotsPresent", -ENOTEMPTY, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 409, 0, "SnapshotOperationRateExceeded", -EAGAIN,
-			AZUREBLOB_TRY_AGAIN },
-		{ HTTP_ANSWERED, 409, 0, "Whatever", -EBUSY, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 412, 0, "SequenceNumberConditionNotMet", -ESTALE,
-			AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 412, 0, "LeaseLost", -ESTALE, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 400, 0, "InvalidInput", -EINVAL, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 413, 0, "RequestBodyTooLarge", -EINVAL, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 403, 0, "AuthenticationFailed", -EACCES, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 401, 0, "", -EACCES, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 416, 0, "InvalidRange", -ERANGE, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 408, 0, "", -ETIMEDOUT, AZUREBLOB_TRY_AGAIN },
-		{ HTTP_ANSWERED, 429, 0, "", -EAGAIN, AZUREBLOB_TRY_AGAIN },
-		{ HTTP_ANSWERED, 503, 0, "ServerBusy", -EAGAIN, AZUREBLOB_TRY_AGAIN },
-		{ HTTP_ANSWERED, 500, 0, "InternalError", -ETIMEDOUT, AZUREBLOB_MAYBE },
-		{ HTTP_ANSWERED, 501, 0, "", -EOPNOTSUPP, AZUREBLOB_REFUSED },
-		{ HTTP_ANSWERED, 502, 0, "", -ETIMEDOUT, AZUREBLOB_MAYBE },
-		{ HTTP_ANSWERED, 504, 0, "", -ETIMEDOUT, AZUREBLOB_MAYBE },
-		{ HTTP_ANSWERED, 507, 0, "", -ETIMEDOUT, AZUREBLOB_MAYBE },
-		{ HTTP_ANSWERED, 301, 0, "", -EBADMSG, AZUREBLOB_REFUSED },
-		{ HTTP_UNKNOWN, 0, -ECONNRESET, "", -ECONNRESET, AZUREBLOB_MAYBE },
-		{ HTTP_UNKNOWN, 201, -ETIMEDOUT, "", -ETIMEDOUT, AZUREBLOB_MAYBE },
-		{ HTTP_NOT_SENT, 0, -ECONNREFUSED, "", -ECONNREFUSED, AZUREBLOB_TRY_AGAIN },
-		{ HTTP_NOT_SENT, 0, -EHOSTUNREACH, "", -EHOSTUNREACH, AZUREBLOB_TRY_AGAIN },
-		{ HTTP_NOT_SENT, 0, -EKEYREJECTED, "", -EKEYREJECTED, AZUREBLOB_REFUSED },
+			HTTP_REFUSED },
+		{ HTTP_ANSWERED, 409, 0, "SnapshotsPresent", -ENOTEMPTY, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 409, 0, "SnapshotOperationRateExceeded", -EAGAIN, HTTP_TRY_AGAIN },
+		{ HTTP_ANSWERED, 409, 0, "Whatever", -EBUSY, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 412, 0, "SequenceNumberConditionNotMet", -ESTALE, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 412, 0, "LeaseLost", -ESTALE, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 400, 0, "InvalidInput", -EINVAL, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 413, 0, "RequestBodyTooLarge", -EINVAL, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 403, 0, "AuthenticationFailed", -EACCES, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 401, 0, "", -EACCES, HTTP_EXPIRED },
+		{ HTTP_ANSWERED, 416, 0, "InvalidRange", -ERANGE, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 408, 0, "", -ETIMEDOUT, HTTP_TRY_AGAIN },
+		{ HTTP_ANSWERED, 429, 0, "", -EAGAIN, HTTP_TRY_AGAIN },
+		{ HTTP_ANSWERED, 503, 0, "ServerBusy", -EAGAIN, HTTP_TRY_AGAIN },
+		{ HTTP_ANSWERED, 500, 0, "InternalError", -ETIMEDOUT, HTTP_MAYBE },
+		{ HTTP_ANSWERED, 501, 0, "", -EOPNOTSUPP, HTTP_REFUSED },
+		{ HTTP_ANSWERED, 502, 0, "", -ETIMEDOUT, HTTP_MAYBE },
+		{ HTTP_ANSWERED, 504, 0, "", -ETIMEDOUT, HTTP_MAYBE },
+		{ HTTP_ANSWERED, 507, 0, "", -ETIMEDOUT, HTTP_MAYBE },
+		{ HTTP_ANSWERED, 301, 0, "", -EBADMSG, HTTP_REFUSED },
+		{ HTTP_UNKNOWN, 0, -ECONNRESET, "", -ECONNRESET, HTTP_MAYBE },
+		{ HTTP_UNKNOWN, 201, -ETIMEDOUT, "", -ETIMEDOUT, HTTP_MAYBE },
+		{ HTTP_NOT_SENT, 0, -ECONNREFUSED, "", -ECONNREFUSED, HTTP_TRY_AGAIN },
+		{ HTTP_NOT_SENT, 0, -EHOSTUNREACH, "", -EHOSTUNREACH, HTTP_TRY_AGAIN },
+		{ HTTP_NOT_SENT, 0, -EKEYREJECTED, "", -EKEYREJECTED, HTTP_REFUSED },
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		CLEANUP(http_request_free)
@@ -316,7 +314,7 @@ static void errors_are_told_apart(void **state)
 			.status = cases[i].status,
 			.error = cases[i].transport,
 		};
-		struct azureblob_error e;
+		struct http_error e;
 		if (cases[i].code[0])
 			http_headers_add(&http.ret_headers, "x-ms-error-code", cases[i].code);
 		assert_int_equal(azureblob_error_read(&http, &e), cases[i].verdict);
@@ -330,7 +328,7 @@ static void errors_are_told_in_words(void **state)
 	(void)state;
 	CLEANUP(http_request_free)
 	struct http_request http = { .outcome = HTTP_ANSWERED, .status = 412 };
-	struct azureblob_error e;
+	struct http_error e;
 	struct error told = { 0 };
 	http_headers_add(&http.ret_headers, "x-ms-request-id", "1234-abcd");
 	buf_append_text(&http.ret_body,

@@ -326,7 +326,7 @@ static void refusals_are_read(void **state)
 		int status;
 		const char *type;
 		const char *body;
-		enum ec2_verdict verdict;
+		enum http_verdict verdict;
 		int error;
 		const char *code;
 		const char *reason;
@@ -334,44 +334,44 @@ static void refusals_are_read(void **state)
 		{ 400, NULL,
 			"<Response><Errors><Error><Code>InvalidSnapshot.NotFound</Code><Message>m"
 			"</Message></Error></Errors><RequestID>r</RequestID></Response>",
-			EC2_REFUSED, -ENOENT, "InvalidSnapshot.NotFound", "" },
+			HTTP_REFUSED, -ENOENT, "InvalidSnapshot.NotFound", "" },
 		{ 503, NULL,
 			"<Response><Errors><Error><Code>RequestLimitExceeded</Code></Error></"
 			"Errors>"
 			"</Response>",
-			EC2_THROTTLED, -EAGAIN, "RequestLimitExceeded", "" },
+			HTTP_THROTTLED, -EAGAIN, "RequestLimitExceeded", "" },
 		{ 500, NULL,
 			"<Response><Errors><Error><Code>RequestLimitExceeded</Code></Error></"
 			"Errors>"
 			"</Response>",
-			EC2_MAYBE, -EAGAIN, "RequestLimitExceeded", "" },
+			HTTP_MAYBE, -EAGAIN, "RequestLimitExceeded", "" },
 		{ 403, NULL,
 			"<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code></Error>"
 			"<RequestId>r</RequestId></ErrorResponse>",
-			EC2_EXPIRED, -EKEYEXPIRED, "ExpiredToken", "" },
+			HTTP_EXPIRED, -EKEYEXPIRED, "ExpiredToken", "" },
 		{ 400, "ValidationException:http://internal.amazon.com/",
-			"{\"Message\":\"m\",\"Reason\":\"UNRELATED_SNAPSHOTS\"}", EC2_REFUSED,
+			"{\"Message\":\"m\",\"Reason\":\"UNRELATED_SNAPSHOTS\"}", HTTP_REFUSED,
 			-EXDEV, "ValidationException", "UNRELATED_SNAPSHOTS" },
-		{ 400, "ValidationException", "{\"Reason\":\"INVALID_BLOCK_TOKEN\"}", EC2_REFUSED,
+		{ 400, "ValidationException", "{\"Reason\":\"INVALID_BLOCK_TOKEN\"}", HTTP_REFUSED,
 			-ESTALE, "ValidationException", "INVALID_BLOCK_TOKEN" },
 		{ 400, NULL, "{\"__type\":\"com.amazonaws.ebs#ThrottlingException\"}",
-			EC2_THROTTLED, -EAGAIN, "ThrottlingException", "" },
+			HTTP_THROTTLED, -EAGAIN, "ThrottlingException", "" },
 		{ 400, "RequestThrottledException", "{\"Reason\":\"ACCOUNT_THROTTLED\"}",
-			EC2_THROTTLED, -EAGAIN, "RequestThrottledException", "ACCOUNT_THROTTLED" },
-		{ 403, "AccessDeniedException", "{\"message\":\"m\"}", EC2_REFUSED, -EACCES,
+			HTTP_THROTTLED, -EAGAIN, "RequestThrottledException", "ACCOUNT_THROTTLED" },
+		{ 403, "AccessDeniedException", "{\"message\":\"m\"}", HTTP_REFUSED, -EACCES,
 			"AccessDeniedException", "" },
-		{ 402, "ServiceQuotaExceededException", "{}", EC2_REFUSED, -EDQUOT,
+		{ 402, "ServiceQuotaExceededException", "{}", HTTP_REFUSED, -EDQUOT,
 			"ServiceQuotaExceededException", "" },
-		{ 404, NULL, "not json", EC2_REFUSED, -ENOENT, "", "" },
-		{ 400, NULL, "<html", EC2_REFUSED, -EINVAL, "", "" },
-		{ 302, NULL, "", EC2_MAYBE, -EBADMSG, "", "" },
-		{ 502, NULL, "", EC2_MAYBE, -ETIMEDOUT, "", "" },
-		{ 429, NULL, "", EC2_THROTTLED, -EAGAIN, "", "" },
+		{ 404, NULL, "not json", HTTP_REFUSED, -ENOENT, "", "" },
+		{ 400, NULL, "<html", HTTP_REFUSED, -EINVAL, "", "" },
+		{ 302, NULL, "", HTTP_MAYBE, -EBADMSG, "", "" },
+		{ 502, NULL, "", HTTP_MAYBE, -ETIMEDOUT, "", "" },
+		{ 429, NULL, "", HTTP_THROTTLED, -EAGAIN, "", "" },
 	};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		CLEANUP(http_request_free) struct http_request http = { 0 };
-		struct ec2_error e;
+		struct http_error e;
 		http.outcome = HTTP_ANSWERED;
 		http.status = cases[i].status;
 		buf_append_text(&http.ret_body, cases[i].body);
