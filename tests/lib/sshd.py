@@ -31,7 +31,7 @@ class Sshd:
         (self.work / "ssh_config").write_text(
             f"Host target\n  HostName 127.0.0.1\n  Port {self.port}\n"
             f"  StrictHostKeyChecking no\n  UserKnownHostsFile {self.work}/known_hosts\n"
-            "  LogLevel ERROR\n", encoding="utf-8")
+            "  LogLevel ERROR\n  Ciphers aes128-gcm@openssh.com\n", encoding="utf-8")
         script = (f"set -e\n{self.before}\nmkdir -p /run/sshd\n"
                   f"exec /usr/sbin/sshd -D -e -f {self.work}/sshd_config")
         with open(self.work / "sshd.log", "w", encoding="utf-8") as log:
