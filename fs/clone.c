@@ -63,7 +63,7 @@ static int unlink_one(void *context, const char *name)
 static int add_disk(struct clone *clone, const struct history_disk *info)
 {
 	uint64_t bytes = view_disk_bytes(clone->view, info->id);
-	if (bytes == 0)
+	if (bytes == 0 || history_point_hides(clone->history, view_number(clone->view), info->id))
 		return 0;
 	struct clone_disk *disk = &clone->disks[clone->disk_count];
 	char name[32];

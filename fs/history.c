@@ -146,6 +146,7 @@ void history_close(struct history *history)
 	free(history->lost_disks);
 	free(history->points);
 	free(history->imports);
+	free(history->absences);
 	free(history->leftovers);
 	io_close(history->zeros.file);
 	header_cache_free(history->headers);

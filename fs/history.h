@@ -214,6 +214,21 @@ int history_point_import(struct history *history, const struct point *point, uin
 /* Size of the disk at the point, 0 if the point does not have it. A look-up; opens nothing. */
 uint64_t history_point_disk_bytes(struct history *history, uint64_t number, uint16_t disk);
 
+/* Points from `from` on do not show the disk, though they have it: what they have of it is no state
+ * that ever was, or an old one. `to`: the first that shows it again; 0: none does. The list is not
+ * in the journal: whoever keeps it gives it after each opening, whole. Points' files, clones and
+ * history_point_hides obey it; views have all disks. 0 or -ENOMEM. */
+struct history_absence {
+	uint16_t disk;
+	uint64_t from, to;
+};
+int history_set_absences(
+	struct history *history, const struct history_absence *absences, unsigned count);
+/* `*ret_absences` is the caller's to free(). */
+int history_copy_absences(
+	struct history *history, struct history_absence **ret_absences, unsigned *ret_count);
+bool history_point_hides(struct history *history, uint64_t number, uint16_t disk);
+
 /* A point's disks: what was changed since the vault point below it is in the journal, the rest
  * in that vault point, and read from the journal as well while it is there. Holds the segments
  * with what changed, no others, and keeps the vault point from being dropped.

@@ -142,6 +142,8 @@ struct history {
 			      without a seal between them the last. With JOURNAL_ANEW, where all
 			      disks began anew */
 	uint64_t import_count;
+	struct history_absence *absences; /* owned */
+	unsigned absence_count;
 	uint64_t flush_pending;
 	struct journal_drain drain; /* what of the point to come is in the base; lsn 0: nothing */
 	uint64_t drain_mark, drain_mark_total; /* where the last round cuts, payload_total then */

@@ -107,6 +107,8 @@ static uint64_t bytes_in(
 		return 0;
 	if (dir->kind == NODE_LIVE)
 		return disk->removed ? 0 : disk->size_bytes;
+	if (history_point_hides(machine->history, dir->number, disk->id))
+		return 0;
 	return history_point_disk_bytes(machine->history, dir->number, disk->id);
 }
 

@@ -213,7 +213,10 @@ static int make_entry(const struct machine *machine, const char *name, struct cl
 	unsigned n = history_disks(machine->history, infos, HISTORY_MAX_DISKS);
 	for (unsigned i = 0; i < MIN(n, (unsigned)HISTORY_MAX_DISKS); i++) {
 		uint64_t bytes = view_disk_bytes(clone_view(clone), infos[i].id);
-		if (bytes == 0 || strncmp(infos[i].name, machine->name, prefix) != 0 ||
+		if (bytes == 0 ||
+			history_point_hides(
+				machine->history, view_number(clone_view(clone)), infos[i].id) ||
+			strncmp(infos[i].name, machine->name, prefix) != 0 ||
 			infos[i].name[prefix] != '/')
 			continue;
 		struct clone_disk_entry *d = &c->disks[c->disk_count++];

@@ -257,6 +257,9 @@ static int prepare(struct flush *flush, uint64_t number)
 		.changed_bytes = flush->point.changed_bytes };
 	memcpy(flush->manifest.group_name, group->name, sizeof(group->name));
 	r = list_disks(flush);
+	if (r == 0 && history_copy_absences(f->options.history, &flush->manifest.absences,
+			      &flush->manifest.absence_count) < 0)
+		r = error_set(flush->error, -ENOMEM, NULL, "not enough memory");
 	if (r == 0)
 		r = flush_load_unknown(flush, &previous);
 	if (r < 0)

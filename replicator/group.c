@@ -135,6 +135,7 @@ static void release(struct group *group)
 	pthread_mutex_destroy(&group->bucket_lock);
 	vault_group_free(&group->vault_group);
 	free(group->state.deletes);
+	free(group->state.absences);
 	free(group->settings);
 	free(group->appliance_name);
 	free(group->state_path);
@@ -188,6 +189,23 @@ int group_note_opened(struct group *group, struct error *error)
 	return r < 0 ? group_error(error, r, group, "writing its state") : 0;
 }
 
+static int take_absences(struct group *group, const struct vault_reading *import)
+{
+	const struct history_absence *absences;
+	struct group_state *state = &group->state;
+	unsigned count;
+	vault_reading_absences(import, &absences, &count);
+	struct history_absence *copy = calloc(count + 1u, sizeof(*copy));
+	if (!copy)
+		return -ENOMEM;
+	if (count > 0)
+		memcpy(copy, absences, count * sizeof(*copy));
+	free(state->absences);
+	state->absences = copy;
+	state->absence_count = count;
+	return history_set_absences(group->history, copy, count);
+}
+
 static int open_first_time(
 	struct group *group, const struct group_options *options, struct error *error)
 {
@@ -206,6 +224,13 @@ static int open_first_time(
 		group->state.owner[0] = '\0';
 		group->state.delete_count = 0;
 		group->state.opened = false;
+		r = take_absences(group, options->import);
+		if (r < 0)
+			group_error(error, r, group, "taking over what its points show");
+	}
+	if (r < 0) {
+		group_close_journal(group);
+		return r;
 	}
 	if (options->import || history_disks(group->history, NULL, 0) > 0)
 		r = group_note_opened(group, error);

@@ -23,9 +23,9 @@
  *
  * group.c holds the life, group_journal.c what is opened and its disks, group_gate.c the writers'
  * side of back-pressure, group_timer.c the timer's thread, group_due.c the points that a source
- * makes, group_vault.c the flusher's thread with group_claim.c and group_flush.c, group_retention.c
- * what is kept, deleted and when, group_state.c the small file that remembers what the journal
- * cannot.
+ * makes, group_absent.c the disks that they do not show, group_vault.c the flusher's thread with
+ *group_claim.c and group_flush.c, group_retention.c what is kept, deleted and when, group_state.c
+ *the small file that remembers what the journal cannot.
  */
 #pragma once
 
@@ -112,6 +112,14 @@ int group_grow_disk(
 /* Removing what is not there is done already. */
 int group_remove_disk(struct group *group, const char *name, struct error *error);
 int group_set_settings(struct group *group, const char *settings, struct error *error);
+
+/* For who seals (source_seals): the disks (ids) that the next point is not to show, since what it
+ * would have of them is no state at its instant; all others it shows. Before the seal, durable when
+ * it returns. */
+int group_set_absences(
+	struct group *group, const uint16_t *disks, unsigned count, struct error *error);
+/* The newest point does not show it. */
+bool group_is_absent(struct group *group, uint16_t disk);
 
 struct group_due;
 /* Seals what was written before the call; durable in the journal when it returns. seal->time_ns 0:

@@ -22,6 +22,7 @@
 #include "replicator/group.h"
 
 #define GROUP_SEALED_MAX 1024
+#define GROUP_ABSENCES_MAX 1024u
 #define GROUP_REST_NS (10 * NS_PER_S) /* connections nobody needs are kept so long */
 
 /* What group_state.c keeps. */
@@ -31,6 +32,8 @@ struct group_state {
 	char owner[192];
 	uint64_t *deletes; /* owned: points to be deleted in the vault */
 	unsigned delete_count;
+	struct history_absence *absences; /* owned: disks that points do not show */
+	unsigned absence_count;
 };
 
 struct group {
@@ -68,7 +71,10 @@ struct group {
 
 	pthread_mutex_t seal_lock;
 	pthread_mutex_t state_lock;
-	struct group_state state; /* under state_lock */
+	struct group_state state;           /* under state_lock, as are */
+	uint16_t absent[HISTORY_MAX_DISKS]; /* what the next seal does not show, if it was told */
+	unsigned absent_count;
+	bool absent_given;
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t timer_wake, flush_wake, changed;
@@ -173,6 +179,10 @@ void group_alert_closed(struct group *group, const struct error *error);
 void group_due_answered_locked(struct group *group, uint64_t requests, uint8_t kind);
 /* When the next point falls due by the policy; INT64_MAX: never. */
 int64_t group_due_at_locked(const struct group *group, uint8_t *ret_kind);
+
+/* group_absent.c: point `number` was sealed; what was absent and is not listed any more is shown
+ * from it on. */
+void group_end_absences(struct group *group, uint64_t number);
 
 /* group_drain.c */
 /* Draining is what would make room now. */

@@ -189,6 +189,12 @@ int group_open_journal(struct group *group, struct vault_reading *import, struct
 	r = history_open(&options, &group->report, error, &group->history);
 	if (r == 0 && import)
 		r = import_points(group, import, error);
+	if (r == 0) {
+		r = history_set_absences(
+			group->history, group->state.absences, group->state.absence_count);
+		if (r < 0)
+			group_error(error, r, group, "opening the journal");
+	}
 	struct committer_gate gate = { .admit = group_admit, .context = group };
 	if (r == 0) {
 		r = committer_new(group->history, &gate, &group->committer);

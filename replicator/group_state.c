@@ -16,9 +16,26 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "replicator/group_internal.h"
+#include "replicator/manifest.h"
 #include "replicator/sealed_json.h"
 
 #define STATE_MAX_BYTES (8u << 20)
+
+static int read_absences(struct group_state *state, const struct json *root, struct error *error)
+{
+	struct json list;
+	int r = json_find_array(root, "absences", &list, error);
+	if (r <= 0)
+		return r;
+	state->absences =
+		calloc((unsigned)cJSON_GetArraySize(list.node) + 1u, sizeof(*state->absences));
+	if (!state->absences)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	r = 0;
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);)
+		r = absence_from_json(&item, &state->absences[state->absence_count++], error);
+	return r;
+}
 
 static int read_fields(struct group_state *state, const struct json *root, struct error *error)
 {
@@ -43,7 +60,7 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return read_absences(state, root, error);
 }
 
 int group_state_load(struct group *group, struct error *error)
@@ -80,6 +97,8 @@ static int build(const struct group_state *state, struct cJSON **ret_json)
 		r = json_add_array(json, "deletes", &deletes);
 	for (unsigned i = 0; r == 0 && i < state->delete_count; i++)
 		r = json_add_u64(deletes, NULL, state->deletes[i]);
+	if (r == 0)
+		r = absences_to_json(json, state->absences, state->absence_count);
 	if (r == 0)
 		*ret_json = TAKE(json);
 	return r;

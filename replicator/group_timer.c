@@ -57,6 +57,7 @@ int group_seal_now(struct group *group, const struct seal *wanted, const struct 
 		atomic_compare_exchange_strong(&group->first_change_ns, &none, first_change_ns);
 		return r;
 	}
+	group_end_absences(group, number);
 	note_sealed(group, number, first_change_ns, answers, seal.kind);
 	struct history_stats stats;
 	history_stats(group->history, &stats);

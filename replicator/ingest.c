@@ -140,6 +140,7 @@ void ingest_forget(struct ingest *ingest, const char *name)
 			machine->loaded = false;
 			machine->left_ns = 0;
 			json_freep(&machine->figures);
+			machine->figures = NULL;
 		}
 	}
 	ingest_state_remove(ingest, name);
@@ -215,6 +216,8 @@ static int add_disk(struct cJSON *list, const struct ingest_disk *disk)
 		r = json_add_text(item, "id", disk->id);
 	if (r == 0)
 		r = json_add_text(item, "state", disk->whole ? "whole" : "comparing");
+	if (r == 0)
+		r = json_add_bool(item, "joining", disk->joining);
 	if (r == 0)
 		r = json_add_text(item, "capture", disk->capture);
 	if (r == 0)

@@ -57,15 +57,16 @@ static void unpin(struct ingest_group *g, struct members *members)
 static bool is_whole(const struct ingest_session *session)
 {
 	const struct ingest_machine *machine = session->machine;
-	unsigned present = 0;
+	unsigned whole = 0;
 	if (!session->disks_known || session->ending)
 		return false;
 	for (unsigned i = 0; i < machine->disk_count; i++) {
-		present += machine->disks[i].present;
-		if (machine->disks[i].present && !machine->disks[i].whole)
+		const struct ingest_disk *disk = &machine->disks[i];
+		if (disk->present && !disk->whole && !disk->joining)
 			return false;
+		whole += disk->present && disk->whole;
 	}
-	return present > 0;
+	return whole > 0;
 }
 
 /* All of them, connected and whole; none otherwise. */
@@ -347,10 +348,19 @@ static int seal(struct ingest_group *g, struct members *members, const struct gr
 		if (due->kind == POINT_APPLICATION && !all_at_rest(members, &app_error))
 			seal.kind = POINT_CRASH;
 	}
+	SCOPED_LOCK(&g->naming);
 	if (!all_whole(g, members))
 		return error_set(error, -EAGAIN, NULL, "disks came or went meanwhile");
+	uint16_t absent[HISTORY_MAX_DISKS];
+	unsigned absent_count = 0;
+	int r = ingest_absent_disks(g, absent, &absent_count);
+	if (r < 0)
+		return error_set(error, r, NULL, "out of memory");
+	r = group_set_absences(g->hold.group, absent, absent_count, error);
+	if (r < 0)
+		return r;
 	bool resynced = all_resynced(g, members);
-	int r = group_seal(g->hold.group, &seal, due, resynced, error, ret_point);
+	r = group_seal(g->hold.group, &seal, due, resynced, error, ret_point);
 	if (r == 0 && app_error.code)
 		group_app_failed(g->hold.group, due, &app_error);
 	SCOPED_LOCK(&g->ingest->lock);
@@ -464,6 +474,7 @@ static struct ingest_group *find_group(struct ingest *ingest, const char *name)
 static void free_group(struct ingest_group *g)
 {
 	registry_release(&g->hold);
+	pthread_mutex_destroy(&g->naming);
 	free(g);
 }
 
@@ -476,9 +487,11 @@ int ingest_join_group(struct ingest_link *link, struct error *error)
 	if (!fresh)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	fresh->ingest = ingest;
+	pthread_mutex_init(&fresh->naming, NULL);
 	snprintf(fresh->name, sizeof(fresh->name), "%s", name);
 	int r = registry_hold(ingest->registry, session->machine->name, error, &fresh->hold);
 	if (r < 0) {
+		pthread_mutex_destroy(&fresh->naming);
 		free(fresh);
 		return r;
 	}

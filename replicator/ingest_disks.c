@@ -67,6 +67,16 @@ static struct ingest_disk *make_disk(struct ingest_machine *machine, const char 
 	return disk;
 }
 
+/* No point shows it yet, or any more: those of the other disks go on without it. Before the group's
+ * first point there is nothing to go on. */
+static bool is_joining(struct group *group, const struct history_disk *disk)
+{
+	struct point newest;
+	if (history_point_newest(group_history(group), 0, INT64_MAX, &newest) < 0)
+		return false;
+	return disk->added_point > newest.number || group_is_absent(group, disk->id);
+}
+
 /* Takes the claim over into what is remembered. Under lock. */
 static void remember(
 	struct ingest_disk *disk, const struct claim *claim, const struct history_disk *there)
@@ -100,6 +110,7 @@ static int take_disk(struct ingest_link *link, const struct claim *claim, struct
 {
 	struct ingest_machine *machine = link->session->machine;
 	struct history_disk there;
+	SCOPED_LOCK(&link->session->group->naming);
 	int r = machine_set_disk(link->ingest->registry, machine->name, claim->id,
 		round_up(claim->bytes, MIB), error);
 	if (r < 0)
@@ -108,11 +119,16 @@ static int take_disk(struct ingest_link *link, const struct claim *claim, struct
 	if (r < 0)
 		return error_set(error, r, NULL, "disk %s is not in the journal: %s", claim->id,
 			strerrordesc_np(-r));
+	bool joining = is_joining(link->hold.group, &there);
 	SCOPED_LOCK(&link->ingest->lock);
 	struct ingest_disk *disk = make_disk(machine, claim->id);
 	if (!disk)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	remember(disk, claim, &there);
+	disk->joining = joining && !disk->whole;
+	if (disk->joining)
+		log_info("disk %s: recovery points of the others go on until it is compared",
+			there.name);
 	return 0;
 }
 
@@ -135,6 +151,8 @@ static int answer_disk(
 		r = json_add_u64(item, "disk", disk->number);
 	if (r == 0)
 		r = json_add_text(item, "state", disk->whole ? "continue" : "compare");
+	if (r == 0)
+		r = json_add_bool(item, "joining", disk->joining);
 	return r == 0 ? json_add_u64(item, "cursor", disk->cursor) : r;
 }
 
@@ -231,10 +249,39 @@ int ingest_take_compared(struct ingest_link *link, const struct json *message, s
 				"disk %" PRIu64 " is none of this machine's", number);
 		disk->cursor = MIN(cursor, disk->bytes / WIRE_CHUNK_BYTES);
 		disk->whole = done;
+		disk->joining &= !done;
 		disk->resynced = done && there.resync_needed;
 		pthread_cond_broadcast(&link->ingest->changed);
 	}
 	return ingest_state_save(link->ingest, machine, error);
+}
+
+/* Under lock. */
+static bool can_be_shown(struct ingest *ingest, const struct history_disk *there)
+{
+	for (struct ingest_machine *m = ingest->machines; m; m = m->next) {
+		size_t n = strlen(m->name);
+		if (strncmp(there->name, m->name, n) != 0 || there->name[n] != '/')
+			continue;
+		const struct ingest_disk *disk = ingest_find_disk(m, there->name + n + 1);
+		return disk && m->session && disk->present && !disk->joining;
+	}
+	return false;
+}
+
+int ingest_absent_disks(struct ingest_group *g, uint16_t *ret_disks, unsigned *ret_count)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	unsigned count = history_disks(group_history(g->hold.group), disks, HISTORY_MAX_DISKS);
+	unsigned absent = 0;
+	SCOPED_LOCK(&g->ingest->lock);
+	for (unsigned i = 0; i < MIN(count, (unsigned)HISTORY_MAX_DISKS); i++)
+		if (!disks[i].removed && !can_be_shown(g->ingest, &disks[i]))
+			ret_disks[absent++] = disks[i].id;
+	*ret_count = absent;
+	return 0;
 }
 
 /* ── comparing again ─────────────────────────────────────────────────────────────────────── */

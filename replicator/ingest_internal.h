@@ -46,6 +46,7 @@ struct ingest_disk {
 	/* of the session */
 	bool present;
 	bool named;    /* in the list that is being read */
+	bool joining;  /* no point shows it: points need not wait until it is whole */
 	bool resynced; /* compared since acknowledged data was lost; the next seal says so */
 	uint16_t number;
 	uint64_t source_bytes;
@@ -142,6 +143,10 @@ struct ingest_group {
 	struct ingest *ingest;
 	char name[REGISTRY_NAME_BYTES];
 	struct hold hold;
+	/* Held, across writing to the journal, while disks are named and while a point is sealed: a
+	 * disk that comes in between would be shown by a point that has nothing of it. Before all
+	 * other locks. */
+	pthread_mutex_t naming;
 	unsigned sessions;    /* under lock */
 	atomic_bool stopping; /* changed under lock */
 	pthread_t thread;
@@ -200,6 +205,10 @@ void ingest_end_session(struct ingest_session *session);
 int ingest_take_disks(struct ingest_link *link, const struct json *message, struct error *error);
 /* The agent's `compared`. */
 int ingest_take_compared(struct ingest_link *link, const struct json *message, struct error *error);
+/* The disks of the group that the next point cannot show: not there, or joining and not whole;
+ * their numbers. Outside the lock. */
+struct ingest_group;
+int ingest_absent_disks(struct ingest_group *group, uint16_t *ret_disks, unsigned *ret_count);
 /* Disks that have lost data since they were whole are to be compared again; tells the agent. */
 int ingest_check_damage(struct ingest_session *session, struct history *history);
 

@@ -21,6 +21,7 @@
 void manifest_free(struct manifest *manifest)
 {
 	free(manifest->disks);
+	free(manifest->absences);
 	*manifest = (struct manifest){ 0 };
 }
 
@@ -50,6 +51,22 @@ static int put_disk(struct cJSON *array, const struct manifest_disk *disk)
 	return 0;
 }
 
+int absences_to_json(struct cJSON *object, const struct history_absence *absences, unsigned count)
+{
+	struct cJSON *list, *item;
+	int r = count > 0 ? json_add_array(object, "absences", &list) : 0;
+	for (unsigned i = 0; r == 0 && i < count; i++) {
+		r = json_add_object(list, NULL, &item);
+		if (r == 0)
+			r = json_add_u64(item, "disk", absences[i].disk);
+		if (r == 0)
+			r = json_add_u64(item, "from", absences[i].from);
+		if (r == 0)
+			r = json_add_u64(item, "to", absences[i].to);
+	}
+	return r;
+}
+
 static int put_body(struct cJSON *object, const struct manifest *m)
 {
 	const char *kind =
@@ -70,7 +87,7 @@ static int put_body(struct cJSON *object, const struct manifest *m)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return absences_to_json(object, m->absences, m->absence_count);
 }
 
 int manifest_format(const struct manifest *m, struct buf *text)
@@ -153,6 +170,38 @@ static int get_disks(const struct json *root, struct manifest *m, struct error *
 	return 0;
 }
 
+int absence_from_json(
+	const struct json *at, struct history_absence *ret_absence, struct error *error)
+{
+	struct history_absence absence;
+	uint64_t disk;
+	int r;
+	if ((r = json_get_u64(at, "disk", &disk, error)) < 0 ||
+		(r = json_get_u64(at, "from", &absence.from, error)) < 0 ||
+		(r = json_get_u64(at, "to", &absence.to, error)) < 0)
+		return r;
+	if (disk == 0 || disk > UINT16_MAX)
+		return json_error(at, -EBADMSG, error, "disk is out of range");
+	absence.disk = (uint16_t)disk;
+	*ret_absence = absence;
+	return 0;
+}
+
+static int get_absences(const struct json *root, struct manifest *m, struct error *error)
+{
+	struct json list;
+	int r = json_find_array(root, "absences", &list, error);
+	if (r <= 0)
+		return r;
+	m->absences = calloc((unsigned)cJSON_GetArraySize(list.node) + 1u, sizeof(*m->absences));
+	if (!m->absences)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	r = 0;
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);)
+		r = absence_from_json(&item, &m->absences[m->absence_count++], error);
+	return r;
+}
+
 static int get_body(const struct json *root, struct manifest *m, struct error *error)
 {
 	const char *kind;
@@ -175,7 +224,8 @@ static int get_body(const struct json *root, struct manifest *m, struct error *e
 		return json_error(root, -EBADMSG, error, "kind %s is unknown", kind);
 	if (m->previous >= m->number)
 		return json_error(root, -EBADMSG, error, "previous is not below number");
-	return get_disks(root, m, error);
+	int d = get_disks(root, m, error);
+	return d < 0 ? d : get_absences(root, m, error);
 }
 
 static int get_all(const struct json *root, struct manifest *m, struct error *error)

@@ -19,8 +19,11 @@
 #include "common/checksum.h"
 #include "common/error.h"
 #include "common/uuid.h"
+#include "fs/history.h"
 #include "replicator/blob.h"
 #include "replicator/vault_names.h"
+
+struct cJSON;
 
 struct manifest_disk {
 	uint16_t id;
@@ -47,7 +50,15 @@ struct manifest {
 	bool abandoned;                       /* then nothing below group and number counts */
 	struct manifest_disk *disks;          /* owned */
 	unsigned disk_count;
+	struct history_absence *absences; /* owned: disks that this or older points do not show */
+	unsigned absence_count;
 };
+
+/* As "absences" of an object: nothing if there are none. -ENOMEM. */
+int absences_to_json(struct cJSON *object, const struct history_absence *absences, unsigned count);
+struct json;
+int absence_from_json(
+	const struct json *at, struct history_absence *ret_absence, struct error *error);
 
 void manifest_free(struct manifest *manifest);
 /* Appends the text. -ENOMEM. */

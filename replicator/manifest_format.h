@@ -7,7 +7,12 @@
  *	 "hashes_bytes":n, "hashes_digest":n,
  *	 "disks":[{"id":n, "name":"<machine>/<disk>", "size_bytes":n, "blob":"…",
  *	           "snapshot":"…", "changed_ranges":n, "data_bytes":n, "zero_bytes":n}],
+ *	 "absences":[{"disk":n, "from":n, "to":n}],
  *	 "checksum":"<32 hex>"}
+ *
+ * "absences", left out when empty: points from "from" up to, but without, "to" (0: no end) do not
+ * show that disk; of this point and those below. What their snapshots of it hold is no recovery
+ *point of it.
  *
  * An abandoned one has format, group, group_id, number, generation and "abandoned":true.
  */

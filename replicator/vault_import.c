@@ -33,9 +33,18 @@ struct vault_reading {
 	const struct vault_group *group;
 	struct history *history;
 	struct error *error;
-	struct vault_points points; /* committed ones */
-	struct shape **shapes;      /* of points; NULL: as the one below, or not looked at */
+	struct vault_points points;       /* committed ones */
+	struct shape **shapes;            /* of points; NULL: as the one below, or not looked at */
+	struct history_absence *absences; /* of the newest manifest */
+	unsigned absence_count;
 };
+
+void vault_reading_absences(const struct vault_reading *reading,
+	const struct history_absence **ret_absences, unsigned *ret_count)
+{
+	*ret_absences = reading->absences;
+	*ret_count = reading->absence_count;
+}
 
 void vault_reading_free(struct vault_reading *import)
 {
@@ -44,6 +53,7 @@ void vault_reading_free(struct vault_reading *import)
 	for (unsigned i = 0; import->shapes && i < import->points.count; i++)
 		free(import->shapes[i]);
 	free(import->shapes);
+	free(import->absences);
 	vault_points_free(&import->points);
 	free(import);
 }
@@ -91,6 +101,10 @@ static int look_at(struct vault_reading *import, unsigned i)
 	for (unsigned d = 0; d < m.disk_count; d++)
 		shape->disks[d] = (struct shape_disk){ m.disks[d].id, m.disks[d].size_bytes };
 	import->shapes[i] = shape;
+	if (i + 1 == import->points.count) {
+		import->absence_count = m.absence_count;
+		import->absences = TAKE(m.absences);
+	}
 	return 0;
 }
 

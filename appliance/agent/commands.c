@@ -37,6 +37,8 @@ static const struct agent_option enroll[] = {
 static const struct agent_option run[] = {
 	{ "disk", "ID=PATH", "a disk to protect; none named: every disk of the machine", true,
 		false },
+	{ "exclude", "DISK", "not this one: kernel name (* as in a shell), serial number or path",
+		true, false },
 	{ "freeze", "MOUNTPOINT", "a filesystem to freeze beside those on the disks", true, false },
 	{ "pre-freeze", "COMMAND", "run before the freeze of an application-consistent point",
 		false, false },

@@ -26,7 +26,7 @@
 
 struct words {
 	struct agent_disks disks;
-	const char *freeze[PATHS_MAX + 1];
+	const char *freeze[PATHS_MAX + 1], *exclude[PATHS_MAX + 1];
 };
 
 static void words_free(struct words *words)
@@ -46,6 +46,16 @@ static int read_words(
 			return error_set(error, -EINVAL, NULL, "more than %u --freeze", PATHS_MAX);
 		words->freeze[i] = word;
 	}
+	for (unsigned i = 0; r == 0 && (word = agent_argument_at(arguments, "exclude", i)); i++) {
+		if (i == PATHS_MAX)
+			return error_set(error, -EINVAL, NULL, "more than %u --exclude", PATHS_MAX);
+		words->exclude[i] = word;
+	}
+	if (r == 0 && words->exclude[0] && words->disks.count > 0)
+		return error_set(error, -EINVAL, "leave one of them out",
+			"--exclude is about the disks that --disk does not name, and with --disk "
+			"no "
+			"others are protected");
 	return r;
 }
 
@@ -177,6 +187,7 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 		.status_path = status ? status : AGENT_STATUS_DEFAULT_PATH,
 		.disks = words.disks.disks,
 		.freeze_paths = words.freeze,
+		.exclude = words.exclude,
 		.pre_freeze = agent_argument(arguments, "pre-freeze"),
 		.post_thaw = agent_argument(arguments, "post-thaw"),
 		.freeze_timeout_ms = AGENT_FREEZE_TIMEOUT_MS,

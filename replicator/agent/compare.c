@@ -17,10 +17,12 @@ void compare_begin(struct compare *c, uint64_t chunks, uint64_t cursor, int64_t 
 bool compare_next_ask(struct compare *c, uint64_t *ret_first, uint32_t *ret_count)
 {
 	uint64_t open = c->asked - c->cursor;
-	if (c->asked == c->chunks || open + COMPARE_ASK_CHUNKS > COMPARE_WINDOW_CHUNKS)
+	uint64_t ask = c->short_steps ? COMPARE_SHORT_CHUNKS : COMPARE_ASK_CHUNKS;
+	uint64_t window = c->short_steps ? 2 * ask : COMPARE_WINDOW_CHUNKS;
+	if (c->asked == c->chunks || open + ask > window)
 		return false;
 	*ret_first = c->asked;
-	*ret_count = (uint32_t)MIN(c->chunks - c->asked, (uint64_t)COMPARE_ASK_CHUNKS);
+	*ret_count = (uint32_t)MIN(c->chunks - c->asked, ask);
 	c->asked += *ret_count;
 	return true;
 }

@@ -17,6 +17,7 @@
 
 #define COMPARE_WINDOW_CHUNKS 2048u /* between the cursor and what is asked last */
 #define COMPARE_ASK_CHUNKS 128u
+#define COMPARE_SHORT_CHUNKS 4u
 
 struct compare {
 	uint64_t chunks; /* of the disk */
@@ -27,6 +28,7 @@ struct compare {
 	uint64_t done[COMPARE_WINDOW_CHUNKS / 64]; /* a bit a chunk, a ring */
 	uint64_t differing;
 	int64_t began_ns; /* monotonic */
+	bool short_steps; /* little at once, since cuts wait until it is through */
 };
 
 void compare_begin(struct compare *compare, uint64_t chunks, uint64_t cursor, int64_t now_ns);

@@ -34,42 +34,48 @@ static void agent_close(struct agent *a, bool forget)
 	agent_status_free(a->status);
 }
 
+/* One that is not there is waited for, as long as another is. */
 static int add_named(struct agent *a, struct error *error)
 {
+	struct error missing = { 0 };
+	unsigned there = 0;
 	for (unsigned i = 0; i < a->options->disk_count; i++) {
 		const struct agent_disk *disk = &a->options->disks[i];
-		int r = source_add(a->source, disk->id, disk->path, error);
+		struct error why = { 0 };
+		int r = source_add(a->source, disk->id, disk->path, &why);
+		there += r == 0;
+		if (r == -ENOENT) {
+			missing = why;
+			r = source_await(a->source, disk->id, disk->path, &why);
+		}
 		if (r < 0)
-			return r;
+			return *error = why, r;
 	}
+	if (there == 0)
+		return *error = missing, missing.code;
+	if (missing.code)
+		log_error("%s; it is waited for", missing.message);
 	return 0;
 }
 
 static int add_all(struct agent *a, struct error *error)
 {
-	CLEANUP_FREE struct disk *disks = NULL;
-	size_t count = 0;
-	int r = disk_list(&disks, &count);
-	if (r < 0)
-		return error_set(error, r, "name them with --disk ID=PATH",
-			"the disks of this machine cannot be listed: %s", strerrordesc_np(-r));
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		char path[DISK_NAME_BYTES + 8];
-		snprintf(path, sizeof(path), "/dev/%s", disks[i].name);
-		r = source_add(a->source, disks[i].name, path, error);
-	}
-	if (r == 0 && a->source->count == 0)
-		r = error_set(error, -ENOENT, "name them with --disk ID=PATH",
+	int r = source_add_all(a->source, true, error);
+	if (r == 0)
+		return error_set(error, -ENOENT, "name them with --disk ID=PATH",
 			"no disk was found that could be protected");
-	return r;
+	return MIN(r, 0);
 }
 
 static int agent_open(struct agent *a, struct error *error)
 {
 	const struct agent_options *o = a->options;
-	const struct source_options source = {
-		.io = o->io, .state_dir = o->state_dir, .pin_dir = o->pin_dir, .method = o->method
-	};
+	const struct source_options source = { .io = o->io,
+		.state_dir = o->state_dir,
+		.pin_dir = o->pin_dir,
+		.method = o->method,
+		.exclude = o->exclude,
+		.discovers = o->disk_count == 0 };
 	/* The watchdog is forked while this process is small and has no threads. */
 	int r = freezer_new(&a->freezer, error);
 	if (r == 0)
@@ -132,6 +138,12 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.send_bytes_per_s = o->send_bytes_per_s,
 		.zstd = o->zstd,
 		.stop_fd = o->stop_fd };
+	if (source_look(a->source))
+		r = source_store(a->source, error);
+	if (r < 0) {
+		identity_free(identity);
+		return r;
+	}
 	agent_status_set_appliance(a->status, identity->machine, identity->appliance);
 	agent_status_set_state(a->status, "connecting");
 	agent_status_write(a->status);

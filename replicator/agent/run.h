@@ -24,7 +24,8 @@ struct agent_options {
 	const char *pin_dir;     /* NULL: marks end with the process */
 	const char *status_path; /* NULL: none */
 	const struct agent_disk *disks;
-	unsigned disk_count;             /* 0: every disk of the machine */
+	unsigned disk_count;             /* 0: every disk of the machine, also those to come */
+	const char *const *exclude;      /* NULL ends; may be NULL; see source_add_all */
 	const char *const *freeze_paths; /* NULL ends; may be NULL */
 	const char *pre_freeze, *post_thaw;
 	unsigned freeze_timeout_ms, script_timeout_ms;

@@ -317,9 +317,36 @@ int session_ended(struct session *s)
 	return s->ended ? (s->error.code ? s->error.code : -ECANCELED) : 0;
 }
 
+/* What would put something into the pipeline. */
+static bool is_compare(const struct event *event)
+{
+	return event->kind == EVENT_HASHES || event->kind == EVENT_PAGES ||
+	       event->kind == EVENT_DIFFERS;
+}
+
+void session_hold_compare(struct session *s, bool hold)
+{
+	s->hold_compare = hold;
+	if (hold || !s->held)
+		return;
+	SCOPED_LOCK(&s->lock);
+	*s->held_end = s->inbox;
+	if (!s->inbox)
+		s->inbox_end = s->held_end;
+	s->inbox = s->held;
+	s->held = NULL;
+	s->held_end = &s->held;
+}
+
 int session_pump(struct session *s, int64_t wait_ns)
 {
 	struct event *event = session_next_event(s, wait_ns);
+	if (event && s->hold_compare && is_compare(event)) {
+		event->next = NULL;
+		*s->held_end = event;
+		s->held_end = &event->next;
+		event = NULL;
+	}
 	int r = event ? handle(s, event) : 0;
 	session_free_event(event);
 	int end = session_ended(s);
@@ -363,7 +390,7 @@ static void note_figures(struct session *s)
 		s->options->status, session_is_whole(s) ? "replicating" : "comparing");
 }
 
-/* Once a second: figures, disks that grew. */
+/* Once a second: figures, disks that came, grew or went. */
 int session_keep_house(struct session *s)
 {
 	int64_t now = clock_monotonic_ns(clock_system());
@@ -373,8 +400,8 @@ int session_keep_house(struct session *s)
 	note_figures(s);
 	agent_status_write(s->options->status);
 	int r = say_status(s);
-	if (r == 0 && source_look_for_growth(s->options->source))
-		r = session_say_disks(s);
+	if (r == 0 && source_look(s->options->source))
+		r = session_disks_changed(s);
 	return r;
 }
 
@@ -545,6 +572,11 @@ static void take_down(struct session *s, bool orderly)
 		s->inbox = event->next;
 		session_free_event(event);
 	}
+	while (s->held) {
+		struct event *event = s->held;
+		s->held = event->next;
+		session_free_event(event);
+	}
 	while (s->wanted) {
 		struct event *event = s->wanted;
 		s->wanted = event->next;
@@ -564,6 +596,7 @@ int session_run(const struct session_options *options, struct error *error, bool
 	s->stopper_fd = -1;
 	s->inbox_end = &s->inbox;
 	s->wanted_end = &s->wanted;
+	s->held_end = &s->held;
 	s->zero_chunk = compare_zero_chunk();
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_condattr_t monotonic;

@@ -57,7 +57,7 @@ static uint64_t dirty_bytes(struct session *s)
 	struct source *source = s->options->source;
 	uint64_t dirty = 0;
 	for (unsigned i = 0; i < source->count; i++)
-		if (source->disks[i]->accepted)
+		if (session_takes_part(s, i))
 			dirty += source_dirty_bytes(source->disks[i]);
 	return dirty;
 }
@@ -130,7 +130,7 @@ static int take_all(struct cut *cut, uint64_t *ret_bytes)
 	*ret_bytes = 0;
 	for (unsigned i = 0; i < source->count; i++) {
 		struct source_disk *disk = source->disks[i];
-		for (uint64_t at = 0; disk->accepted && at < disk->disk.bytes;) {
+		for (uint64_t at = 0; session_takes_part(s, i) && at < disk->disk.bytes;) {
 			size_t count = 0;
 			int r;
 			{
@@ -156,7 +156,7 @@ static int read_errors(struct session *s, struct error *ret_error)
 	struct source *source = s->options->source;
 	for (unsigned i = 0; i < source->count; i++) {
 		SCOPED_LOCK(&source->disks[i]->lock);
-		if (source->disks[i]->error.code == 0)
+		if (source->disks[i]->error.code == 0 || !session_takes_part(s, i))
 			continue;
 		*ret_error = source->disks[i]->error;
 		return ret_error->code;
@@ -169,7 +169,8 @@ static void forget_errors(struct session *s)
 	struct source *source = s->options->source;
 	for (unsigned i = 0; i < source->count; i++) {
 		SCOPED_LOCK(&source->disks[i]->lock);
-		source->disks[i]->error = (struct error){ 0 };
+		if (session_takes_part(s, i))
+			source->disks[i]->error = (struct error){ 0 };
 	}
 }
 
@@ -273,7 +274,8 @@ static int prepare_freeze(struct cut *cut)
 	dev_t devs[2 * SOURCE_DISKS_MAX];
 	size_t count = 0;
 	for (unsigned i = 0; i < options->source->count; i++)
-		devs[count++] = options->source->disks[i]->disk.dev;
+		if (session_takes_part(cut->session, i))
+			devs[count++] = options->source->disks[i]->disk.dev;
 	for (unsigned i = 0;
 		options->freeze_paths && options->freeze_paths[i] && count < ARRAY_SIZE(devs);
 		i++) {
@@ -317,7 +319,8 @@ static void look_for_losses(struct cut *cut)
 		struct source_disk *disk = source->disks[i];
 		struct tracker_trust trust;
 		SCOPED_LOCK(&disk->lock);
-		if (!disk->accepted || tracker_check(disk->tracked, CHECK_MS, &trust) < 0)
+		if (!session_takes_part(cut->session, i) ||
+			tracker_check(disk->tracked, CHECK_MS, &trust) < 0)
 			continue;
 		if (trust.verdict == TRACKER_RECALLED)
 			cut->recalled_bytes += trust.recalled_bytes;
@@ -498,9 +501,12 @@ static int await_freeze(struct cut *cut)
 static int make_point(struct cut *cut)
 {
 	struct session *s = cut->session;
+	session_hold_compare(s, true);
 	int r = prepare_freeze(cut);
 	if (r == 0)
 		r = copy_in_passes(cut);
+	if (r == 0)
+		r = await_sent(cut); /* a comparison's, too */
 	if (r == 0)
 		r = quiesce(cut);
 	if (r == 0 && !cut->alone)
@@ -508,6 +514,7 @@ static int make_point(struct cut *cut)
 	if (r == 0)
 		r = freeze_and_copy(cut);
 	freezer_release(s->options->freezer);
+	session_hold_compare(s, false);
 	unquiesce(cut);
 	if (r == 0)
 		r = await_sent(cut);

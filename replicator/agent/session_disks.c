@@ -18,6 +18,7 @@
 #include "replicator/agent/session_internal.h"
 
 #define TELL_CHUNKS 64u
+#define ARRIVE_NS (2 * NS_PER_S)
 #define RETRY_FIRST_NS (2 * NS_PER_S)
 #define RETRY_LONGEST_NS (60 * NS_PER_S)
 
@@ -65,7 +66,8 @@ int session_say_disks(struct session *s)
 	struct cJSON *json = session_message("disks"), *list;
 	int r = json ? json_add_array(json, "disks", &list) : -ENOMEM;
 	for (unsigned i = 0; r == 0 && i < source->count; i++)
-		r = add_disk(s, list, source->disks[i]);
+		if (!source->disks[i]->gone)
+			r = add_disk(s, list, source->disks[i]);
 	if (r < 0)
 		json_freep(&json);
 	return session_say(s, json);
@@ -78,6 +80,7 @@ static void begin(struct session *s, unsigned index, uint64_t cursor)
 	s->disks[index].retry_ns = s->disks[index].retry_wait_ns = 0;
 	compare_begin(&s->disks[index].compare, source_disk_bytes(disk) / WIRE_CHUNK_BYTES, cursor,
 		clock_monotonic_ns(clock_system()));
+	s->disks[index].compare.short_steps = s->disks[index].joining;
 	log_info("disk %s: comparing with the appliance from byte %" PRIu64, disk->id,
 		cursor * WIRE_CHUNK_BYTES);
 }
@@ -96,7 +99,8 @@ static int take_one(struct session *s, const struct json *item)
 		return -EBADMSG;
 	struct source_disk *disk = source->disks[i];
 	disk->accepted = false;
-	disk->refusal = (struct error){ 0 };
+	if (!disk->gone)
+		disk->refusal = (struct error){ 0 };
 	if (json_find_object(item, "error", &refusal, NULL) > 0) {
 		(void)json_find_text(&refusal, "message", &text, NULL);
 		(void)json_find_text(&refusal, "mend", &mend, NULL);
@@ -111,11 +115,13 @@ static int take_one(struct session *s, const struct json *item)
 		r = json_get_u64(item, "cursor", &cursor, NULL);
 	if (r < 0 || number > UINT16_MAX)
 		return -EBADMSG;
-	disk->accepted = true;
+	disk->accepted = !disk->gone;
 	disk->number = (uint16_t)number;
+	s->disks[i].joining = false;
+	(void)json_find_bool(item, "joining", &s->disks[i].joining, NULL);
 	bool same = s->disks[i].comparing &&
 		    s->disks[i].compare.chunks == source_disk_bytes(disk) / WIRE_CHUNK_BYTES;
-	if (strcmp(state, "continue") == 0)
+	if (strcmp(state, "continue") == 0 || disk->gone)
 		s->disks[i].comparing = false;
 	else if (!same)
 		begin(s, i, cursor);
@@ -154,10 +160,60 @@ int session_take_resync(struct session *s, const struct json *message)
 bool session_is_whole(const struct session *s)
 {
 	const struct source *source = s->options->source;
-	for (unsigned i = 0; i < source->count; i++)
-		if (s->disks[i].comparing)
+	bool some = false;
+	for (unsigned i = 0; i < source->count; i++) {
+		if (source->disks[i]->accepted && s->disks[i].comparing && !s->disks[i].joining)
 			return false;
-	return s->disks_answered;
+		some |= session_takes_part(s, i);
+	}
+	return s->disks_answered && some;
+}
+
+bool session_takes_part(const struct session *s, unsigned index)
+{
+	return s->options->source->disks[index]->accepted && !s->disks[index].comparing;
+}
+
+/* Chunks of disks that are gone whose pages were to be asked for. */
+static void forget_wanted(struct session *s)
+{
+	struct event **at = &s->wanted;
+	while (*at) {
+		struct event *event = *at;
+		if (!event->source->gone) {
+			at = &event->next;
+			continue;
+		}
+		*at = event->next;
+		session_free_event(event);
+	}
+	s->wanted_end = at;
+}
+
+int session_disks_changed(struct session *s)
+{
+	struct source *source = s->options->source;
+	struct error error = { 0 };
+	int r = source_store(source, &error);
+	if (r < 0) {
+		session_end(s, &error);
+		return r;
+	}
+	bool gone = false;
+	for (unsigned i = 0; i < source->count; i++) {
+		if (!source->disks[i]->gone)
+			continue;
+		gone |= s->disks[i].comparing;
+		s->disks[i].comparing = s->disks[i].joining = false;
+		if (s->verify.active && s->verify.disk == i)
+			session_end_verify(s);
+	}
+	forget_wanted(s);
+	/* What was read of it before is on its way, and is not to come after the word that it is
+	 * gone. If it takes longer the session ends and the next one is right. */
+	if (gone)
+		(void)pipeline_wait_arrived(s->pipeline, ARRIVE_NS);
+	return session_say_disks(s);
 }
 
 int session_distrust(struct session *s, struct source_disk *disk, const char *why)
@@ -384,7 +440,8 @@ static int advance(struct session *s, unsigned index)
 	if (r == 0 && compare_is_done(compare)) {
 		log_info("disk %s is whole: %" PRIu64 " of %" PRIu64 " chunks differed", disk->id,
 			compare->differing, compare->chunks - compare->begun_at);
-		s->disks[index].comparing = false;
+		s->disks[index].comparing = s->disks[index].joining = false;
+		s->sent_at_mark = 0; /* the next point shows it, whatever else has changed */
 		return tell_compared(s, disk, compare, true);
 	}
 	if (r == 0 && compare->cursor >= compare->told + TELL_CHUNKS)

@@ -42,6 +42,7 @@ struct event {
 
 struct session_disk {
 	bool comparing;
+	bool joining; /* no point shows it yet: cuts need not wait until it is compared */
 	struct compare compare;
 	int64_t retry_ns; /* what could not be read is read again then; 0: all could */
 	int64_t retry_wait_ns;
@@ -102,6 +103,9 @@ struct session {
 	bool disks_answered;
 	unsigned asked_hashes, asked_pages;
 	struct event *wanted, **wanted_end; /* chunks whose pages are to be asked for */
+	/* While something is about to stand still no comparison gets in its way. */
+	bool hold_compare;
+	struct event *held, **held_end;
 	struct session_cut cut;
 	uint64_t cuts; /* tried: each takes marks */
 	struct session_verify verify;
@@ -123,12 +127,14 @@ int session_ended(struct session *session);
 /* Waits for the next event, at most so long. NULL: none came, or the session ended. */
 struct event *session_next_event(struct session *session, int64_t wait_ns);
 void session_free_event(struct event *event);
+/* Lets comparisons wait, or go on. */
+void session_hold_compare(struct session *session, bool hold);
 /* Handles one event, or waits in vain. -errno: the session ended. */
 int session_pump(struct session *session, int64_t wait_ns);
 int session_say(struct session *session, struct cJSON *json); /* frees json */
 /* {"type": type}; NULL: no memory. */
 struct cJSON *session_message(const char *type);
-/* Once a second: figures, disks that grew. */
+/* Once a second: figures, disks that came, grew or went. */
 int session_keep_house(struct session *session);
 
 /* ── session_stop.c ──────────────────────────────────────────────────────────────────────── */
@@ -150,7 +156,12 @@ int session_take_compared(struct session *session, struct event *event);
 int session_take_unread(struct session *session, struct event *event);
 /* Asks for more, tells how far it is. */
 int session_advance_compare(struct session *session);
+/* All that takes part in points is compared, and something does. */
 bool session_is_whole(const struct session *session);
+/* That disk takes part in points now. */
+bool session_takes_part(const struct session *session, unsigned index);
+/* Disks have come or gone: forgets what was under way for these, and tells the appliance. */
+int session_disks_changed(struct session *session);
 /* Its capture missed something: a new incarnation, told to the appliance. */
 int session_distrust(struct session *session, struct source_disk *disk, const char *why);
 

@@ -105,7 +105,8 @@ static int build(const struct source *source, struct buf *text)
 	if (r == 0)
 		r = json_add_array(root, "disks", &list);
 	for (unsigned i = 0; r == 0 && i < source->count; i++)
-		r = add_entry(list, source->disks[i]);
+		if (!source->disks[i]->gone)
+			r = add_entry(list, source->disks[i]);
 	return r == 0 ? json_print(root, true, text) : r;
 }
 
@@ -138,6 +139,8 @@ int source_new(
 	if (!source)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	source->io = options->io;
+	source->exclude = options->exclude;
+	source->discovers = options->discovers;
 	source->state_dir = strdup(options->state_dir);
 	int r = source->state_dir ? tracker_open(&tracker, &source->tracker, error)
 				  : error_set(error, -ENOMEM, NULL, "out of memory");
@@ -183,7 +186,7 @@ static int check_new(
 		if (strcmp(other->id, disk->id) == 0)
 			return error_set(error, -EEXIST, "give each disk a name of its own",
 				"two disks are called %s", disk->id);
-		if (other->disk.dev == disk->disk.dev)
+		if (!other->gone && other->disk.dev == disk->disk.dev)
 			return error_set(error, -EEXIST, NULL, "%s and %s are the same disk",
 				other->path, disk->path);
 	}
@@ -232,34 +235,33 @@ int source_add(struct source *source, const char *id, const char *path, struct e
 	return 0;
 }
 
-bool source_look_for_growth(struct source *source)
+int source_await(struct source *source, const char *id, const char *path, struct error *error)
 {
-	bool grown = false;
-	for (unsigned i = 0; i < source->count; i++) {
-		struct source_disk *disk = source->disks[i];
-		struct disk now;
-		if (disk_find_dev(disk->disk.dev, &now, NULL) < 0 || now.bytes <= disk->disk.bytes)
-			continue;
-		SCOPED_LOCK(&disk->lock);
-		struct error error = { 0 };
-		int r = tracker_grow(disk->tracked, now.bytes, &error);
-		if (r < 0) {
-			log_warning("disk %s has grown, and what is new cannot be followed: %s",
-				disk->id, error.message);
-			continue;
-		}
-		log_info(
-			"disk %s has grown to %llu bytes", disk->id, (unsigned long long)now.bytes);
-		disk->disk.bytes = now.bytes;
-		grown = true;
+	struct source_disk *disk = calloc(1, sizeof(*disk));
+	if (!disk)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	disk->file = -1;
+	disk->gone = true;
+	pthread_mutex_init(&disk->lock, NULL);
+	snprintf(disk->id, sizeof(disk->id), "%s", id);
+	disk->path = strdup(path);
+	int r = disk->path ? check_new(source, disk, error)
+			   : error_set(error, -ENOMEM, NULL, "out of memory");
+	if (r < 0) {
+		free_disk(disk);
+		return r;
 	}
-	return grown;
+	error_set(&disk->refusal, -ENODEV, "bring it; or restart the agent without it (--disk)",
+		"disk %s (%s) is not there; recovery points are made without it", id, path);
+	source->disks[source->count++] = disk;
+	return 0;
 }
 
 int source_distrust(struct source_disk *disk, struct error *error)
 {
 	SCOPED_LOCK(&disk->lock);
-	int r = tracker_trust_again(disk->tracked, error);
+	int r = disk->tracked ? tracker_trust_again(disk->tracked, error)
+			      : error_set(error, -ENODEV, NULL, "disk %s has gone", disk->id);
 	if (r == 0)
 		r = random_bytes(&disk->incarnation, sizeof(disk->incarnation));
 	return r;
@@ -304,17 +306,19 @@ int source_read(struct source_disk *disk, uint64_t offset, void *data, size_t n)
 void source_settle(struct source_disk *disk, uint64_t pass, uint64_t offset, uint64_t length)
 {
 	SCOPED_LOCK(&disk->lock);
-	tracker_settle(disk->tracked, pass, offset, MIN(length, disk->disk.bytes - offset));
+	if (disk->tracked)
+		tracker_settle(disk->tracked, pass, offset, MIN(length, disk->disk.bytes - offset));
 }
 
 void source_put_back(struct source_disk *disk, uint64_t offset, uint64_t length)
 {
 	SCOPED_LOCK(&disk->lock);
-	tracker_put_back(disk->tracked, offset, MIN(length, disk->disk.bytes - offset));
+	if (disk->tracked)
+		tracker_put_back(disk->tracked, offset, MIN(length, disk->disk.bytes - offset));
 }
 
 uint64_t source_dirty_bytes(struct source_disk *disk)
 {
 	SCOPED_LOCK(&disk->lock);
-	return tracker_dirty_bytes(disk->tracked);
+	return disk->tracked ? tracker_dirty_bytes(disk->tracked) : 0;
 }

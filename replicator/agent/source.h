@@ -29,9 +29,11 @@ struct source_disk {
 	struct disk disk;
 	int file; /* O_DIRECT */
 	uint64_t incarnation;
-	pthread_mutex_t lock; /* the tracker's calls for this disk, and what follows */
-	struct tracker_disk *tracked;
-	struct error error; /* why it could not be read of late; code 0: it could */
+	pthread_mutex_t lock;         /* the tracker's calls for this disk, and what follows */
+	struct tracker_disk *tracked; /* NULL: gone */
+	struct error error;           /* why it could not be read of late; code 0: it could */
+
+	bool gone; /* not there now; `refusal` says so */
 
 	/* what the appliance said */
 	bool accepted;
@@ -44,6 +46,8 @@ struct source_options {
 	const char *state_dir; /* exists */
 	const char *pin_dir;   /* for the tracker; NULL: marks end with the process */
 	enum tracker_method method;
+	const char *const *exclude; /* NULL ends; borrowed; see source_add_all */
+	bool discovers;             /* disks that come while it runs are protected, too */
 };
 
 struct source {
@@ -52,6 +56,14 @@ struct source {
 	struct tracker *tracker;
 	struct source_disk *disks[SOURCE_DISKS_MAX];
 	unsigned count;
+	const char *const *exclude;
+	bool discovers;
+	int64_t discover_ns; /* the next time */
+	struct {
+		dev_t dev;
+		uint64_t sequence;
+	} ignored[SOURCE_DISKS_MAX]; /* cannot be captured, and was told of */
+	unsigned ignored_count;
 };
 
 /* -EBUSY: another agent is at work here. */
@@ -63,8 +75,15 @@ void source_free(struct source *source, bool forget);
 /* Protects the block device at `path` under that name from now on. -EEXIST: the name or the device
  * is taken; else as disk_find and tracker_add. */
 int source_add(struct source *source, const char *id, const char *path, struct error *error);
-/* Looks whether disks have grown; returns true if one has. */
-bool source_look_for_growth(struct source *source);
+/* As source_add for a disk that is not there: it is protected as soon as it is (source_look). */
+int source_await(struct source *source, const char *id, const char *path, struct error *error);
+/* Protects every disk of the machine, under its kernel name, that is not protected yet and that no
+ * pattern of `exclude` names: by kernel name (as a shell does, *), serial number, or path. Returns
+ * how many were added. One that cannot be captured is told of once and left alone, or is an error.
+ */
+int source_add_all(struct source *source, bool all_or_none, struct error *error);
+/* Looks which disks have come, grown or gone; true if any has. At most once a second. */
+bool source_look(struct source *source);
 
 /* Stores the incarnations; to be called after source_add and source_distrust, before the appliance
  * hears of them. */

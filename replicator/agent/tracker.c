@@ -30,7 +30,7 @@
 
 #define DEFAULT_MEMORY (33 * MIB)
 #define DISK_MEMORY (DEFAULT_MEMORY / 2) /* 64 GiB in blocks of 4 KiB, and the levels above */
-#define LARGE_DISK_MEMORY (64 * MIB) /* of one disk, whatever the others have */
+#define LARGE_DISK_MEMORY (64 * MIB)     /* of one disk, whatever the others have */
 #define COARSE_SHIFT 20u
 
 int tracker_boot_id(char ret_id[static 40])

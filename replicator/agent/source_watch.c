@@ -1,0 +1,189 @@
+/*
+ * Disks that come, grow and go while the agent runs.
+ *
+ * A disk that has gone keeps its place and its name; it is told of until it is back, and is another
+ * run of capture then: nobody saw what was written to it meanwhile. One that cannot be captured is
+ * told of once and left alone.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/rng.h"
+#include "replicator/agent/source.h"
+
+#define DISCOVER_NS (5 * NS_PER_S)
+
+/* ── which ───────────────────────────────────────────────────────────────────────────────── */
+
+static bool is_excluded(const struct source *source, const struct disk *disk)
+{
+	const char *const *pattern = source->exclude;
+	for (; pattern && *pattern; pattern++) {
+		struct disk named;
+		if (fnmatch(*pattern, disk->name, 0) == 0 ||
+			(disk->serial[0] && strcmp(*pattern, disk->serial) == 0))
+			return true;
+		if (**pattern == '/' && disk_find(*pattern, &named, NULL) == 0 &&
+			(named.dev == disk->dev || named.gendisk_dev == disk->dev))
+			return true;
+	}
+	return false;
+}
+
+static bool is_known(const struct source *source, const struct disk *disk)
+{
+	for (unsigned i = 0; i < source->count; i++)
+		if ((!source->disks[i]->gone && source->disks[i]->disk.dev == disk->dev) ||
+			strcmp(source->disks[i]->id, disk->name) == 0)
+			return true;
+	for (unsigned i = 0; i < source->ignored_count; i++)
+		if (source->ignored[i].dev == disk->dev &&
+			source->ignored[i].sequence == disk->sequence)
+			return true;
+	return false;
+}
+
+static void ignore(struct source *source, const struct disk *disk, const struct error *error)
+{
+	unsigned at = source->ignored_count % SOURCE_DISKS_MAX;
+	log_warning("%s is not protected: %s%s%s", disk->name, error->message,
+		error->mend[0] ? " → " : "", error->mend);
+	source->ignored[at].dev = disk->dev;
+	source->ignored[at].sequence = disk->sequence;
+	source->ignored_count = MIN(source->ignored_count + 1, SOURCE_DISKS_MAX);
+}
+
+int source_add_all(struct source *source, bool all_or_none, struct error *error)
+{
+	CLEANUP_FREE struct disk *disks = NULL;
+	size_t count = 0;
+	int r = disk_list(&disks, &count), added = 0;
+	if (r < 0)
+		return error_set(error, r, "name them with --disk ID=PATH",
+			"the disks of this machine cannot be listed: %s", strerrordesc_np(-r));
+	for (size_t i = 0; i < count; i++) {
+		char path[DISK_NAME_BYTES + 8];
+		struct error why = { 0 };
+		if (is_excluded(source, &disks[i]) || is_known(source, &disks[i]))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%s", disks[i].name);
+		r = source_add(source, disks[i].name, path, &why);
+		added += r == 0;
+		if (r == 0)
+			log_info("disk %s is protected from now on", disks[i].name);
+		else if (!all_or_none)
+			ignore(source, &disks[i], &why);
+		else
+			return *error = why, r;
+	}
+	return added;
+}
+
+/* ── those that are there ────────────────────────────────────────────────────────────────── */
+
+static bool grow(struct source_disk *disk, uint64_t bytes)
+{
+	struct error error = { 0 };
+	SCOPED_LOCK(&disk->lock);
+	int r = tracker_grow(disk->tracked, bytes, &error);
+	if (r < 0) {
+		log_warning("disk %s has grown, and what is new cannot be followed: %s", disk->id,
+			error.message);
+		return false;
+	}
+	log_info("disk %s has grown to %llu bytes", disk->id, (unsigned long long)bytes);
+	disk->disk.bytes = bytes;
+	return true;
+}
+
+static void lose(struct source_disk *disk)
+{
+	SCOPED_LOCK(&disk->lock);
+	tracker_remove(disk->tracked);
+	disk->tracked = NULL;
+	disk->gone = true;
+	disk->accepted = false;
+	error_set(&disk->refusal, -ENODEV,
+		"bring it back; or, if it is not to come back, restart the agent without it "
+		"(--disk, --exclude)",
+		"disk %s (%s) is not there any more; recovery points go on without it", disk->id,
+		disk->path);
+	log_error("%s", disk->refusal.message);
+}
+
+/* Another disk, or what is no disk any more, is as if it had gone. */
+static bool is_there(const struct source_disk *disk, struct disk *ret_now)
+{
+	return disk_find_dev(disk->disk.dev, ret_now, NULL) == 0 && ret_now->bytes > 0 &&
+	       ret_now->sequence == disk->disk.sequence && ret_now->bytes >= disk->disk.bytes;
+}
+
+/* Its descriptor is replaced, not closed: a reader may be about to use it. */
+static int reopen(struct source *source, struct source_disk *disk, const struct disk *now)
+{
+	struct error error = { 0 };
+	struct tracker_disk *tracked;
+	CLEANUP_CLOSE int file = disk_open(now);
+	if (file < 0)
+		return file;
+	if (disk->file < 0)
+		disk->file = fcntl(file, F_DUPFD_CLOEXEC, 0);
+	else if (dup3(file, disk->file, O_CLOEXEC) < 0)
+		return -errno;
+	if (disk->file < 0)
+		return -errno;
+	int r = tracker_add(source->tracker, now, &tracked, &error);
+	if (r < 0)
+		return r;
+	SCOPED_LOCK(&disk->lock);
+	disk->disk = *now;
+	disk->tracked = tracked;
+	disk->error = disk->refusal = (struct error){ 0 };
+	disk->gone = false;
+	return random_bytes(&disk->incarnation, sizeof(disk->incarnation));
+}
+
+static bool find_again(struct source *source, struct source_disk *disk)
+{
+	struct disk now;
+	if (disk_find(disk->path, &now, NULL) < 0 || now.bytes == 0)
+		return false;
+	for (unsigned i = 0; i < source->count; i++)
+		if (!source->disks[i]->gone && source->disks[i]->disk.dev == now.dev)
+			return false;
+	if (reopen(source, disk, &now) < 0)
+		return false;
+	log_info("disk %s (%s) is there again", disk->id, disk->path);
+	return true;
+}
+
+bool source_look(struct source *source)
+{
+	bool changed = false;
+	int64_t now_ns = clock_monotonic_ns(clock_system());
+	bool discover = now_ns >= source->discover_ns;
+	for (unsigned i = 0; i < source->count; i++) {
+		struct source_disk *disk = source->disks[i];
+		struct disk now;
+		if (disk->gone) {
+			changed |= discover && find_again(source, disk);
+		} else if (!is_there(disk, &now)) {
+			lose(disk);
+			changed = true;
+		} else if (now.bytes > disk->disk.bytes) {
+			changed |= grow(disk, now.bytes);
+		}
+	}
+	if (!discover)
+		return changed;
+	source->discover_ns = now_ns + DISCOVER_NS;
+	return (source->discovers && source_add_all(source, false, NULL) > 0) || changed;
+}

@@ -1,0 +1,229 @@
+"""Disks that come, grow and go while an agent runs: a new one is protected by itself unless excluded,
+and the others' recovery points neither wait for it nor show it before it is whole; one that goes is
+told of and stops nobody, and is compared when it is back.
+
+The agent runs in a mount namespace with a /sys/block of the test's own, in which loop devices go by
+other names: that is what it takes for the machine's disks.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from agent import Agent, LoopDisk
+from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
+                       wait_until)
+
+# As fast as it goes: 2 MiB/s make a first synchronization long enough to look at.
+SLOW = ["--read-limit", "2M"]
+
+
+class MachineAgent(Agent):
+    """An agent that sees only the disks it is given, through bind mounts over sysfs."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.sys = pathlib.Path(self.state).parent / "sys-block"
+        self.hidden = pathlib.Path(self.state).parent / "no-disk"
+
+    def program(self):
+        if not self.process_wanted:
+            return super().program()
+        return ["unshare", "--mount", "--propagation", "slave", "sh", "-c",
+                'mount --bind "$0" /sys/block && exec "$@"', str(self.sys), *super().program()]
+
+    process_wanted = False
+
+    def start(self, disks=None, options=None):
+        self.process_wanted = True
+        try:
+            super().start(disks, options)
+        finally:
+            self.process_wanted = False
+
+    def plug(self, disk, name):
+        self.sys.mkdir(exist_ok=True)
+        target = os.path.realpath(f"/sys/block/{os.path.basename(disk.device)}")
+        (self.sys / name).symlink_to(target)
+
+    def inside(self, *command):
+        shell("nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", *command)
+
+    def pull(self, disk):
+        """Sysfs knows the disk no longer; its files there are empty."""
+        self.hidden.mkdir(exist_ok=True)
+        self.inside("mount", "--bind", self.hidden,
+                    os.path.realpath(f"/sys/block/{os.path.basename(disk.device)}"))
+
+    def put_back(self, disk):
+        self.inside("umount", os.path.realpath(f"/sys/block/{os.path.basename(disk.device)}"))
+
+
+def name_of(disk):
+    return os.path.basename(disk.device)
+
+
+def shown(appliance, point):
+    return sorted(os.listdir(f"{appliance.mount}/web/points/{point['name']}"))
+
+
+def files(*disks):
+    return sorted(f"{name_of(disk)}.vhd" for disk in disks)
+
+
+def equal(appliance, point, *disks):
+    for disk in disks:
+        path = f"{appliance.mount}/web/points/{point['name']}/{name_of(disk)}.vhd"
+        with open(path, "rb") as there, open(disk.device, "rb") as here:
+            os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for at in range(0, disk.size, MIB):
+                check(there.read(MIB) == here.read(MIB), f"{path} differs in MiB {at // MIB}")
+
+
+def protected(appliance):
+    return {disk["id"]: disk for disk in appliance.machine("web")["agent"]["disks"]}
+
+
+def newest(appliance):
+    points = appliance.points("web")
+    return points[-1] if points else None
+
+
+def touch(disk, at=0):
+    disk.write(at, os.urandom(4096))
+
+
+def appears(appliance, agent, root, data, other):
+    step("a disk that appears is protected by itself, and holds nobody up")
+    data.write(0, os.urandom(24 * MIB))
+    agent.plug(other, "sdx")
+    agent.plug(data, "sdc")
+    disk = wait_until(30, lambda: protected(appliance).get(name_of(data)),
+                      "the new disk is not protected")
+    check(disk["joining"] and disk["state"] == "comparing", f"{disk}")
+    seen = []
+    while not protected(appliance)[name_of(data)]["state"] == "whole":
+        touch(root)
+        point = appliance.create_point("web")
+        if protected(appliance)[name_of(data)]["state"] != "whole":
+            check(shown(appliance, point) == files(root), f"{shown(appliance, point)}")
+            equal(appliance, point, root)
+            seen.append(point)
+    check(len(seen) >= 2, f"{len(seen)} points were made before the new disk was compared")
+    check(name_of(other) not in protected(appliance), "an excluded disk is protected")
+    point = appliance.create_point("web")
+    check(shown(appliance, point) == files(root, data), f"{shown(appliance, point)}")
+    equal(appliance, point, root, data)
+    clone = appliance.call("clone", "create", "web", seen[-1]["number"])["clone"]
+    check(os.listdir(clone["path"]) == files(root), "a clone shows more than its point")
+    appliance.remove_clone(clone)
+    return seen[-1], point
+
+
+def remembered(appliance, root, data, before, after):
+    step("restarts do not forget what points show")
+    appliance.kill()
+    appliance.start()
+    wait_until(30, lambda: os.path.isdir(f"{appliance.mount}/web/points/{before['name']}"),
+               "the points are not back")
+    check(shown(appliance, before) == files(root), f"{shown(appliance, before)}")
+    check(shown(appliance, after) == files(root, data), f"{shown(appliance, after)}")
+
+
+def grows(appliance, agent, root, data):
+    step("a disk that grows is followed")
+    data.grow(data.size + 16 * MIB)
+    touch(data, data.size - MIB)
+    wait_until(30, lambda: protected(appliance)[name_of(data)]["size_bytes"] == data.size,
+               "the growth is not seen")
+    agent.wait_state("replicating", "freezing")
+    point = appliance.create_point("web")
+    equal(appliance, point, root, data)
+
+
+def goes(appliance, agent, root, data):
+    step("a disk that goes is told of, and the other's points go on")
+    agent.pull(data)
+    alert = appliance.wait_alert("web", "agent-failing", 30)
+    check("not there any more" in alert["cause"], f"{alert}")
+    touch(root)
+    point = appliance.create_point("web")
+    check(shown(appliance, point) == files(root), f"{shown(appliance, point)}")
+    equal(appliance, point, root)
+    touch(data, MIB)
+
+    step("and when it is back it is compared, and shown again")
+    agent.put_back(data)
+    wait_until(60, lambda: protected(appliance).get(name_of(data), {}).get("state") == "whole",
+               "it is not protected again")
+    again = appliance.create_point("web")
+    check(shown(appliance, again) == files(root, data), f"{shown(appliance, again)}")
+    equal(appliance, again, root, data)
+    check(shown(appliance, point) == files(root), "what an old point shows has changed")
+    wait_until(30, lambda: "agent-failing" not in appliance.alerts("web"), "the alert stays")
+
+
+def taken_over(appliance, work, service, root, data, before, after):
+    step("who takes the group over knows what points show")
+    point = appliance.call("point", "create", "web", "--wait", "vault", timeout=120)["point"]
+    appliance.stop()
+    with Appliance(BUILD, work, service.connection_string, name="second") as second:
+        second.call("vault", "takeover", timeout=120)
+        points = {p["number"] for p in second.points("web")}
+        for number, disks in ((before, (root,)), (after, (root, data)), (point, (root, data))):
+            if number["number"] in points:
+                check(shown(second, number) == files(*disks), f"{shown(second, number)}")
+        check(point["number"] in points, "the newest point is gone")
+        check(any(p in points for p in (before["number"],)), "no point without the disk was kept")
+
+
+def named_and_absent(work, appliance, root):
+    step("a named disk that is not there is waited for")
+    with Agent(BUILD, work, "db") as agent:
+        appliance.call("machine", "add", "db", "--source", "agent")
+        agent.enroll(appliance)
+        link = work / "link"
+        agent.start({"root": root.device, "late": link})
+        agent.wait_state("replicating", "freezing")
+        alert = appliance.wait_alert("db", "agent-failing", 30)
+        check("late" in alert["cause"], f"{alert}")
+        with LoopDisk(work, "late", 8 * MIB) as late:
+            late.write(0, os.urandom(MIB))
+            link.symlink_to(late.device)
+            wait_until(30, lambda: any(d["id"] == "late" and d["state"] == "whole" for d in
+                                       appliance.machine("db")["agent"]["disks"]),
+                       "it is not protected when it comes")
+            agent.stop()
+    appliance.call("machine", "remove", "db")
+
+
+def test(work):
+    need("losetup", "unshare", "nsenter")
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, listen="127.0.0.1:0") as appliance, \
+            LoopDisk(work, "root", 8 * MIB) as root, LoopDisk(work, "data", 32 * MIB) as data, \
+            LoopDisk(work, "other", 8 * MIB) as other, LoopDisk(work, "extra", 8 * MIB) as extra, \
+            MachineAgent(BUILD, work, "web") as agent:
+        appliance.call("vault", "init")
+        appliance.call("policy", "set", "default", "point-interval=0", "vault-interval=1s")
+        appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
+        appliance.write_config()
+        named_and_absent(work, appliance, extra)
+        appliance.call("machine", "add", "web", "--source", "agent")
+        agent.enroll(appliance)
+        agent.plug(root, "sda")
+        agent.start({}, [*SLOW, "--exclude", name_of(other)])
+        agent.wait_state("replicating", "freezing")
+        touch(root)
+        check(shown(appliance, appliance.create_point("web")) == files(root), "the first point")
+        before, after = appears(appliance, agent, root, data, other)
+        remembered(appliance, root, data, before, after)
+        agent.wait_state("replicating", "freezing")
+        grows(appliance, agent, root, data)
+        goes(appliance, agent, root, data)
+        taken_over(appliance, work, service, root, data, before, after)
+
+
+run_test(test)
