@@ -24,42 +24,10 @@
 #include "common/rng.h"
 #include "replicator/pki_internal.h"
 #include "replicator/wire/certificate.h"
+#include "replicator/wire/openssl.h"
 
 #define DAY_S 86400
 #define SERIAL_BYTES 16
-
-static void bio_freep(BIO **bio)
-{
-	BIO_free_all(*bio);
-}
-
-static void key_freep(EVP_PKEY **key)
-{
-	EVP_PKEY_free(*key);
-}
-
-static void request_freep(X509_REQ **request)
-{
-	X509_REQ_free(*request);
-}
-
-static void x509_freep(X509 **certificate)
-{
-	X509_free(*certificate);
-}
-
-static int failed(struct error *error, int code, const char *what)
-{
-	char text[160];
-	certificate_library_error(text);
-	return error_set(error, code, NULL, "%s: %s", what, text);
-}
-
-static int no_password(char *buffer, int size, int writing, void *context)
-{
-	(void)buffer, (void)size, (void)writing, (void)context;
-	return -1;
-}
 
 void pki_pair_free(struct pki_pair *pair)
 {
@@ -72,13 +40,13 @@ void pki_pair_free(struct pki_pair *pair)
 static EVP_PKEY *read_key(const char *pem)
 {
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(pem, -1);
-	return bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
+	return bio ? PEM_read_bio_PrivateKey(bio, NULL, openssl_no_password, NULL) : NULL;
 }
 
 static X509 *read_certificate(const char *pem)
 {
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(pem, -1);
-	return bio ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
+	return bio ? PEM_read_bio_X509(bio, NULL, openssl_no_password, NULL) : NULL;
 }
 
 static int certificate_text(X509 *certificate, char **ret_pem)
@@ -110,7 +78,7 @@ int pki_read_pair(const char *text, struct error *error, struct pki_pair *ret_pa
 	X509 *x509 = pair.certificate_pem ? read_certificate(pair.certificate_pem) : NULL;
 	if (!key || !x509 || X509_check_private_key(x509, key) != 1) {
 		pki_pair_free(&pair);
-		return failed(error, -EBADMSG, "key and certificate do not fit together");
+		return openssl_failed(error, -EBADMSG, "key and certificate do not fit together");
 	}
 	*ret_pair = pair;
 	return 0;
@@ -183,7 +151,7 @@ static int make_certificate(const struct description *description, EVP_PKEY *key
 			description->extension_count) < 0 ||
 		X509_sign(certificate, issuer_key, EVP_sha256()) <= 0 ||
 		certificate_text(certificate, ret_pem) < 0)
-		return failed(error, -EIO, "cannot make a certificate");
+		return openssl_failed(error, -EIO, "cannot make a certificate");
 	return 0;
 }
 
@@ -200,7 +168,7 @@ int pki_make_authority(int64_t now_ns, struct error *error, struct pki_pair *ret
 	int r = certificate_make_key(error, &pair.key_pem);
 	CLEANUP(key_freep) EVP_PKEY *key = r == 0 ? read_key(pair.key_pem) : NULL;
 	if (r == 0 && !key)
-		r = failed(error, -EIO, "cannot make a key");
+		r = openssl_failed(error, -EIO, "cannot make a key");
 	if (r == 0)
 		r = make_certificate(
 			&description, key, NULL, key, now_ns, error, &pair.certificate_pem);
@@ -217,7 +185,7 @@ static int sign(const struct pki_pair *authority, const struct description *desc
 	CLEANUP(key_freep) EVP_PKEY *signing = read_key(authority->key_pem);
 	CLEANUP(x509_freep) X509 *issuer = read_certificate(authority->certificate_pem);
 	if (!signing || !issuer)
-		return failed(error, -EIO, "the authority's key cannot be used");
+		return openssl_failed(error, -EIO, "the authority's key cannot be used");
 	return make_certificate(description, key, issuer, signing, now_ns, error, ret_pem);
 }
 
@@ -236,7 +204,7 @@ int pki_make_server(const struct pki_pair *authority, int64_t now_ns, struct err
 	int r = certificate_make_key(error, &pair.key_pem);
 	CLEANUP(key_freep) EVP_PKEY *key = r == 0 ? read_key(pair.key_pem) : NULL;
 	if (r == 0 && !key)
-		r = failed(error, -EIO, "cannot make a key");
+		r = openssl_failed(error, -EIO, "cannot make a key");
 	if (r == 0)
 		r = sign(authority, &description, key, now_ns, error, &pair.certificate_pem);
 	if (r < 0)
@@ -256,16 +224,18 @@ static int read_request(const char *csr_pem, struct error *error, EVP_PKEY **ret
 		return error_set(error, -EBADMSG, NULL, "the certificate request is too long");
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(csr_pem, -1);
 	CLEANUP(request_freep)
-	X509_REQ *request = bio ? PEM_read_bio_X509_REQ(bio, NULL, no_password, NULL) : NULL;
+	X509_REQ *request =
+		bio ? PEM_read_bio_X509_REQ(bio, NULL, openssl_no_password, NULL) : NULL;
 	CLEANUP(key_freep) EVP_PKEY *key = request ? X509_REQ_get_pubkey(request) : NULL;
 	if (!key)
-		return failed(error, -EBADMSG, "the certificate request cannot be read");
+		return openssl_failed(error, -EBADMSG, "the certificate request cannot be read");
 	if (!EVP_PKEY_is_a(key, "EC") ||
 		EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1 ||
 		strcmp(group, "prime256v1") != 0)
-		return failed(error, -EBADMSG, "the certificate request's key is not on P-256");
+		return openssl_failed(
+			error, -EBADMSG, "the certificate request's key is not on P-256");
 	if (X509_REQ_verify(request, key) != 1)
-		return failed(
+		return openssl_failed(
 			error, -EBADMSG, "the certificate request is not signed with its key");
 	*ret_key = TAKE(key);
 	return 0;
@@ -282,7 +252,7 @@ int pki_read_request(
 	int n = i2d_PUBKEY(key, &der);
 	int ok = n > 0 ? EVP_Digest(der, (size_t)n, ret_key, NULL, EVP_sha256(), NULL) : 0;
 	OPENSSL_free(der);
-	return ok == 1 ? 0 : failed(error, -EIO, "the request's key cannot be hashed");
+	return ok == 1 ? 0 : openssl_failed(error, -EIO, "the request's key cannot be hashed");
 }
 
 int pki_sign_agent(const struct pki_pair *authority, const char *csr_pem, const char *machine,

@@ -21,47 +21,7 @@
 
 #include "common/cleanup.h"
 #include "common/clock.h"
-
-static void bio_freep(BIO **bio)
-{
-	BIO_free_all(*bio);
-}
-
-static void key_freep(EVP_PKEY **key)
-{
-	EVP_PKEY_free(*key);
-}
-
-static void request_freep(X509_REQ **request)
-{
-	X509_REQ_free(*request);
-}
-
-static void x509_freep(X509 **certificate)
-{
-	X509_free(*certificate);
-}
-
-static int no_password(char *buffer, int size, int writing, void *context)
-{
-	(void)buffer, (void)size, (void)writing, (void)context;
-	return -1;
-}
-
-void certificate_library_error(char ret_text[static 160])
-{
-	unsigned long code = ERR_peek_last_error();
-	const char *reason = code ? ERR_reason_error_string(code) : NULL;
-	snprintf(ret_text, 160, "%s", reason ? reason : "no reason given");
-	ERR_clear_error();
-}
-
-static int library_failed(struct error *error, int code, const char *what)
-{
-	char text[160];
-	certificate_library_error(text);
-	return error_set(error, code, NULL, "%s: %s", what, text);
-}
+#include "replicator/wire/openssl.h"
 
 void certificate_wipe(char **pem)
 {
@@ -95,7 +55,7 @@ int certificate_make_key(struct error *error, char **ret_key_pem)
 	CLEANUP(key_freep) EVP_PKEY *key = EVP_EC_gen("P-256");
 	CLEANUP(bio_freep) BIO *bio = BIO_new(BIO_s_mem());
 	if (!key || !bio || PEM_write_bio_PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL) != 1)
-		return library_failed(error, -EIO, "cannot make a key");
+		return openssl_failed(error, -EIO, "cannot make a key");
 	int r = take_text(bio, ret_key_pem);
 	return r < 0 ? error_set(error, r, NULL, "out of memory") : 0;
 }
@@ -103,7 +63,7 @@ int certificate_make_key(struct error *error, char **ret_key_pem)
 static int read_key(const char *pem, EVP_PKEY **ret_key)
 {
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(pem, -1);
-	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
+	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, openssl_no_password, NULL) : NULL;
 	if (!key)
 		return -EBADMSG;
 	*ret_key = key;
@@ -118,7 +78,7 @@ int certificate_make_request(
 	CLEANUP(bio_freep) BIO *bio = BIO_new(BIO_s_mem());
 	ERR_clear_error();
 	if (read_key(key_pem, &key) < 0)
-		return library_failed(error, -EBADMSG, "the private key cannot be read");
+		return openssl_failed(error, -EBADMSG, "the private key cannot be read");
 	X509_NAME *subject = request ? X509_REQ_get_subject_name(request) : NULL;
 	if (!bio || !subject || X509_REQ_set_version(request, X509_REQ_VERSION_1) != 1 ||
 		X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8,
@@ -126,7 +86,7 @@ int certificate_make_request(
 		X509_REQ_set_pubkey(request, key) != 1 ||
 		X509_REQ_sign(request, key, EVP_sha256()) <= 0 ||
 		PEM_write_bio_X509_REQ(bio, request) != 1)
-		return library_failed(error, -EIO, "cannot make a certificate request");
+		return openssl_failed(error, -EIO, "cannot make a certificate request");
 	int r = take_text(bio, ret_request_pem);
 	return r < 0 ? error_set(error, r, NULL, "out of memory") : 0;
 }
@@ -138,7 +98,7 @@ static int read_x509(const char *pem, X509 **ret_certificate)
 	if (strlen(pem) > CERTIFICATE_MAX_BYTES)
 		return -EBADMSG;
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(pem, -1);
-	X509 *certificate = bio ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
+	X509 *certificate = bio ? PEM_read_bio_X509(bio, NULL, openssl_no_password, NULL) : NULL;
 	if (!certificate)
 		return -EBADMSG;
 	*ret_certificate = certificate;
@@ -224,7 +184,7 @@ int certificate_read(const char *pem, struct error *error, struct certificate_fa
 	int r = read_x509(pem, &certificate);
 	if (r == 0)
 		r = certificate_read_x509(certificate, ret_facts);
-	return r < 0 ? library_failed(error, r, "the certificate cannot be read") : 0;
+	return r < 0 ? openssl_failed(error, r, "the certificate cannot be read") : 0;
 }
 
 int certificate_check_set(const char *certificate_pem, const char *key_pem,
@@ -237,15 +197,15 @@ int certificate_check_set(const char *certificate_pem, const char *key_pem,
 	if (r == 0)
 		r = read_x509(authority_pem, &authority);
 	if (r < 0)
-		return library_failed(error, r, "a certificate cannot be read");
+		return openssl_failed(error, r, "a certificate cannot be read");
 	r = read_key(key_pem, &key);
 	if (r < 0)
-		return library_failed(error, r, "the private key cannot be read");
+		return openssl_failed(error, r, "the private key cannot be read");
 	if (X509_check_private_key(certificate, key) != 1)
-		return library_failed(
+		return openssl_failed(
 			error, -EBADMSG, "the private key is not that of the certificate");
 	if (X509_check_issued(authority, certificate) != X509_V_OK ||
 		X509_verify(certificate, X509_get0_pubkey(authority)) != 1)
-		return library_failed(error, -EBADMSG, "the certificate is not the authority's");
+		return openssl_failed(error, -EBADMSG, "the certificate is not the authority's");
 	return 0;
 }

@@ -37,9 +37,5 @@ int certificate_read_x509(struct x509_st *certificate, struct certificate_facts 
 int certificate_check_set(const char *certificate_pem, const char *key_pem,
 	const char *authority_pem, struct error *error);
 
-/* What the library says went wrong last in this thread, and forgets it. One line; never
- * secret. */
-void certificate_library_error(char ret_text[static 160]);
-
 /* Overwrites the text and frees it; NULL is fine. `pem` is NULL afterwards. */
 void certificate_wipe(char **pem);

@@ -18,6 +18,7 @@
 
 #include "common/cleanup.h"
 #include "replicator/wire/certificate.h"
+#include "replicator/wire/openssl.h"
 
 static const unsigned char alpn[] = "\x0a" TLS_ALPN;
 #define ALPN_BYTES (sizeof(alpn) - 1)
@@ -30,34 +31,6 @@ struct tls_context {
 	bool pinned; /* by fingerprint, not by the authority's certificate */
 	uint8_t fingerprint[TLS_FINGERPRINT_BYTES];
 };
-
-static void x509_freep(X509 **certificate)
-{
-	X509_free(*certificate);
-}
-
-static void bio_freep(BIO **bio)
-{
-	BIO_free_all(*bio);
-}
-
-static void key_freep(EVP_PKEY **key)
-{
-	EVP_PKEY_free(*key);
-}
-
-static int failed(struct error *error, int code, const char *what)
-{
-	char text[160];
-	certificate_library_error(text);
-	return error_set(error, code, NULL, "%s: %s", what, text);
-}
-
-static int no_password(char *buffer, int size, int writing, void *context)
-{
-	(void)buffer, (void)size, (void)writing, (void)context;
-	return -1;
-}
 
 /* ── whom to believe ─────────────────────────────────────────────────────────────────────── */
 
@@ -138,7 +111,7 @@ static int select_alpn(SSL *ssl, const unsigned char **ret_out, unsigned char *r
 static int read_certificate(const char *pem, X509 **ret_certificate)
 {
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(pem, -1);
-	X509 *certificate = bio ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
+	X509 *certificate = bio ? PEM_read_bio_X509(bio, NULL, openssl_no_password, NULL) : NULL;
 	if (!certificate)
 		return -EINVAL;
 	*ret_certificate = certificate;
@@ -150,7 +123,7 @@ static int use_pair(SSL_CTX *library, const char *certificate_pem, const char *k
 	CLEANUP(x509_freep) X509 *certificate = NULL;
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(key_pem, -1);
 	CLEANUP(key_freep)
-	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
+	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, openssl_no_password, NULL) : NULL;
 	if (!key || read_certificate(certificate_pem, &certificate) < 0 ||
 		SSL_CTX_use_certificate(library, certificate) != 1 ||
 		SSL_CTX_use_PrivateKey(library, key) != 1 ||
@@ -203,7 +176,7 @@ static int new_context(bool server, struct error *error, struct tls_context **re
 	context->library = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
 	if (!context->library || set_common(context->library) < 0) {
 		tls_free(context);
-		return failed(error, -EIO, "TLS cannot be set up");
+		return openssl_failed(error, -EIO, "TLS cannot be set up");
 	}
 	*ret_context = context;
 	return 0;
@@ -226,7 +199,7 @@ int tls_server_new(const struct tls_server_options *options, struct error *error
 		r = use_authority(context->library, options->authority_pem, true);
 	if (r < 0) {
 		tls_free(context);
-		return failed(error, r, "the appliance's certificate cannot be used");
+		return openssl_failed(error, r, "the appliance's certificate cannot be used");
 	}
 	*ret_context = context;
 	return 0;
@@ -253,7 +226,7 @@ int tls_client_new(const struct tls_client_options *options, struct error *error
 	}
 	if (r < 0) {
 		tls_free(context);
-		return failed(error, r, "the machine's certificate cannot be used");
+		return openssl_failed(error, r, "the machine's certificate cannot be used");
 	}
 	*ret_context = context;
 	return 0;
