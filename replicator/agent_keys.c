@@ -75,6 +75,11 @@ static void free_list(struct key *list, unsigned count)
 	free(list);
 }
 
+const struct error *agent_keys_fault(const struct agent_keys *keys)
+{
+	return &keys->fault;
+}
+
 void agent_keys_free(struct agent_keys *keys)
 {
 	if (!keys)

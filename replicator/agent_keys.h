@@ -34,6 +34,8 @@ struct cJSON;
 int agent_keys_new(struct io *io, struct clock_source *clock, const char *path, struct error *error,
 	struct agent_keys **ret_keys);
 void agent_keys_free(struct agent_keys *keys); /* NULL is fine */
+/* What opening found damaged, and mended from its copy; code 0: nothing. */
+const struct error *agent_keys_fault(const struct agent_keys *keys);
 
 struct agent_keys_order {
 	const char *machine; /* NULL: any */

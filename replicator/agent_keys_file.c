@@ -12,6 +12,7 @@
 #include "common/cleanup.h"
 #include "replicator/agent_keys_internal.h"
 #include "replicator/sealed_json.h"
+#include "replicator/twin_file.h"
 
 #define FILE_MAX_BYTES (64u << 20)
 
@@ -74,7 +75,7 @@ int agent_keys_save(
 	if (r == 0)
 		r = sealed_json_format(root, &text);
 	if (r == 0)
-		r = io_replace_file(keys->io, keys->path, text.data, text.len);
+		r = twin_save(keys->io, keys->path, text.data, text.len);
 	if (r < 0)
 		return error_set(error, r,
 			r == -ENOSPC ? "make room on the filesystem of the state directory"
@@ -175,22 +176,29 @@ static int parse(struct agent_keys *keys, const char *text, size_t n, struct err
 	return r;
 }
 
+static int check(void *context, const char *text, size_t n, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	const struct agent_keys *keys = context;
+	return sealed_json_parse(keys->path, text, n, error, &json);
+}
+
 int agent_keys_load(struct agent_keys *keys, struct error *error)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t n;
-	int r = io_load_file(keys->io, keys->path, FILE_MAX_BYTES, &text, &n);
+	int r = twin_load(
+		keys->io, keys->path, FILE_MAX_BYTES, check, keys, error, &keys->fault, &text, &n);
 	if (r == -ENOENT)
 		return 0;
-	if (r < 0)
-		return error_set(error, r, "check the appliance's disk and the directory's rights",
-			"%s: cannot be read: %s", keys->path, strerrordesc_np(-r));
-	r = parse(keys, text, n, error);
-	if (r < 0 && r != -ENOMEM) {
+	if (r == 0)
+		r = parse(keys, text, n, error);
+	if (r == -EUCLEAN || r == -EBADMSG) {
 		struct error words = error ? *error : (struct error){ 0 };
 		return error_set(error, -EUCLEAN,
-			"move the file away and make new keys; certificates stay good", "%s",
-			words.message);
+			"move the file and its copy away, restart landfalld and make new keys; "
+			"certificates stay good",
+			"%s", words.message);
 	}
 	return r;
 }

@@ -33,6 +33,7 @@ struct agent_keys {
 	struct io *io;
 	struct clock_source *clock;
 	char *path;
+	struct error fault; /* what opening found damaged; does not change */
 	pthread_mutex_t lock;
 	struct key *keys; /* owned, oldest first */
 	unsigned count;

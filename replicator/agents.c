@@ -23,6 +23,13 @@ static int open_parts(
 	return r;
 }
 
+static void close_parts(struct agents *agents)
+{
+	tls_free(TAKE(agents->tls));
+	agent_keys_free(TAKE(agents->keys));
+	pki_free(TAKE(agents->pki));
+}
+
 int agents_new(
 	const struct agents_options *options, struct error *error, struct agents **ret_agents)
 {
@@ -32,10 +39,16 @@ int agents_new(
 	agents->clock = options->clock;
 	pthread_mutex_init(&agents->lock, NULL);
 	pthread_mutex_init(&agents->listener_lock, NULL);
-	int r = open_parts(agents, options, error);
-	if (r < 0) {
+	struct error closed = { 0 };
+	int r = open_parts(agents, options, &closed);
+	if (r < 0 && r != -EUCLEAN && r != -EIO) {
 		agents_free(agents);
-		return r;
+		return error_set(error, r, closed.mend, "%s", closed.message);
+	}
+	if (r < 0) {
+		log_error("agents are not answered: %s", closed.message);
+		close_parts(agents);
+		agents->closed = closed;
 	}
 	*ret_agents = agents;
 	return 0;
@@ -46,12 +59,30 @@ void agents_free(struct agents *agents)
 	if (!agents)
 		return;
 	agents_stop(agents);
-	tls_free(agents->tls);
-	agent_keys_free(agents->keys);
-	pki_free(agents->pki);
+	close_parts(agents);
 	pthread_mutex_destroy(&agents->lock);
 	pthread_mutex_destroy(&agents->listener_lock);
 	free(agents);
+}
+
+int agents_check(const struct agents *agents, struct error *error)
+{
+	const struct error *closed = &agents->closed;
+	return closed->code == 0
+		       ? 0
+		       : error_set(error, closed->code, closed->mend, "%s", closed->message);
+}
+
+bool agents_fault(const struct agents *agents, struct error *ret_fault)
+{
+	if (agents->closed.code != 0)
+		return false;
+	const struct error *fault = pki_fault(agents->pki);
+	if (fault->code == 0)
+		fault = agent_keys_fault(agents->keys);
+	if (fault->code != 0)
+		*ret_fault = *fault;
+	return fault->code != 0;
 }
 
 int agents_listen(struct agents *agents, const struct agents_door *door, struct error *error)
@@ -67,6 +98,9 @@ int agents_listen(struct agents *agents, const struct agents_door *door, struct 
 		.sessions = door->sessions,
 	};
 	struct agent_listener *listener;
+	int closed = agents_check(agents, error);
+	if (closed < 0)
+		return closed;
 	agents->may_enroll = door->may_enroll;
 	agents->may_enroll_context = door->context;
 	struct error problem = { 0 };
@@ -92,6 +126,8 @@ int agents_problem(struct agents *agents, struct error *error)
 	SCOPED_LOCK(&agents->listener_lock);
 	if (agents->listener)
 		return 0;
+	if (agents->closed.code != 0)
+		return agents_check(agents, error);
 	if (agents->problem.code == 0)
 		return error_set(error, -ENOTCONN, "set [appliance] listen and restart landfalld",
 			"[appliance] listen is none");
@@ -114,6 +150,9 @@ void agents_recheck(struct agents *agents, bool wait)
 
 int agents_forget_machine(struct agents *agents, const char *machine, struct error *error)
 {
+	int closed = agents_check(agents, error);
+	if (closed < 0)
+		return closed;
 	pthread_mutex_lock(&agents->lock);
 	int r = agent_keys_forget_machine(agents->keys, machine, error);
 	int r2 = pki_revoke_machine(agents->pki, machine, NULL, r < 0 ? NULL : error);

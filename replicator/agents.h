@@ -23,7 +23,9 @@ struct agents_options {
 	const char *state_dir;
 };
 
-/* Opens what is there; at the first start makes the authority and the server's certificate. */
+/* Opens what is there; at the first start makes the authority and the server's certificate. What is
+ * damaged, its copy too, keeps agents out and nothing else: agents_problem tells, and every call
+ * that needs it fails with -EUCLEAN. */
 int agents_new(
 	const struct agents_options *options, struct error *error, struct agents **ret_agents);
 /* After agents_stop, if it listened. NULL is fine. */
@@ -44,6 +46,8 @@ int agents_listen(struct agents *agents, const struct agents_door *door, struct 
 /* Why agents are not answered: what agents_listen said last, or that nobody asked for it
  * ([appliance] listen is none). 0 if they are. */
 int agents_problem(struct agents *agents, struct error *error);
+/* What the start found damaged and mended from a copy; false: nothing. */
+bool agents_fault(const struct agents *agents, struct error *ret_fault);
 /* Closes it, ends every connection and waits until all have come back. */
 void agents_stop(struct agents *agents);
 /* The port it listens on; 0: it does not. */

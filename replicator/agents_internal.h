@@ -22,6 +22,8 @@
 
 struct agents {
 	struct clock_source *clock;
+	struct error
+		closed; /* why the next three are not there; code 0: they are. Does not change */
 	struct pki *pki;
 	struct agent_keys *keys;
 	struct tls_context *tls;
@@ -34,6 +36,9 @@ struct agents {
 	void *may_enroll_context;
 };
 
+/* -EUCLEAN with words if what the appliance knows of agents is damaged: then there are no keys and
+ * no authority. */
+int agents_check(const struct agents *agents, struct error *error);
 /* Ends the connections of whoever has lost its certificate; with `wait`, returns when they have
  * come back. */
 void agents_recheck(struct agents *agents, bool wait);

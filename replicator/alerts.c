@@ -475,6 +475,18 @@ static void rule_agents_port(const struct appliance_facts *f, struct board *boar
 		f->agents_error.mend[0] ? f->agents_error.mend : "check [appliance] listen");
 }
 
+static void rule_state_damaged(const struct appliance_facts *f, struct board *board)
+{
+	if (f->state_fault.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "state-damaged", false);
+	SAY(a->text,
+		"a file of the appliance's state was damaged and is mended; this is said until "
+		"landfalld is restarted");
+	SAY(a->cause, "%s", f->state_fault.message);
+	SAY(a->mend, "%s", f->state_fault.mend);
+}
+
 static void rule_mount(const struct appliance_facts *f, struct board *board)
 {
 	if (f->mount_error.code == 0 && f->mount_lost_ns == 0)
@@ -505,6 +517,7 @@ void alerts_evaluate_appliance(
 	struct board board = { .alerts = next, .now_ns = facts->now_ns };
 	rule_disk_full(facts, &board);
 	rule_cache_failed(facts, &board);
+	rule_state_damaged(facts, &board);
 	rule_mount(facts, &board);
 	rule_agents_port(facts, &board);
 	rule_no_vault(facts, &board);

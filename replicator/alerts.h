@@ -87,6 +87,7 @@ struct appliance_facts {
 	const char *cache_path;
 	unsigned agent_machine_count;
 	struct error agents_error; /* why agents cannot be answered; code 0: they are */
+	struct error state_fault;  /* what of the state was damaged at the start; code 0: nothing */
 	const char *mount_path;
 	struct error mount_error; /* why it is not mounted; code 0: it is */
 	int64_t mount_lost_ns;    /* when it was last taken away from outside; 0: not of late */

@@ -38,9 +38,10 @@ static int forget_agent(struct registry *registry, struct job *job, struct error
 {
 	pthread_mutex_lock(&registry->change_lock);
 	struct machine_entry *machine = find(registry, job);
+	bool has_agent = machine && strcmp(machine->source, "agent") == 0;
 	pthread_mutex_unlock(&registry->change_lock);
 	int r = 0;
-	if (machine && registry->agents)
+	if (has_agent && registry->agents)
 		r = agents_forget_machine(registry->agents, subject_of(job), error);
 	if (r == 0 && machine && registry->ingest)
 		ingest_forget(registry->ingest, subject_of(job));

@@ -62,6 +62,8 @@ static int method_create(void *context, struct control_peer *peer, const struct 
 	(void)peer;
 	int r = read_order(parameters, &order, error);
 	if (r == 0)
+		r = agents_check(agents, error);
+	if (r == 0)
 		r = agent_keys_create(agents->keys, &order, error, &key);
 	if (r == 0) {
 		memcpy(key.authority, pki_authority_fingerprint(agents->pki),
@@ -81,6 +83,8 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 	(void)peer;
 	int r = control_only(parameters, names, error);
 	if (r == 0)
+		r = agents_check(agents, error);
+	if (r == 0)
 		r = agent_keys_to_json(agents->keys, &list);
 	return r == 0 ? result_wrap("keys", list, ret_result) : r;
 }
@@ -97,6 +101,8 @@ static int method_revoke(void *context, struct control_peer *peer, const struct 
 	int r = control_only(parameters, names, error);
 	if (r == 0)
 		r = parameter_text(parameters, "id", true, error, &id);
+	if (r == 0)
+		r = agents_check(agents, error);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&agents->lock);

@@ -25,6 +25,7 @@
 #include "common/log.h"
 #include "replicator/pki_internal.h"
 #include "replicator/sealed_json.h"
+#include "replicator/twin_file.h"
 #include "replicator/wire/certificate.h"
 
 #define PAIR_MAX_BYTES (64u << 10)
@@ -46,6 +47,7 @@ struct pki {
 	char *directory;
 	struct pki_pair authority, server; /* do not change */
 	struct certificate_facts authority_facts;
+	struct error fault; /* what opening found damaged; does not change */
 
 	pthread_mutex_t change_lock;
 	pthread_mutex_t lock;
@@ -112,7 +114,7 @@ static int save(struct pki *pki, struct error *error)
 	if (r == 0)
 		r = path_of(pki, "issued.json", &path);
 	if (r == 0)
-		r = io_replace_file(pki->io, path.data, text.data, text.len);
+		r = twin_save(pki->io, path.data, text.data, text.len);
 	if (r < 0)
 		return error_set(error, r,
 			r == -ENOSPC ? "make room on the filesystem of the state directory"
@@ -162,28 +164,54 @@ static int parse_list(struct pki *pki, const char *text, size_t n, struct error 
 
 static int damaged(const struct pki *pki, struct error *error)
 {
-	error_prefix(error, "%s", pki->directory);
+	if (!strstr(error->message, pki->directory))
+		error_prefix(error, "%s", pki->directory);
 	char message[sizeof(error->message)];
 	snprintf(message, sizeof(message), "%s", error->message);
 	return error_set(error, -EUCLEAN,
-		"put the directory back from a backup, or move it away: then every agent has to "
-		"be enrolled anew",
+		"put the directory back from a backup, or move it away; then restart landfalld. "
+		"Without a backup every agent has to be enrolled anew: 'landfall key create', then "
+		"'landfall-agent enroll' on its machine",
 		"%s", message);
 }
 
 /* *ret_there: false if there is no such file. */
-static int load(struct pki *pki, const char *name, size_t limit, struct error *error,
-	char **ret_text, size_t *ret_n, bool *ret_there)
+static int load(struct pki *pki, const char *name, size_t limit, twin_check *check,
+	struct error *error, char **ret_text, size_t *ret_n, bool *ret_there)
 {
 	CLEANUP(buf_free) struct buf path = { 0 };
+	struct error fault = { 0 };
 	int r = path_of(pki, name, &path);
 	if (r == 0)
-		r = io_load_file(pki->io, path.data, limit, ret_text, ret_n);
+		r = twin_load(
+			pki->io, path.data, limit, check, pki, error, &fault, ret_text, ret_n);
 	*ret_there = r == 0;
-	if (r < 0 && r != -ENOENT)
-		return error_set(error, r, "check the appliance's disk and the directory's rights",
-			"%s/%s: cannot be read: %s", pki->directory, name, strerrordesc_np(-r));
-	return 0;
+	if (fault.code != 0)
+		pki->fault = fault;
+	return r == -ENOENT ? 0 : r;
+}
+
+static int check_list(void *context, const char *text, size_t n, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	(void)context;
+	return sealed_json_parse("issued.json", text, n, error, &json);
+}
+
+/* The key fits the certificate, which the authority has signed: its own, or that of the other. */
+static int check_pair(void *context, const char *text, size_t n, struct error *error)
+{
+	const struct pki *pki = context;
+	struct pki_pair pair = { 0 };
+	(void)n;
+	int r = pki_read_pair(text, error, &pair);
+	if (r == 0)
+		r = certificate_check_set(pair.certificate_pem, pair.key_pem,
+			pki->authority.certificate_pem ? pki->authority.certificate_pem
+						       : pair.certificate_pem,
+			error);
+	pki_pair_free(&pair);
+	return r;
 }
 
 /* ── opening ─────────────────────────────────────────────────────────────────────────────── */
@@ -192,13 +220,10 @@ static int load_list(struct pki *pki, struct error *error, bool *ret_there)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t n;
-	int r = load(pki, "issued.json", LIST_MAX_BYTES, error, &text, &n, ret_there);
-	if (r == 0 && *ret_there) {
+	int r = load(pki, "issued.json", LIST_MAX_BYTES, check_list, error, &text, &n, ret_there);
+	if (r == 0 && *ret_there)
 		r = parse_list(pki, text, n, error);
-		if (r < 0 && r != -ENOMEM)
-			r = damaged(pki, error);
-	}
-	return r;
+	return r < 0 && r != -ENOMEM ? damaged(pki, error) : r;
 }
 
 static int load_pair(struct pki *pki, const char *name, struct error *error,
@@ -206,12 +231,9 @@ static int load_pair(struct pki *pki, const char *name, struct error *error,
 {
 	char *text = NULL;
 	size_t n;
-	int r = load(pki, name, PAIR_MAX_BYTES, error, &text, &n, ret_there);
-	if (r == 0 && *ret_there) {
+	int r = load(pki, name, PAIR_MAX_BYTES, check_pair, error, &text, &n, ret_there);
+	if (r == 0 && *ret_there)
 		r = pki_read_pair(text, error, ret_pair);
-		if (r < 0)
-			error_prefix(error, "%s", name);
-	}
 	certificate_wipe(&text);
 	return r;
 }
@@ -227,7 +249,7 @@ static int store_pair(
 		r = -ENOMEM;
 	}
 	if (r == 0)
-		r = io_replace_file(pki->io, path.data, text, strlen(text));
+		r = twin_save(pki->io, path.data, text, strlen(text));
 	certificate_wipe(&text);
 	if (r < 0)
 		return error_set(error, r, "check the appliance's disk and the directory's rights",
@@ -242,10 +264,8 @@ static int open_authority(struct pki *pki, struct error *error)
 	if (r < 0)
 		return r;
 	r = load_pair(pki, "authority.pem", error, &pki->authority, &there);
-	if (r == -EBADMSG)
-		return damaged(pki, error);
 	if (r < 0)
-		return r;
+		return r == -ENOMEM ? r : damaged(pki, error);
 	if (there != list_there && (there || pki->list)) {
 		error_fill(error, -EUCLEAN, NULL, "%s is missing",
 			there ? "issued.json" : "authority.pem");
@@ -271,7 +291,7 @@ static int open_server(struct pki *pki, struct error *error)
 	struct certificate_facts facts;
 	int64_t now = clock_realtime_ns(pki->clock);
 	int r = load_pair(pki, "server.pem", error, &pki->server, &there);
-	if (r < 0 && r != -EBADMSG)
+	if (r < 0 && r != -EUCLEAN)
 		return r;
 	if (r == 0 && there &&
 		certificate_check_set(pki->server.certificate_pem, pki->server.key_pem,
@@ -310,6 +330,11 @@ int pki_new(struct io *io, struct clock_source *clock, const char *directory, st
 	}
 	*ret_pki = pki;
 	return 0;
+}
+
+const struct error *pki_fault(const struct pki *pki)
+{
+	return &pki->fault;
 }
 
 void pki_free(struct pki *pki)

@@ -3,8 +3,11 @@
  *
  *	<state>/pki/authority.pem   0600, key and certificate of the authority; made once
  *	<state>/pki/server.pem      0600, key and certificate of the port for agents; made anew when
- *a third of its life is left <state>/pki/issued.json     0600, sealed (sealed_json.h): every
- *certificate that was issued to an agent and has not expired long ago, and whether it was revoked
+ *	                            a third of its life is left, or when it is damaged
+ *	<state>/pki/issued.json     0600, sealed (sealed_json.h): every certificate that was issued
+ *to an agent and has not expired long ago, and whether it was revoked
+ *
+ * Each has a copy (twin_file.h), which takes its place should it be damaged.
  *
  * All P-256. What is not on the list is not accepted, so a certificate that a lost race or a
  * restored backup brought into the world proves nothing; and nobody gets a certificate before the
@@ -27,11 +30,14 @@
 
 struct pki;
 
-/* `directory` is made if it is not there. A file that is damaged is an error (-EUCLEAN): making
+/* `directory` is made if it is not there. A file that is damaged like its copy is an error
+ * (-EUCLEAN): making
  * another authority would lock every agent out without a word. */
 int pki_new(struct io *io, struct clock_source *clock, const char *directory, struct error *error,
 	struct pki **ret_pki);
 void pki_free(struct pki *pki); /* NULL is fine */
+/* What opening found damaged, and mended from its copy; code 0: nothing. */
+const struct error *pki_fault(const struct pki *pki);
 
 /* SHA-256 of the authority's public key, for registration keys. */
 const uint8_t *pki_authority_fingerprint(const struct pki *pki);

@@ -99,8 +99,11 @@ static void watch_appliance(struct registry *registry)
 		.cache_path = registry->cache_path,
 		.agent_machine_count = agents,
 		.agents_error = agents_error,
+		.state_fault = registry->state_fault,
 		.mount_path = registry->mount_path,
 		.mount_error = registry->mount_error };
+	if (registry->agents && facts.state_fault.code == 0)
+		(void)agents_fault(registry->agents, &facts.state_fault);
 	if (registry->mount_lost_ns > 0 && now_ns - registry->mount_lost_ns < LOST_TOLD_NS)
 		facts.mount_lost_ns = registry->mount_lost_ns;
 	alerts_evaluate_appliance(&facts, registry->alerts, &registry->alert_count);

@@ -2,17 +2,17 @@
  * state/registry.json: what the appliance was told to protect.
  *
  * The first line is "landfall-registry 1 <XXH3-64 of all that follows, 16 hex digits>", then a
- * JSON object. It is replaced whole at every change; the version before is kept beside it as
- * registry.json.previous. A file whose checksum does not hold is refused, not mended: running
- * with half a list would leave machines unprotected in silence.
+ * JSON object. It is replaced whole at every change, and so is its copy (twin_file.h), which takes
+ * its place should its checksum not hold. If neither holds, starting is refused: running with half
+ * a list would leave machines unprotected in silence.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <unistd.h>
 
 #include "common/checksum.h"
-#include "common/log.h"
 #include "replicator/registry_internal.h"
+#include "replicator/twin_file.h"
 
 #define FILE_MAX_BYTES (64u << 20)
 #define FILE_MAGIC "landfall-registry 1 "
@@ -155,16 +155,16 @@ static int refuse(const struct registry *registry, struct error *error)
 {
 	char mend[256];
 	snprintf(mend, sizeof(mend),
-		"look at %.120s.previous and copy it over if it is sound; else move both away and "
-		"run 'landfall vault takeover'",
+		"put back a backup of it; or move it and %.120s.copy away and run 'landfall vault "
+		"takeover'",
 		registry->file_path);
 	return error_set(error, -EUCLEAN, mend, "%s: the file is damaged (its checksum fails)",
 		registry->file_path);
 }
 
-static int check_header(
-	const struct registry *registry, const char *text, size_t n, struct error *error)
+static int check_header(void *context, const char *text, size_t n, struct error *error)
 {
+	const struct registry *registry = context;
 	char header[FILE_HEADER_BYTES + 1];
 	if (n < FILE_HEADER_BYTES)
 		return refuse(registry, error);
@@ -179,15 +179,12 @@ int registry_load(struct registry *registry, struct error *error)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t n;
-	int r = io_load_file(registry->io, registry->file_path, FILE_MAX_BYTES, &text, &n);
+	int r = twin_load(registry->io, registry->file_path, FILE_MAX_BYTES, check_header, registry,
+		error, &registry->state_fault, &text, &n);
 	if (r == -ENOENT) {
 		r = uuid_generate(&registry->appliance);
 		return r == 0 ? registry_save(registry, error) : r;
 	}
-	if (r < 0)
-		return error_set(error, r, "check the appliance's disk and the directory's rights",
-			"%s: cannot be read: %s", registry->file_path, strerrordesc_np(-r));
-	r = check_header(registry, text, n, error);
 	if (r < 0)
 		return r;
 	CLEANUP(json_freep) struct cJSON *json = NULL;
@@ -286,20 +283,6 @@ static int write_all(struct registry *registry, struct cJSON *root)
 	return r;
 }
 
-/* A convenience for a person with a damaged disk: its loss is no failure. */
-static void keep_previous(struct registry *registry)
-{
-	CLEANUP_FREE char *text = NULL;
-	CLEANUP(buf_free) struct buf path = { 0 };
-	size_t n;
-	if (io_load_file(registry->io, registry->file_path, FILE_MAX_BYTES, &text, &n) < 0 ||
-		buf_printf(&path, "%s.previous", registry->file_path) < 0)
-		return;
-	int r = io_replace_file(registry->io, path.data, text, n);
-	if (r < 0)
-		log_warning("%s: cannot be written: %s", path.data, strerrordesc_np(-r));
-}
-
 int registry_save(struct registry *registry, struct error *error)
 {
 	CLEANUP(json_freep) struct cJSON *root = NULL;
@@ -314,10 +297,8 @@ int registry_save(struct registry *registry, struct error *error)
 			&text, FILE_MAGIC "%016" PRIx64 "\n", checksum64(body.data, body.len));
 	if (r == 0)
 		r = buf_append(&text, body.data, body.len);
-	if (r == 0) {
-		keep_previous(registry);
-		r = io_replace_file(registry->io, registry->file_path, text.data, text.len);
-	}
+	if (r == 0)
+		r = twin_save(registry->io, registry->file_path, text.data, text.len);
 	if (r < 0)
 		return error_set(error, r,
 			r == -ENOSPC ? "make room on the filesystem of the state directory"

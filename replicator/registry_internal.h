@@ -93,7 +93,8 @@ struct registry {
 	struct jobs *jobs;
 	char *state_dir, *journal_dir, *mount_path, *cache_path;
 	char *file_path;
-	uint64_t journal_bytes; /* under lock */
+	struct error state_fault; /* what the start found damaged; code 0: nothing */
+	uint64_t journal_bytes;   /* under lock */
 
 	struct uuid appliance;
 	char appliance_name[64];

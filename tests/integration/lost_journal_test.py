@@ -69,6 +69,64 @@ def disk_is_forgotten(work, service):
         a.refused(5, "point", "create", "web", says="--resynced")
 
 
+def appliance_alert(appliance, code):
+    return next((alert for alert in appliance.call("status")["appliance"]["alerts"]
+                 if alert["code"] == code), None)
+
+
+def own_files_are_damaged(work):
+    step("a flipped bit in the appliance's own files: found, named, mended from the copy")
+    with Appliance(BUILD, work, name="own", listen="127.0.0.1:0") as a:
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        a.call("machine", "add", "live", "--source", "agent")
+        key = a.call("key", "create", "--machine", "live")["key"]["id"]
+        a.stop()
+        files = [a.state / "registry.json", a.state / "agent_keys.json",
+                 a.state / "pki/authority.pem", a.state / "pki/issued.json"]
+        for path in files:
+            was = path.read_bytes()
+            flip(path, len(was) // 2, 1)
+            a.start()
+            alert = wait_until(20, lambda: appliance_alert(a, "state-damaged"), f"{path}: no alert")
+            check(path.name in alert["cause"] and alert["mend"], f"{path}: {alert}")
+            check(path.read_bytes() == was, f"{path} is not what it was")
+            a.agent_port()
+            write(a, "web", 0, b"works")
+            check(a.call("key", "list")["keys"][0]["id"] == key, "the key is lost")
+            a.stop()
+        a.start()
+        check(appliance_alert(a, "state-damaged") is None, "it is still said after another start")
+        a.stop()
+
+        step("with its copy: agents are kept out, with words; the rest runs; the mend works")
+        for path in files[1:]:
+            copy = path.with_name(path.name + ".copy")
+            was = path.read_bytes()
+            for each in (path, copy):
+                flip(each, len(was) // 2, 1)
+            a.start()
+            write(a, "web", 0, b"works")
+            a.create_point("web")
+            alert = wait_until(20, lambda: appliance_alert(a, "agents-port"), f"{path}: no alert")
+            check(path.name in alert["cause"] and "restart landfalld" in alert["mend"],
+                  f"{path}: {alert}")
+            a.refused(1, "key", "create", says=(path.name, "restart landfalld"))
+            a.stop()
+            path.write_bytes(was)  # from a backup
+            a.start()
+            a.agent_port()
+            wait_until(20, lambda: appliance_alert(a, "agents-port") is None,
+                       "the mend does not work")
+            a.stop()
+        for each in (files[1], files[1].with_name("agent_keys.json.copy")):
+            flip(each, 20, 1)
+            each.rename(each.with_suffix(".away"))
+        a.start()
+        a.agent_port()
+        check(a.call("key", "list")["keys"] == [], "keys from nowhere")
+        a.call("machine", "remove", "web")
+
+
 def state_is_damaged(work, service):
     step("a flipped bit in a group's state deletes nothing")
     with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="state",
@@ -92,6 +150,7 @@ def test(work):
         journal_is_gone(work, service)
         disk_is_forgotten(work, service)
         state_is_damaged(work, service)
+    own_files_are_damaged(work)
 
 
 run_test(test)

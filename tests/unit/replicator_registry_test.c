@@ -109,34 +109,64 @@ static void what_is_kept_comes_back(void **state)
 	drop(&second);
 }
 
-/* Whatever bit flips, the file is refused by name, and what was there before lies beside it. */
-static void damage_is_refused(void **state)
+static void flip(const char *path, size_t at)
+{
+	char *text;
+	size_t n;
+	assert_int_equal(io_load_file(io_posix(), path, 1 << 20, &text, &n), 0);
+	text[at % n] ^= 0x10;
+	assert_int_equal(io_replace_file(io_posix(), path, text, n), 0);
+	free(text);
+}
+
+/* Whatever bit flips, in the file or its copy, the other is used and both are whole again; if both
+ * are damaged they are refused by name. */
+static void damage_is_mended(void **state)
 {
 	struct registry registry;
+	char copy[128];
 	char *text;
 	size_t n;
 	fresh(&registry, *state);
 	assert_int_equal(registry_load(&registry, NULL), 0);
 	fill(&registry);
 	assert_int_equal(registry_save(&registry, NULL), 0);
+	snprintf(copy, sizeof(copy), "%s.copy", registry.file_path);
 	assert_int_equal(io_load_file(io_posix(), registry.file_path, 1 << 20, &text, &n), 0);
+	free(text);
 	for (size_t at = 0; at < n; at += 1 + n / 97) {
 		struct registry damaged;
 		struct error error = { 0 };
-		text[at] ^= 0x10;
-		assert_int_equal(io_replace_file(io_posix(), registry.file_path, text, n), 0);
+		bool first = at % 2;
+		flip(first ? registry.file_path : copy, at);
+		for (unsigned again = 0; again < 2; again++) {
+			fresh(&damaged, *state);
+			assert_int_equal(registry_load(&damaged, &error), 0);
+			assert_non_null(damaged.machines);
+			assert_int_equal(damaged.state_fault.code, first && !again ? -EUCLEAN : 0);
+			if (first && !again)
+				assert_non_null(
+					strstr(damaged.state_fault.message, "registry.json"));
+			drop(&damaged);
+		}
+		flip(registry.file_path, at);
+		flip(copy, n - 1 - at);
 		fresh(&damaged, *state);
 		assert_int_equal(registry_load(&damaged, &error), -EUCLEAN);
 		assert_non_null(strstr(error.message, "registry.json"));
-		assert_non_null(strstr(error.mend, "registry.json.previous"));
+		assert_non_null(strstr(error.mend, "registry.json.copy"));
 		assert_null(damaged.machines);
 		drop(&damaged);
-		text[at] ^= 0x10;
+		flip(registry.file_path, at);
+		flip(copy, n - 1 - at);
 	}
-	char previous[128];
-	snprintf(previous, sizeof(previous), "%s.previous", registry.file_path);
-	assert_int_equal(access(previous, R_OK), 0);
-	free(text);
+	/* Gone, it is taken from its copy as well. */
+	assert_int_equal(unlink(registry.file_path), 0);
+	struct registry lost;
+	fresh(&lost, *state);
+	assert_int_equal(registry_load(&lost, NULL), 0);
+	assert_non_null(lost.machines);
+	drop(&lost);
 	drop(&registry);
 }
 
@@ -261,8 +291,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			what_is_kept_comes_back, make_directory, remove_directory),
-		cmocka_unit_test_setup_teardown(
-			damage_is_refused, make_directory, remove_directory),
+		cmocka_unit_test_setup_teardown(damage_is_mended, make_directory, remove_directory),
 		cmocka_unit_test(sizes_have_their_own_words),
 		cmocka_unit_test(tables_are_read_and_not_believed),
 		cmocka_unit_test(filesystems_are_known),
