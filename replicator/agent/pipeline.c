@@ -32,6 +32,8 @@ static int make_lane(struct pipeline *p, unsigned index, const struct pipeline_o
 {
 	struct lane *lane = &p->lanes[index];
 	lane->pipeline = p;
+	pthread_cond_init(&lane->read_wake, NULL);
+	pthread_cond_init(&lane->send_wake, NULL);
 	lane->index = index;
 	lane->connection = options->connections[index];
 	lane->window = options->window_bytes;
@@ -52,6 +54,7 @@ int pipeline_new(
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->changed, &monotonic);
+	pthread_cond_init(&p->given, NULL);
 	pthread_condattr_destroy(&monotonic);
 	token_bucket_init(&p->read_bucket, clock_system(), 0, RATE_BURST_BYTES);
 	token_bucket_init(&p->send_bucket, clock_system(), 0, RATE_BURST_BYTES);
@@ -98,6 +101,19 @@ static void free_lane(struct lane *lane)
 		free(flight);
 	}
 	packer_free(lane->packer);
+	pthread_cond_destroy(&lane->read_wake);
+	pthread_cond_destroy(&lane->send_wake);
+}
+
+void pipeline_stop_locked(struct pipeline *p)
+{
+	p->stopping = true;
+	pthread_cond_broadcast(&p->changed);
+	pthread_cond_broadcast(&p->given);
+	for (unsigned i = 0; i < p->lane_count; i++) {
+		pthread_cond_broadcast(&p->lanes[i].read_wake);
+		pthread_cond_broadcast(&p->lanes[i].send_wake);
+	}
 }
 
 void pipeline_free(struct pipeline *p)
@@ -105,8 +121,7 @@ void pipeline_free(struct pipeline *p)
 	if (!p)
 		return;
 	pthread_mutex_lock(&p->lock);
-	p->stopping = true;
-	pthread_cond_broadcast(&p->changed);
+	pipeline_stop_locked(p);
 	pthread_mutex_unlock(&p->lock);
 	for (unsigned i = 0; i < p->lane_count; i++) {
 		if (p->lanes[i].reader_runs)
@@ -118,6 +133,7 @@ void pipeline_free(struct pipeline *p)
 		free_lane(&p->lanes[i]);
 	free(p->memory);
 	pthread_cond_destroy(&p->changed);
+	pthread_cond_destroy(&p->given);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -128,8 +144,7 @@ void pipeline_fail(struct pipeline *p, const struct error *error)
 		SCOPED_LOCK(&p->lock);
 		if (p->error.code == 0)
 			p->error = *error;
-		p->stopping = true;
-		pthread_cond_broadcast(&p->changed);
+		pipeline_stop_locked(p);
 	}
 	p->events.failed(p->events.context, error);
 }
@@ -204,7 +219,7 @@ int pipeline_put(struct pipeline *p, const struct task *task)
 		return -EIO;
 	}
 	lane->tasks[(lane->task_first + lane->task_count++) % QUEUE_TASKS] = *task;
-	pthread_cond_broadcast(&p->changed);
+	pthread_cond_signal(&lane->read_wake);
 	return 0;
 }
 
@@ -230,6 +245,12 @@ static bool is_sent(const struct lane *lane)
 static bool is_arrived(const struct lane *lane)
 {
 	return is_sent(lane) && !lane->flights;
+}
+
+void pipeline_tell_idle_locked(struct lane *lane)
+{
+	if (is_read(lane))
+		pthread_cond_broadcast(&lane->pipeline->changed);
 }
 
 static int wait_until(struct pipeline *p, bool (*is)(const struct lane *), int64_t patience_ns)
@@ -315,7 +336,8 @@ void pipeline_acknowledge(
 			pipeline_finish_task(p, &flight->task, TASK_ARRIVED);
 		free(flight);
 	}
-	/* After the marks are settled, so that who waits for arrivals finds them so. */
 	SCOPED_LOCK(&p->lock);
-	pthread_cond_broadcast(&p->changed);
+	pthread_cond_signal(&p->lanes[index].send_wake);
+	/* After the marks are settled, so that who waits for arrivals finds them so. */
+	pipeline_tell_idle_locked(&p->lanes[index]);
 }

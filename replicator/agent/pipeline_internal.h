@@ -2,7 +2,9 @@
  * The inside of the pipeline: pipeline.c (life, queues, what has arrived), pipeline_read.c
  * (readers), pipeline_send.c (senders).
  *
- * One lock for all queues and counts, never held while anything is read, hashed or sent.
+ * One lock for all queues and counts, never held while anything is read, hashed or sent. Each waits
+ * for what concerns it: a cut has thousands of small tasks, and waking everybody for each of them
+ * costs more than reading and sending it.
  */
 #pragma once
 
@@ -42,6 +44,7 @@ struct lane {
 	struct connection *connection;
 	pthread_t reader, sender;
 	bool reader_runs, sender_runs;
+	pthread_cond_t read_wake, send_wake; /* for these two: something to do, or room for it */
 	struct task tasks[QUEUE_TASKS];
 	unsigned task_first, task_count;
 	bool reading; /* a task is at the reader */
@@ -57,7 +60,8 @@ struct lane {
 struct pipeline {
 	struct pipeline_events events;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	pthread_cond_t changed; /* for the conductor, and who is paced */
+	pthread_cond_t given;   /* for readers: a buffer */
 	bool stopping;
 	struct error error;
 	unsigned lane_count;
@@ -72,6 +76,11 @@ struct pipeline {
 	bool zstd;
 };
 
+/* Ends everybody's waiting. Under the lock. */
+void pipeline_stop_locked(struct pipeline *pipeline);
+/* Tells the conductor if the lane has nothing left to read; it looks for itself what else it waits
+ * for. Under the lock. */
+void pipeline_tell_idle_locked(struct lane *lane);
 /* Waits as long as the bucket says. Without the lock. */
 void pipeline_pace(struct pipeline *pipeline, struct token_bucket *bucket, uint64_t bytes);
 enum task_end {

@@ -19,14 +19,14 @@ static bool next_task(struct lane *lane, struct task *ret_task)
 	struct pipeline *p = lane->pipeline;
 	SCOPED_LOCK(&p->lock);
 	while (!p->stopping && (lane->task_count == 0 || lane->load_count == QUEUE_LOADS))
-		pthread_cond_wait(&p->changed, &p->lock);
+		pthread_cond_wait(&lane->read_wake, &p->lock);
 	if (p->stopping)
 		return false;
 	*ret_task = lane->tasks[lane->task_first];
 	lane->task_first = (lane->task_first + 1) % QUEUE_TASKS;
-	lane->task_count--;
+	if (lane->task_count-- == QUEUE_TASKS)
+		pthread_cond_broadcast(&p->changed);
 	lane->reading = true;
-	pthread_cond_broadcast(&p->changed);
 	return true;
 }
 
@@ -34,7 +34,7 @@ static uint8_t *take_buffer(struct pipeline *p)
 {
 	SCOPED_LOCK(&p->lock);
 	while (p->spare_count == 0 && !p->stopping)
-		pthread_cond_wait(&p->changed, &p->lock);
+		pthread_cond_wait(&p->given, &p->lock);
 	return p->stopping ? NULL : p->spare[--p->spare_count];
 }
 
@@ -42,7 +42,7 @@ static void give_buffer(struct pipeline *p, uint8_t *buffer)
 {
 	SCOPED_LOCK(&p->lock);
 	p->spare[p->spare_count++] = buffer;
-	pthread_cond_broadcast(&p->changed);
+	pthread_cond_signal(&p->given);
 }
 
 /* ── what is to be sent ──────────────────────────────────────────────────────────────────── */
@@ -165,7 +165,9 @@ static void hand_on(struct lane *lane, struct load *load)
 	if (load)
 		lane->loads[(lane->load_first + lane->load_count++) % QUEUE_LOADS] = load;
 	lane->reading = false;
-	pthread_cond_broadcast(&p->changed);
+	if (load)
+		pthread_cond_signal(&lane->send_wake);
+	pipeline_tell_idle_locked(lane);
 }
 
 static void read_task(struct lane *lane, struct load *load)

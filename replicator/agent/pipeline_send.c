@@ -13,14 +13,14 @@ static struct load *next_load(struct lane *lane)
 	struct pipeline *p = lane->pipeline;
 	SCOPED_LOCK(&p->lock);
 	while (!p->stopping && lane->load_count == 0)
-		pthread_cond_wait(&p->changed, &p->lock);
+		pthread_cond_wait(&lane->send_wake, &p->lock);
 	if (p->stopping)
 		return NULL;
 	struct load *load = lane->loads[lane->load_first];
 	lane->load_first = (lane->load_first + 1) % QUEUE_LOADS;
-	lane->load_count--;
+	if (lane->load_count-- == QUEUE_LOADS)
+		pthread_cond_signal(&lane->read_wake);
 	lane->sending = true;
-	pthread_cond_broadcast(&p->changed);
 	return load;
 }
 
@@ -30,7 +30,7 @@ static int await_window(struct lane *lane, uint64_t bytes)
 	struct pipeline *p = lane->pipeline;
 	SCOPED_LOCK(&p->lock);
 	while (!p->stopping && lane->in_flight > 0 && lane->in_flight + bytes > lane->window)
-		pthread_cond_wait(&p->changed, &p->lock);
+		pthread_cond_wait(&lane->send_wake, &p->lock);
 	if (p->stopping)
 		return -ECANCELED;
 	lane->in_flight += bytes;
@@ -149,7 +149,8 @@ static void end_load(struct lane *lane, struct load *load)
 		SCOPED_LOCK(&p->lock);
 		p->spare[p->spare_count++] = load->buffer;
 		lane->sending = false;
-		pthread_cond_broadcast(&p->changed);
+		pthread_cond_signal(&p->given);
+		pipeline_tell_idle_locked(lane);
 	}
 	free(load);
 }

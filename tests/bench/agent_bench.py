@@ -38,7 +38,7 @@ def arguments():
     parser.add_argument("--delta-gib", type=int, default=64, help="delta: the disk's size")
     parser.add_argument("--seed", type=int, default=1, help="delta: of what is written where")
     parser.add_argument("--pairs", type=int, default=12, help="capture: pairs of runs")
-    parser.add_argument("--seconds", type=int, help="points (220), rpo (600): how long; "
+    parser.add_argument("--seconds", type=int, help="points (250), rpo (600): how long; "
                                                     "rss (20): how long in each state")
     parser.add_argument("name", nargs="+", choices=["all", *PARTS])
     options = parser.parse_args()
