@@ -285,8 +285,9 @@ static __always_inline int queued(struct bio *bio)
 			__sync_fetch_and_add(&counters(device)->opaque, 1);
 		return 0;
 	}
-	mark(index, bio->bi_iter.bi_sector, bytes);
+	/* In this order: as long as the sum stays the same, no mark of a new write appears. */
 	__sync_fetch_and_add(&counters(device)->queued_bytes, bytes);
+	mark(index, bio->bi_iter.bi_sector, bytes);
 	if (device->flags & CAPTURE_BIO_BASED) {
 		uint64_t key = (uint64_t)bio;
 		struct inflight value = {

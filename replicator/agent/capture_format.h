@@ -53,7 +53,7 @@ struct capture_counters {
 	uint64_t other_bytes;  /* completed, by the functions' entries */
 	uint64_t opaque;       /* commands that may write, no telling where */
 	uint64_t overflow;     /* writes that could not be followed to their end */
-	uint64_t queued_bytes; /* begun; all of them marked by then */
+	uint64_t queued_bytes; /* begun; marked after that, and before they end */
 	uint64_t reserved[3];
 };
 static_assert(sizeof(struct capture_counters) == 64, "a cache line");

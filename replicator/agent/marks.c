@@ -278,7 +278,9 @@ void marks_prove(const struct marks *marks)
 	for (uint64_t block = 0;
 		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++) {
 		uint8_t state = load(&marks->map[block]);
-		if (state == SETTLED)
+		if (state == WRITTEN)
+			change(&marks->map[block], WRITTEN, LANDED);
+		else if (state == SETTLED)
 			change(&marks->map[block], SETTLED, CLEAN);
 		else if (is_unsure(state))
 			change(&marks->map[block], state, (uint8_t)(state + TAGS));
@@ -291,10 +293,19 @@ uint64_t marks_recall(const struct marks *marks)
 	for (uint64_t block = 0;
 		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++) {
 		uint8_t state = load(&marks->map[block]);
-		if (is_unsure(state))
+		if (state == WRITTEN)
+			change(&marks->map[block], WRITTEN, LANDED);
+		else if (is_unsure(state))
 			recalled += change(&marks->map[block], state, LANDED);
 	}
 	return MIN(recalled << marks->shift, marks->disk_bytes);
+}
+
+void marks_unland(const struct marks *marks)
+{
+	for (uint64_t block = 0;
+		(block = next_unclean(marks, block, marks->blocks)) < marks->blocks; block++)
+		change(&marks->map[block], LANDED, WRITTEN);
 }
 
 void marks_merge(const struct marks *from, const struct marks *to)

@@ -6,7 +6,7 @@
  *	1          written
  *	2..125     taken in a pass (2 + pass % 124) and not settled, unsure
  *	126..249   taken in a pass (126 + pass % 124) and not settled, sure
- *	250        landed: to be taken again; what was written of it is on the disk by now
+ *	250        landed: written; no write to it is under way any more
  *	251        settled, unsure
  *
  * Unsure: the write may still have been under way when the block was read, so that the read saw
@@ -60,10 +60,14 @@ bool marks_is_dirty(const struct marks *marks, uint64_t offset, uint64_t length)
 /* What was taken and not settled is written again. */
 void marks_untake(const struct marks *marks);
 
-/* Both to be called with no write under way. Prove: all that was read so far was read right.
- * Recall: what is unsure is to be taken again; returns how many bytes that are. */
+/* Both to be called when no write is under way; what is written has landed. Prove: all that was
+ * read so far was read right. Recall: what is unsure is to be taken again; returns how many bytes
+ * that are. */
 void marks_prove(const struct marks *marks);
 uint64_t marks_recall(const struct marks *marks);
+
+/* A write had begun after all: what has landed counts as written, no more. */
+void marks_unland(const struct marks *marks);
 
 /* True if a block of the range is unsure, settled or not. */
 bool marks_is_unsure(const struct marks *marks, uint64_t offset, uint64_t length);

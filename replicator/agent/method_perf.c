@@ -188,6 +188,13 @@ static void take_record(struct method_perf *m, const uint8_t *raw, uint32_t byte
 	for (unsigned i = 0; i < CAPTURE_DEVICES; i++) {
 		if (m->devs[i] != dev || dev == 0)
 			continue;
+		struct capture_counters *counters = &m->devices[i].stripes[0];
+		bool ended = l == &m->layouts[RQ_COMPLETE];
+		/* As the programs do: what begins is counted, then marked; what ends the other way
+		 * round. */
+		if (!ended)
+			__atomic_fetch_add(&counters->queued_bytes,
+				(uint64_t)sectors * SECTOR_BYTES, __ATOMIC_SEQ_CST);
 		uint32_t next = __atomic_load_n(&m->devices[i].first, __ATOMIC_ACQUIRE);
 		for (; next; next = __atomic_load_n(&m->slots[next - 1].next, __ATOMIC_ACQUIRE)) {
 			const struct capture_slot *slot = &m->slots[next - 1];
@@ -201,10 +208,9 @@ static void take_record(struct method_perf *m, const uint8_t *raw, uint32_t byte
 			marks_set(&marks, (begin - slot->first_sector) * SECTOR_BYTES,
 				(end - begin) * SECTOR_BYTES);
 		}
-		struct capture_counters *counters = &m->devices[i].stripes[0];
-		__atomic_fetch_add(l == &m->layouts[RQ_COMPLETE] ? &counters->seen_bytes
-								 : &counters->queued_bytes,
-			(uint64_t)sectors * SECTOR_BYTES, __ATOMIC_RELEASE);
+		if (ended)
+			__atomic_fetch_add(&counters->seen_bytes, (uint64_t)sectors * SECTOR_BYTES,
+				__ATOMIC_RELEASE);
 	}
 }
 

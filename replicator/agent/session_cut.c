@@ -176,6 +176,25 @@ static void forget_errors(struct session *s)
 
 /* ── before the freeze ───────────────────────────────────────────────────────────────────── */
 
+static void look_for_losses(struct cut *cut)
+{
+	struct source *source = cut->session->options->source;
+	for (unsigned i = 0; i < source->count && !cut->lost; i++) {
+		struct source_disk *disk = source->disks[i];
+		struct tracker_trust trust;
+		SCOPED_LOCK(&disk->lock);
+		if (!session_takes_part(cut->session, i) ||
+			tracker_check(disk->tracked, CHECK_MS, &trust) < 0)
+			continue;
+		if (trust.verdict == TRACKER_RECALLED)
+			cut->recalled_bytes += trust.recalled_bytes;
+		if (trust.verdict == TRACKER_LOST) {
+			cut->lost = disk;
+			cut->trust = trust;
+		}
+	}
+}
+
 /* Filesystems are asked to write what they hold, so that freezing finds little to write. */
 static int copy_in_passes(struct cut *cut)
 {
@@ -187,6 +206,9 @@ static int copy_in_passes(struct cut *cut)
 		if (dirty <= LITTLE_BYTES || dirty > before - before / 4)
 			return 0;
 		before = dirty;
+		look_for_losses(cut); /* what has landed by now is read right, whatever follows */
+		if (cut->lost)
+			return 0;
 		int r = take_all(cut, &taken);
 		if (r == 0)
 			r = await_sent(cut);
@@ -310,25 +332,6 @@ static int await_others(struct cut *cut)
 	if (r == 0 && s->cut.over)
 		r = -ECANCELED;
 	return r < 0 ? error_set(&cut->error, r, NULL, "the cut was called off") : 0;
-}
-
-static void look_for_losses(struct cut *cut)
-{
-	struct source *source = cut->session->options->source;
-	for (unsigned i = 0; i < source->count && !cut->lost; i++) {
-		struct source_disk *disk = source->disks[i];
-		struct tracker_trust trust;
-		SCOPED_LOCK(&disk->lock);
-		if (!session_takes_part(cut->session, i) ||
-			tracker_check(disk->tracked, CHECK_MS, &trust) < 0)
-			continue;
-		if (trust.verdict == TRACKER_RECALLED)
-			cut->recalled_bytes += trust.recalled_bytes;
-		if (trust.verdict == TRACKER_LOST) {
-			cut->lost = disk;
-			cut->trust = trust;
-		}
-	}
 }
 
 /* `last`: however much is marked again, it is copied now; else it may have to be frozen anew. */

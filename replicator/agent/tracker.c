@@ -375,7 +375,7 @@ static int begin_marking(struct tracker_disk *disk, struct error *error)
 
 	if (slot_find(disk)) {
 		struct tracker_trust trust;
-		disk->unsure = true; /* what the earlier process had settled may be */
+		marks_unland(&disk->marks); /* the earlier process may have died about to */
 		disk->resumed =
 			tracker_check(disk, 200, &trust) == 0 && trust.verdict != TRACKER_LOST;
 		if (disk->resumed) {
@@ -539,7 +539,6 @@ int tracker_take(struct tracker_disk *disk, uint64_t pass, uint64_t offset, size
 		return -EOPNOTSUPP;
 	settle(method);
 	marks_take(&disk->marks, pass, offset, capacity, ret_ranges, ret_count, ret_next);
-	disk->unsure |= *ret_count > 0;
 	return 0;
 }
 

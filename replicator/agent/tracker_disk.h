@@ -18,8 +18,9 @@ struct tracker_disk {
 	struct disk disk;
 	struct marks marks; /* map is NULL for scan */
 	unsigned slot;
-	int stat_fd;     /* the gendisk's statistics; negative: none */
-	int inflight_fd; /* how many requests are under way on it; negative: nobody says */
+	int stat_fd;         /* the gendisk's statistics; negative: none */
+	int inflight_fd;     /* how many requests are under way on it; negative: nobody says */
+	uint64_t odd_excess; /* found by checks in a row, while the disk was idle */
+	unsigned odd_checks;
 	bool resumed;
-	bool unsure; /* something may be, in the marks */
 };

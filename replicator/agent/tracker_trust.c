@@ -23,6 +23,8 @@
  * every write's beginning was seen and marked, and each has ended by now: all that may be wrong is
  * a block that was taken and read while its write was still under way. Those are known (unsure,
  * marks.h) and marked again: TRACKER_RECALLED. Anything else that does not add up is TRACKER_LOST.
+ * Every moment at which the disk is idle makes what is marked then sure, so that little is unsure
+ * at any time.
  *
  * Idle is what the kernel says (no write in `inflight`), with all sums standing still. If it were
  * ever said too early, the constant learnt would be too large, and what follows from that is a loss
@@ -42,8 +44,10 @@
 
 #define AGREEING 3
 #define AGREEING_ON_LOSS 5
+#define IDLE_SOON 50    /* samples, while it is not idle, for what proves more then */
 #define WAIT_MS_MIN 15u /* what agreeing takes on a disk at rest */
 #define PAUSE_NS (2 * NS_PER_MS)
+#define ODD_CHECKS 4       /* in a row that find the same excess: it is not going to pass */
 #define NO_BASE UINT64_MAX /* of what was counted: the disk was never still enough to tell */
 
 struct sums {
@@ -293,7 +297,8 @@ static bool is_certain(const struct tracker_disk *disk, const struct tracker_tru
 	bool counts = disk->stat_fd >= 0 && disk->disk.counted;
 	switch (trust->reason) {
 	case TRACKER_REASON_NONE:
-		return agreement->samples >= AGREEING;
+		return agreement->samples >= AGREEING &&
+		       (agreement->idle_samples >= AGREEING || agreement->samples >= IDLE_SOON);
 	case TRACKER_REASON_ENDS:
 		return MIN(agreement->samples, agreement->idle_samples) >= AGREEING;
 	case TRACKER_REASON_BYTES:
@@ -315,23 +320,63 @@ static void rebase(struct capture_note *note, const struct agreement *agreement)
 		&note->base_other, note->base_counted - agreement->other, __ATOMIC_SEQ_CST);
 }
 
-/* What a verdict that is certain changes. */
-static int conclude(struct tracker_disk *disk, const struct agreement *agreement,
-	struct tracker_trust *trust, struct tracker_trust *ret_trust)
+/* No write was under way when the samples were taken. What that says of marks holds for those that
+ * were set by then: no others are there as long as nothing has begun since. */
+static uint64_t use_rest(struct tracker_disk *disk, enum tracker_verdict verdict, uint64_t queued)
+{
+	struct method *method = disk->tracker->method;
+	uint64_t recalled = 0;
+	struct sums now;
+
+	if (verdict == TRACKER_RECALLED)
+		recalled = marks_recall(&disk->marks);
+	else
+		marks_prove(&disk->marks);
+	if (method->ops->settle)
+		method->ops->settle(method);
+	sum_up(&method->devices[note_of(disk)->device], &now);
+	if (now.queued != queued)
+		marks_unland(&disk->marks);
+	return recalled;
+}
+
+/* More has begun than has ended though the disk is said to be idle: it lies in a queue where the
+ * kernel does not count it yet, or it failed before it got to the disk, which stays so. */
+static bool may_pass(struct tracker_disk *disk, const struct agreement *agreement)
+{
+	uint64_t known = note_of(disk)->idle_excess;
+	if (known == TRACKER_EXCESS_UNKNOWN || (int64_t)(agreement->excess - known) <= 0) {
+		disk->odd_checks = 0;
+		return false;
+	}
+	if (disk->odd_excess != agreement->excess)
+		disk->odd_checks = 0;
+	disk->odd_checks++;
+	disk->odd_excess = agreement->excess;
+	return disk->odd_checks < ODD_CHECKS;
+}
+
+/* What a verdict that is certain changes. Marks first: who dies in between has too many of them,
+ * never too few. */
+static int conclude(struct tracker_disk *disk, const struct sums *now,
+	const struct agreement *agreement, struct tracker_trust *trust,
+	struct tracker_trust *ret_trust)
 {
 	struct capture_note *note = note_of(disk);
-	bool proven = trust->verdict == TRACKER_PROVEN;
+	bool proven = trust->verdict == TRACKER_PROVEN,
+	     recalled = trust->verdict == TRACKER_RECALLED;
 
-	if (proven || trust->verdict == TRACKER_LOST)
+	if (trust->reason == TRACKER_REASON_BYTES && may_pass(disk, agreement)) {
+		trust->verdict = TRACKER_UNPROVEN;
+		trust->reason = TRACKER_REASON_BUSY;
+	}
+	bool at_rest = recalled || (proven && agreement->idle_samples >= AGREEING &&
+					   !may_pass(disk, agreement));
+	if ((proven && at_rest) || trust->verdict == TRACKER_LOST)
 		learn_excess(note, agreement);
-	/* Its blocks first: who dies in between has too many marked, never too few. */
-	if (trust->verdict == TRACKER_RECALLED)
-		trust->recalled_bytes = disk->unsure ? marks_recall(&disk->marks) : 0;
-	else if (proven && disk->unsure && agreement->idle_samples >= AGREEING)
-		marks_prove(&disk->marks);
-	if (trust->verdict == TRACKER_RECALLED || (proven && agreement->idle_samples >= AGREEING))
-		disk->unsure = false;
-	if (proven || trust->verdict == TRACKER_RECALLED)
+	if (at_rest)
+		trust->recalled_bytes = use_rest(disk, trust->verdict, now->queued);
+	if (proven || recalled)
 		rebase(note, agreement);
 	return give(disk, trust, ret_trust);
 }
@@ -367,7 +412,7 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 		agree(&now, &agreement);
 		judge(disk, &now, &trust);
 		if (is_certain(disk, &trust, &agreement))
-			return conclude(disk, &agreement, &trust, ret_trust);
+			return conclude(disk, &now, &agreement, &trust, ret_trust);
 		/* A loss has to show for a while: a request may be between mark and count. */
 		bool soon = trust.verdict == TRACKER_PROVEN || trust.verdict == TRACKER_RECALLED;
 		pause_for(soon ? 50 * NS_PER_US : PAUSE_NS);

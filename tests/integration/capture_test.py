@@ -264,6 +264,14 @@ def ends_missed(work):
         check(" recalled=4096" in tool.ask("check 500"), "what was sure is taken again")
         check(tool.ask("finish") == "finish 1" and tool.ask("compare") == "same moved=0", "wrong")
 
+        step("bpf: what is marked while the disk is idle is sure when it is taken")
+        written(disk.device, 60).wait()
+        check(" proven " in tool.ask("check 500") and tool.ask("pass") == "pass 4096", "not proven")
+        with unseen_end(tool, disk, outer_at, pin, 101):
+            pass
+        check(" recalled=4096" in tool.ask("check 500"), "more or less than one block is taken again")
+        check(tool.ask("finish") == "finish 1" and tool.ask("compare") == "same moved=0", "wrong")
+
         step("bpf: a write that goes unseen whole is not taken for one whose end was missed")
         with unseen_end(tool, disk, outer_at, pin, 77):
             written(disk.device, 200).wait()
@@ -293,11 +301,12 @@ def overrun(work):
         check(" proven " in answer and tool.ask("compare").startswith("same "), answer)
 
 
-def report(losses):
+def report(losses, method):
     print(f"{losses.cuts} cuts; the loss detector fired {losses.count} times; ends of writes were "
           f"missed {losses.recalled} times; "
           f"{losses.moved} sectors moved under a frozen btrfs")
-    check(losses.count * 2 <= losses.cuts, "most cuts had losses: the method does not work here")
+    # Rings run over where their reader gets no time; programs have nothing that could.
+    check(losses.count <= (losses.cuts // 4 if method == "perf" else 0), "writes went unseen")
 
 
 def test_method(method):
@@ -319,7 +328,7 @@ def test_method(method):
             ends_missed(work)
         else:
             overrun(work)
-        report(losses)
+        report(losses, method)
     return test
 
 

@@ -274,11 +274,36 @@ static void test_what_is_proven_is_not_recalled(void **state)
 	assert_true(is_taken(&w, 3, 12288));
 	/* Written again since: that mark stays, and is unsure. */
 	marks_set(&w.marks, 12288, 1);
-	assert_int_equal(marks_recall(&w.marks), 0);
 	marks_settle(&w.marks, 3, 0, MIB);
 	assert_true(is_taken(&w, 4, 12288));
 	assert_true(marks_is_unsure(&w.marks, 12288, 1));
 	world_free(&w);
+}
+
+static void test_what_had_landed_when_it_was_taken_is_sure(void **state)
+{
+	(void)state;
+	struct world w;
+	for (int unland = 0; unland < 2; unland++) {
+		world_new(&w, MIB, 12, 1);
+		marks_set(&w.marks, 12288, 1);
+		if (unland)
+			assert_int_equal(marks_recall(&w.marks), 0);
+		else
+			marks_prove(&w.marks);
+		assert_int_equal(marks_dirty_bytes(&w.marks), 4096);
+		if (unland)
+			marks_unland(&w.marks);
+		assert_true(marks_is_dirty(&w.marks, 12288, 1));
+		assert_true(is_taken(&w, 4, 12288));
+		assert_int_equal(marks_is_unsure(&w.marks, 12288, 1), unland);
+		/* Written once more: as unsure as any. */
+		marks_prove(&w.marks);
+		marks_set(&w.marks, 12288, 1);
+		assert_true(is_taken(&w, 5, 12288));
+		assert_true(marks_is_unsure(&w.marks, 12288, 1));
+		world_free(&w);
+	}
 }
 
 static void test_growing_keeps_what_is_written_or_taken(void **state)
@@ -327,6 +352,7 @@ int main(void)
 		cmocka_unit_test(test_a_block_written_after_it_was_taken_stays_written),
 		cmocka_unit_test(test_what_is_recalled_is_taken_again_and_is_sure_then),
 		cmocka_unit_test(test_what_is_proven_is_not_recalled),
+		cmocka_unit_test(test_what_had_landed_when_it_was_taken_is_sure),
 		cmocka_unit_test(test_growing_keeps_what_is_written_or_taken),
 		cmocka_unit_test(test_memory_is_bounded_by_the_size_of_blocks),
 	};
