@@ -1,5 +1,5 @@
 /*
- * See the header. The admin is asked with the project's own HTTP client, never by proxy.
+ * See the header.
  */
 #include "tests/integration/blob_service.h"
 
@@ -12,6 +12,9 @@
 #include "azureblob/blobs.h"
 #include "common/cleanup.h"
 #include "common/rng.h"
+#include "tests/integration/service_admin.h"
+
+#define ADMIN "PAGEBLOB_ADMIN"
 
 const struct retry_policy blob_service_retry = {
 	.attempts = 5,
@@ -52,7 +55,7 @@ int blob_service_open(void **state)
 	uint32_t random;
 	random_bytes(&random, sizeof(random));
 	snprintf(s->container, sizeof(s->container), "test-%d-%08x", (int)getpid(), random);
-	s->strict = getenv("PAGEBLOB_ADMIN") != NULL;
+	s->strict = getenv(ADMIN) != NULL;
 	if (azureblob_account_parse(text, &s->account, &error) < 0 ||
 		azureblob_credential_new_account(&s->account, &s->credential, &error) < 0)
 		fail_msg("%s", error.message);
@@ -86,31 +89,9 @@ int blob_service_reset(void **state)
 	return 0;
 }
 
-static void ask_admin(const char *method, const char *path, const char *json, struct buf *answer)
-{
-	CLEANUP(http_request_free) struct http_request request = { 0 };
-	CLEANUP(buf_free) struct buf url = { 0 };
-	struct http *http = NULL;
-	const struct http_options options = { .proxy = "" };
-	struct iovec body = { (void *)json, json ? strlen(json) : 0 };
-	assert_int_equal(http_new(&options, &http, NULL), 0);
-	assert_int_equal(buf_printf(&url, "%s%s", getenv("PAGEBLOB_ADMIN"), path), 0);
-	request.method = method;
-	request.url = url.data;
-	request.body = &body;
-	request.body_count = json != NULL;
-	assert_int_equal(http_perform(http, &request), 0);
-	if (request.status != 200)
-		fail_msg("admin %s: %d %s", path, request.status,
-			request.ret_body.data ? request.ret_body.data : request.error_text);
-	if (answer)
-		buf_append(answer, request.ret_body.data, request.ret_body.len);
-	http_free(http);
-}
-
 void admin_post(const char *path, const char *json)
 {
-	ask_admin("POST", path, json, NULL);
+	service_admin_ask(ADMIN, "POST", path, json, NULL);
 }
 
 void admin_fault(const char *operation, const char *fault, unsigned times)
@@ -124,15 +105,7 @@ void admin_fault(const char *operation, const char *fault, unsigned times)
 
 uint64_t admin_stat(const char *name)
 {
-	CLEANUP(buf_free) struct buf answer = { 0 };
-	CLEANUP(json_freep) struct cJSON *json = NULL;
-	struct json root;
-	uint64_t value = 0;
-	ask_admin("GET", "/stats", NULL, &answer);
-	assert_int_equal(json_parse(answer.data, answer.len, NULL, &json, NULL), 0);
-	json_root(json, "stats", &root);
-	assert_int_equal(json_get_u64(&root, name, &value, NULL), 0);
-	return value;
+	return service_admin_number(ADMIN, "/stats", NULL, name);
 }
 
 int finish_one(struct azureblob *client, struct azureblob_request *request)

@@ -1,5 +1,5 @@
 /*
- * See the header. The admin is asked with the project's own HTTP client, never by proxy.
+ * See the header.
  */
 #include "tests/integration/ec2_service.h"
 
@@ -12,36 +12,16 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "common/json.h"
 #include "common/rng.h"
 #include "ec2/blocks.h"
 #include "ec2/snapshots.h"
+#include "tests/integration/service_admin.h"
 
-static void ask_admin(const char *method, const char *path, const char *json, struct buf *answer)
-{
-	CLEANUP(http_request_free) struct http_request request = { 0 };
-	CLEANUP(buf_free) struct buf url = { 0 };
-	struct http *http = NULL;
-	const struct http_options options = { .proxy = "" };
-	struct iovec body = { (void *)json, json ? strlen(json) : 0 };
-	assert_int_equal(http_new(&options, &http, NULL), 0);
-	assert_int_equal(buf_printf(&url, "%s%s", getenv("AWS_TEST_ADMIN"), path), 0);
-	request.method = method;
-	request.url = url.data;
-	request.body = &body;
-	request.body_count = json != NULL;
-	assert_int_equal(http_perform(http, &request), 0);
-	if (request.status != 200)
-		fail_msg("admin %s: %d %s", path, request.status,
-			request.ret_body.data ? request.ret_body.data : request.error_text);
-	if (answer)
-		buf_append(answer, request.ret_body.data, request.ret_body.len);
-	http_free(http);
-}
+#define ADMIN "AWS_TEST_ADMIN"
 
 void admin_post(const char *path, const char *json)
 {
-	ask_admin("POST", path, json, NULL);
+	service_admin_ask(ADMIN, "POST", path, json, NULL);
 }
 
 void admin_postf(const char *path, const char *format, ...)
@@ -61,32 +41,14 @@ void admin_fault(const char *match, const char *fault, unsigned skip, unsigned t
 		match, fault, skip, times);
 }
 
-static uint64_t number_in(const char *path, const char *object, const char *name)
-{
-	CLEANUP(buf_free) struct buf answer = { 0 };
-	CLEANUP(json_freep) struct cJSON *json = NULL;
-	struct json at, inner;
-	uint64_t value = 0;
-	ask_admin("GET", path, NULL, &answer);
-	assert_int_equal(json_parse(answer.data, answer.len, NULL, &json, NULL), 0);
-	json_root(json, path, &at);
-	if (object) {
-		assert_int_equal(json_get_object(&at, object, &inner, NULL), 0);
-		json_find_u64(&inner, name, &value, NULL);
-	} else {
-		assert_int_equal(json_get_u64(&at, name, &value, NULL), 0);
-	}
-	return value;
-}
-
 uint64_t admin_number(const char *path, const char *name)
 {
-	return number_in(path, NULL, name);
+	return service_admin_number(ADMIN, path, NULL, name);
 }
 
 uint64_t admin_operations(const char *operation)
 {
-	return number_in("/stats", "operations", operation);
+	return service_admin_number(ADMIN, "/stats", "operations", operation);
 }
 
 void clear_environment(void)
@@ -172,7 +134,7 @@ static void add_instance(struct ec2_world *s)
 int ec2_service_open(void **state)
 {
 	struct ec2_world *s = calloc(1, sizeof(*s));
-	if (!s || !getenv("AWS_TEST_ADMIN")) {
+	if (!s || !getenv(ADMIN)) {
 		print_message("AWS_TEST_ADMIN is not set\n");
 		free(s);
 		return -1;

@@ -2,59 +2,42 @@
 # Vault and flusher through the real client, each vault point compared by an independent reader.
 # The argument picks the service: azurite, strict, or faults (the strict server with every fault).
 . "$(dirname "$0")/../lib/common.sh"
-. "$lf_tests/lib/azurite.sh"
-. "$lf_tests/lib/pageblob.sh"
+. "$lf_tests/lib/blobservice.sh"
 
 program=$lf_build/tests/vault_service_test
 [ -x "$program" ] || lf_skip "vault_service_test is not built"
 container=vault$RANDOM
-read_blob() { python3 "$lf_tests/lib/blobread.py" "$@" --container "$container"; }
 
-case $1 in
-azurite) azurite_start ;;
-strict | faults) pageblob_start ;;
-*) lf_fail "azurite, strict or faults" ;;
-esac
-[ "$1" = azurite ] || pageblob_admin POST /settings '{"fence_prefix": "machines/"}' >/dev/null
+# Of a VHD: the disk's bytes and a footer, and others see the same size.
+check_vhd() {
+	[ "$(stat -c %s "$1")" = $(($2 + 512)) ] || lf_fail "a vault point has another size than $2 bytes"
+	command -v qemu-img >/dev/null || return 0
+	cp --sparse=always "$1" "$1.vhd"
+	qemu-img info -f vpc "$1.vhd" | grep -q "($2 bytes)" || lf_fail "qemu-img sees another size"
+}
 
-if [ "$1" = faults ]; then
-	seed=${LANDFALL_SEED:-$RANDOM}
-	echo "seed $seed (LANDFALL_SEED=$seed to repeat)"
-	pageblob_admin POST /rules/clear "{\"seed\": $seed}" >/dev/null
-	for operation in PutPage ClearPages Snapshot SetProperties PutBlob PutBlock PutBlockList \
-		DeleteBlob GetBlob GetPageRanges ListBlobs HeadBlob; do
-		faults='{"kind":"busy"} {"kind":"error500"} {"kind":"status","status":500,"code":"InternalError","applied":true}
-			{"kind":"reset","when":"before"} {"kind":"reset","when":"applied"} {"kind":"duplicate","delay_s":0.3}'
-		case $operation in
-		GetBlob | GetPageRanges | ListBlobs | HeadBlob) faults+=' {"kind":"truncate"}' ;;
-		*) faults+=' {"kind":"late","answer":"reset","delay_s":0.5}' ;;
-		esac
-		for fault in $faults; do
-			pageblob_admin POST /rules "{\"match\": {\"operation\": \"$operation\"},
-				\"fault\": $fault, \"probability\": 0.01}" >/dev/null
-		done
-	done
-fi
+blobservice_start "$1"
+for operation in PutPage ClearPages Snapshot SetProperties PutBlob PutBlock PutBlockList \
+	DeleteBlob GetBlob GetPageRanges ListBlobs HeadBlob; do
+	blobservice_faults "$operation" '{"kind":"busy"}' '{"kind":"error500"}' \
+		'{"kind":"status","status":500,"code":"InternalError","applied":true}' \
+		'{"kind":"reset","when":"before"}' '{"kind":"reset","when":"applied"}' \
+		'{"kind":"duplicate","delay_s":0.3}'
+	case $operation in
+	GetBlob | GetPageRanges | ListBlobs | HeadBlob)
+		blobservice_faults "$operation" '{"kind":"truncate"}'
+		;;
+	*) blobservice_faults "$operation" '{"kind":"late","answer":"reset","delay_s":0.5}' ;;
+	esac
+done
 
 lf_step "the life of a group"
 "$program" "$container" "$lf_tmp"
-[ "$1" = azurite ] || pageblob_admin POST /rules/clear '{"seed": 1}' >/dev/null
+blobservice_settle
 
 lf_step "every vault point by an independent reader"
-count=0
-while read -r blob snapshot file bytes; do
-	read_blob get --blob "$blob" --snapshot "$snapshot" --out "$lf_tmp/out"
-	cmp -n "$bytes" "$lf_tmp/out" "$file" || lf_fail "$blob at $snapshot is not what was sealed"
-	[ "$(stat -c %s "$lf_tmp/out")" = $((bytes + 512)) ] || lf_fail "$blob has another size"
-	if command -v qemu-img >/dev/null; then
-		cp --sparse=always "$lf_tmp/out" "$lf_tmp/out.vhd"
-		qemu-img info -f vpc "$lf_tmp/out.vhd" | grep -q "($bytes bytes)" ||
-			lf_fail "qemu-img sees another size"
-	fi
-	count=$((count + 1))
-done <"$lf_tmp/points"
-[ "$count" -ge 10 ] || lf_fail "only $count disks of points were compared"
-echo "$count disks of points are exact"
+blobservice_compare "$container" check_vhd
+[ "$blobservice_compared" -ge 10 ] || lf_fail "only $blobservice_compared disks of points were compared"
 
 if [ "$1" != azurite ]; then
 	pageblob_admin GET /stats >"$lf_tmp/stats"

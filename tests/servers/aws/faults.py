@@ -1,11 +1,7 @@
 """Faults on demand: rules and token buckets.
 
-A rule is {"match": {...}, "fault": {...}, "skip": n, "times": n, "probability": p}.
-  match        operation, snapshot (patterns), index (one or a list): all given must hold
-  skip         matching requests to let through first (default 0)
-  times        how often it fires (default 1; 0: as long as the rule stands)
-  probability  drawn from the seed, the rule's number and its count of matches
-The first rule that fires wins. Kinds of fault:
+Rules are those of common/rules.py; `match` knows operation, snapshot (patterns) and index (one or
+a list). Kinds of fault:
   status              status, code, reason, applied (default false), retry_after
   reset               applied (default false): the connection is reset without an answer
   hang                applied (default false): no answer until the client leaves
@@ -22,50 +18,26 @@ The first rule that fires wins. Kinds of fault:
   expire_page_tokens  every page token given so far is refused
   end_in_error        CreateSnapshots: the set will end in `error`
 """
-import random
-import threading
 import time
 from fnmatch import fnmatchcase
 
-KINDS = {"status", "reset", "hang", "delay", "truncate", "short", "corrupt", "wrong_checksum",
-         "no_checksum", "empty_page", "short_page", "expire_credentials",
-         "expire_block_tokens", "expire_page_tokens", "end_in_error"}
-_RULE = {"match", "fault", "skip", "times", "probability"}
-_MATCH = {"operation", "snapshot", "index"}
+from common.rules import Rule as AnyRule, Rules
 
 
-class Rule:
-    def __init__(self, number, spec):
-        unknown = set(spec) - _RULE | set(spec.get("match", {})) - _MATCH
-        if unknown:
-            raise ValueError(f"a rule knows no {', '.join(sorted(unknown))}")
-        if spec["fault"].get("kind") not in KINDS:
-            raise ValueError(f"no such fault: {spec['fault'].get('kind')}")
-        self.number, self.match, self.fault = number, spec.get("match", {}), spec["fault"]
-        self.skip = int(spec.get("skip", 0))
-        self.probability = float(spec.get("probability", 1))
-        self.times = int(spec.get("times", 0 if self.probability < 1 else 1))
-        self.seen = self.fired = 0
+class Rule(AnyRule):
+    KINDS = {"status", "reset", "hang", "delay", "truncate", "short", "corrupt",
+             "wrong_checksum", "no_checksum", "empty_page", "short_page", "expire_credentials",
+             "expire_block_tokens", "expire_page_tokens", "end_in_error"}
+    MATCH = {"operation", "snapshot", "index"}
 
-    def fires(self, seed, operation, snapshot, index):
+    def matches(self, operation, snapshot, index):
         m = self.match
         if not fnmatchcase(operation, m.get("operation", "*")) or \
                 not fnmatchcase(snapshot or "", m.get("snapshot", "*")):
             return False
-        if "index" in m:
-            wanted = m["index"] if isinstance(m["index"], list) else [m["index"]]
-            if index not in wanted:
-                return False
-        if self.times and self.fired >= self.times:
-            return False
-        self.seen += 1
-        if self.seen <= self.skip:
-            return False
-        if self.probability < 1 and \
-                random.Random(f"{seed}/{self.number}/{self.seen}").random() >= self.probability:
-            return False
-        self.fired += 1
-        return True
+        if "index" not in m:
+            return True
+        return index in (m["index"] if isinstance(m["index"], list) else [m["index"]])
 
 
 class Bucket:
@@ -84,35 +56,20 @@ class Bucket:
         return True
 
 
-class Faults:
+class Faults(Rules):
+    RULE = Rule
+
     def __init__(self, seed=1):
-        self.seed, self.lock = seed, threading.Lock()
-        self.rules, self.numbers, self.buckets = [], 0, {}
+        super().__init__(seed)
+        self.buckets = {}
 
     def pick(self, operation, snapshot=None, index=None):
-        with self.lock:
-            for rule in self.rules:
-                if rule.fires(self.seed, operation, snapshot, index):
-                    return rule.fault
-        return {}
-
-    def add(self, specs):
-        with self.lock:
-            added = [Rule(self.numbers + i + 1, spec) for i, spec in enumerate(specs)]
-            self.numbers += len(added)
-            self.rules += added
-            return [rule.number for rule in added]
+        return super().pick(operation, snapshot, index) or {}
 
     def clear(self, seed=None):
+        super().clear(seed)
         with self.lock:
-            self.rules, self.numbers, self.buckets = [], 0, {}
-            if seed is not None:
-                self.seed = seed
-
-    def list(self):
-        with self.lock:
-            return [{"id": r.number, "match": r.match, "fault": r.fault, "skip": r.skip,
-                     "times": r.times, "seen": r.seen, "fired": r.fired} for r in self.rules]
+            self.buckets = {}
 
     def admit(self, name, rate):
         """False: there is too much of it."""

@@ -18,14 +18,9 @@ It holds snapshots in a file in a directory of its own under --data and forgets 
 Faults, counters and settings are had from the admin's port: admin.py tells its requests, faults.py
 the faults. Settings: SETTINGS below.
 """
-import argparse
-import ctypes
 import json
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import threading
 
 if __name__ == "__main__":
@@ -36,8 +31,7 @@ from aws.faults import Faults
 from aws.front import Aws, Front, Witness
 from aws.keys import Keys
 from aws.store import Store
-
-PR_SET_PDEATHSIG = 1
+from common import process
 
 SETTINGS = {
     "region": "eu-test-1",
@@ -65,54 +59,20 @@ SETTINGS = {
 }
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description="A strict AWS for tests.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--admin-port", type=int, default=0)
-    parser.add_argument("--data", help="where to make the directory for the snapshots' bytes")
-    parser.add_argument("--ready-file", help="written, whole, when the server is ready")
-    parser.add_argument("--seed", type=int, default=1, help="for faults with a probability")
-    parser.add_argument("--die-with-parent", action="store_true")
-    return parser.parse_args()
-
-
-def main():
-    args = arguments()
-    if args.die_with_parent:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            return 1
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    data = tempfile.mkdtemp(prefix="landfall-aws-", dir=args.data)
-    try:
-        settings = json.loads(json.dumps(SETTINGS))
-        keys = Keys(settings)
-        aws = Aws(settings, keys, Store(data, settings), Faults(args.seed), Witness())
-        front = Front(aws, args.host, args.port)
-        threading.Thread(target=front.serve_forever, daemon=True).start()
-        admin = Admin(aws, args.host, args.admin_port)
-        port = front.server_address[1]
-        line = json.dumps({
-            "port": port, "admin_port": admin.port, "region": settings["region"],
-            "endpoint": f"http://{args.host}:{port}",
-            "admin": f"http://{args.host}:{admin.port}",
-            "access_key_id": keys.static.id, "secret_access_key": keys.static.secret})
-        print(line, flush=True)
-        if args.ready_file:
-            with open(args.ready_file + ".part", "w", encoding="ascii") as out:
-                out.write(line + "\n")
-            os.rename(args.ready_file + ".part", args.ready_file)
-        stop.wait()
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
-    return 0
+def start(args, data):
+    settings = json.loads(json.dumps(SETTINGS))
+    keys = Keys(settings)
+    aws = Aws(settings, keys, Store(data, settings), Faults(args.seed), Witness())
+    front = Front(aws, args.host, args.port)
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    admin = Admin(aws, args.host, args.admin_port)
+    port = front.server_address[1]
+    return {
+        "port": port, "admin_port": admin.port, "region": settings["region"],
+        "endpoint": f"http://{args.host}:{port}",
+        "admin": f"http://{args.host}:{admin.port}",
+        "access_key_id": keys.static.id, "secret_access_key": keys.static.secret}
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)
+    process.run(process.parser("A strict AWS for tests.").parse_args(), "landfall-aws-", start)

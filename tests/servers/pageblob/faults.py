@@ -1,13 +1,7 @@
 """Faults on demand: rules, token buckets, writes that land late, outages.
 
-A rule is {"match": {...}, "fault": {...}, "skip": n, "times": n, "probability": p}.
-  match        operation, method, container, blob (shell patterns), snapshot (true | false),
-               min_bytes: all that are given must hold
-  skip         matching requests to let through first (default 0)
-  times        how often it fires (default 1; 0: as long as the rule stands)
-  probability  drawn from the seed, the rule's number and its count of matches, so that the
-               order in which threads run does not change what is drawn for the n-th match
-The first rule that fires wins. Kinds of fault:
+Rules are those of common/rules.py; `match` knows operation, method, container, blob (shell
+patterns), snapshot (true | false) and min_bytes. Kinds of fault:
   status       status, code, applied (default false), retry_after: an answer of one's choice;
                busy, error500 and timeout500 are short for the usual ones
   reset        when: "before" (the body is not read), "unapplied" (read, not applied) or
@@ -24,37 +18,23 @@ The first rule that fires wins. Kinds of fault:
   lease_steal  the same, and another owner has acquired it
   token_expire the request's own token has just expired
 """
-import random
 import threading
 import time
 from fnmatch import fnmatchcase
 
-SHORT = {"busy": {"kind": "status", "status": 503, "code": "ServerBusy"},
-         "error500": {"kind": "status", "status": 500, "code": "InternalError"},
-         "timeout500": {"kind": "status", "status": 500, "code": "OperationTimedOut"}}
-KINDS = {"status", "reset", "hang", "late", "duplicate", "delay", "slow", "truncate", "corrupt",
-         "lease_break", "lease_steal", "token_expire"}
-_MATCH = {"operation", "method", "container", "blob", "snapshot", "min_bytes"}
-_RULE = {"match", "fault", "skip", "times", "probability"}
+from common.rules import Rule as AnyRule, Rules
 
 
-class Rule:
-    def __init__(self, number, spec):
-        unknown = set(spec) - _RULE | set(spec.get("match", {})) - _MATCH
-        if unknown:
-            raise ValueError(f"a rule knows no {', '.join(sorted(unknown))}")
-        fault = dict(spec["fault"])
-        if fault.get("kind") in SHORT:
-            fault = {**fault, **SHORT[fault["kind"]]}
-        if fault.get("kind") not in KINDS:
-            raise ValueError(f"no such fault: {fault.get('kind')}")
-        self.number, self.match, self.fault = number, spec.get("match", {}), fault
-        self.skip = int(spec.get("skip", 0))
-        self.probability = float(spec.get("probability", 1))
-        self.times = int(spec.get("times", 0 if self.probability < 1 else 1))
-        self.seen = self.fired = 0
+class Rule(AnyRule):
+    KINDS = {"status", "reset", "hang", "late", "duplicate", "delay", "slow", "truncate",
+             "corrupt", "lease_break", "lease_steal", "token_expire"}
+    MATCH = {"operation", "method", "container", "blob", "snapshot", "min_bytes"}
+    SHORT = {"busy": {"kind": "status", "status": 503, "code": "ServerBusy"},
+             "error500": {"kind": "status", "status": 500, "code": "InternalError"},
+             "timeout500": {"kind": "status", "status": 500, "code": "OperationTimedOut"}}
 
     def matches(self, req, size):
+        """A request whose body has `size` bytes."""
         m = self.match
         for name in ("operation", "method", "container", "blob"):
             if name in m and not fnmatchcase(getattr(req, name) or "", m[name]):
@@ -62,23 +42,6 @@ class Rule:
         if "snapshot" in m and bool(m["snapshot"]) != (req.snapshot is not None):
             return False
         return size >= m.get("min_bytes", 0)
-
-    def fires(self, seed):
-        if self.times and self.fired >= self.times:
-            return False
-        self.seen += 1
-        if self.seen <= self.skip:
-            return False
-        if self.probability < 1 and \
-                random.Random(f"{seed}/{self.number}/{self.seen}").random() >= self.probability:
-            return False
-        self.fired += 1
-        return True
-
-    def as_dict(self):
-        return {"id": self.number, "match": self.match, "fault": self.fault, "skip": self.skip,
-                "times": self.times, "probability": self.probability, "seen": self.seen,
-                "fired": self.fired}
 
 
 class Bucket:
@@ -100,37 +63,13 @@ class Bucket:
         return None
 
 
-class Faults:
+class Faults(Rules):
+    RULE = Rule
+
     def __init__(self, settings, seed=1):
-        self.settings, self.seed = settings, seed
-        self.lock = threading.Lock()
-        self.rules, self.numbers = [], 0
+        super().__init__(seed)
+        self.settings = settings
         self.buckets = {}
-
-    def pick(self, req, size):
-        """The fault for a request whose body has `size` bytes (None: it goes through)."""
-        with self.lock:
-            for rule in self.rules:
-                if rule.matches(req, size) and rule.fires(self.seed):
-                    return rule.fault
-        return None
-
-    def add(self, specs):
-        with self.lock:
-            added = [Rule(self.numbers + i + 1, spec) for i, spec in enumerate(specs)]
-            self.numbers += len(added)
-            self.rules += added
-            return [rule.number for rule in added]
-
-    def clear(self, seed=None):
-        with self.lock:
-            self.rules, self.numbers = [], 0
-            if seed is not None:
-                self.seed = seed
-
-    def list(self):
-        with self.lock:
-            return [rule.as_dict() for rule in self.rules]
 
     # Throttling
 

@@ -31,22 +31,16 @@ Files: http_front (sockets, bodies, faults at work), request (reading headers), 
 to operation), auth, tokens, ops_* (the operations), model (what is stored), extents (where
 bytes are), lease, xmlbody, crc64, errors (codes), faults, witness, admin.
 """
-import argparse
 import base64
-import ctypes
-import json
 import os
 import secrets
-import shutil
-import signal
 import ssl
 import sys
-import tempfile
-import threading
 
 if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from common import process
 from pageblob.admin import Admin
 from pageblob.faults import Faults
 from pageblob.http_front import Front
@@ -54,25 +48,6 @@ from pageblob.model import Account, Settings
 from pageblob.service import Service
 from pageblob.tokens import Tokens
 from pageblob.witness import Witness
-
-PR_SET_PDEATHSIG = 1
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description="A strict page-blob service for tests.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--admin-port", type=int, default=0)
-    parser.add_argument("--data", help="where to make the directory for the blobs' bytes")
-    parser.add_argument("--ready-file", help="written, whole, when the server is ready")
-    parser.add_argument("--ready-fd", type=int, help="gets the same line and is closed")
-    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
-    parser.add_argument("--account", default="landfalltest")
-    parser.add_argument("--key", help="base64 (default: random)")
-    parser.add_argument("--seed", type=int, default=1, help="for faults with a probability")
-    parser.add_argument("--die-with-parent", action="store_true")
-    return parser.parse_args()
-
 
 class Server:
     """All parts, put together. Tests written in Python may use it in-process."""
@@ -112,36 +87,19 @@ class Server:
             "client_secret": self.settings.client_secret}
 
 
+def start(args, data):
+    server = Server(data, args.host, args.port, args.admin_port, args.tls, args.account,
+                    args.key, args.seed)
+    return server.description()
+
+
 def main():
-    args = arguments()
-    if args.die_with_parent:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            return 1
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    data = tempfile.mkdtemp(prefix="landfall-pageblob-", dir=args.data)
-    try:
-        server = Server(data, args.host, args.port, args.admin_port, args.tls, args.account,
-                        args.key, args.seed)
-        line = json.dumps(server.description())
-        print(line, flush=True)
-        if args.ready_file:
-            with open(args.ready_file + ".part", "w", encoding="ascii") as out:
-                out.write(line + "\n")
-            os.rename(args.ready_file + ".part", args.ready_file)
-        if args.ready_fd is not None:
-            with os.fdopen(args.ready_fd, "w") as out:
-                out.write(line + "\n")
-        stop.wait()
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
-    return 0
+    parser = process.parser("A strict page-blob service for tests.")
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
+    parser.add_argument("--account", default="landfalltest")
+    parser.add_argument("--key", help="base64 (default: random)")
+    process.run(parser.parse_args(), "landfall-pageblob-", start)
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)
+    main()
