@@ -8,8 +8,16 @@ that is put together here.
 The init's lines come by the first serial port; the kernel's messages, all of them, go to a second
 one. Both are kept whole in build/test-logs, whatever becomes of the guest: BUILD-guest-NAME.log and
 BUILD-guest-NAME-kernel.log. A guest that does not end in its time is asked where it is before it is
-killed: the registers of its processors twice, then an NMI, at which the kernel prints the stacks of
-all processors and tasks.
+killed: the registers of its processors and the code they are at, then an NMI, at which the kernel
+prints the stacks of all processors and tasks.
+
+QEMU (seen with 7.2) may go on executing what it translated of code that another processor has
+changed meanwhile. Linux puts an int3 where it begins to change code that runs; when QEMU has kept
+that one, each processor that comes there traps for ever: all of them loop from a function's first
+byte to the entry of vector 3, while no int3 is in memory, and the guest goes on when all translations
+are dropped. One attachment in a thousand to functions that are busy on two processors ends so.
+Where a part does that again and again, parallel=False has one thread of QEMU take turns for both
+processors.
 
 LANDFALL_GUEST_KERNEL names the .deb of another kernel.
 """
@@ -33,7 +41,7 @@ CACHE = pathlib.Path(os.environ.get("LANDFALL_GUEST_CACHE", "/var/cache/landfall
 # No processor may be left out of what explains a hang
 KERNEL_WORDS = ("console=ttyS1 ignore_loglevel panic=-1 mitigations=off unknown_nmi_panic "
                 "panic_print=0x41 softlockup_all_cpu_backtrace=1 oops=panic")
-LAST_WORDS_S = 30
+LAST_WORDS_S, SAMPLES = 30, 40
 
 
 def kernel_package():
@@ -196,11 +204,13 @@ class Monitor:
 
 
 class Guest:
-    """A machine that runs an image."""
+    """A machine of two processors that runs an image."""
 
-    def __init__(self, work, name, image, disks, memory_mib=768, words=(), reboots=False):
+    def __init__(self, work, name, image, disks, memory_mib=768, words=(), reboots=False,
+                 kernel_words="", parallel=True):
         self.work, self.image, self.disks = pathlib.Path(work), image, disks
         self.memory_mib, self.extra, self.reboots = memory_mib, words, reboots
+        self.kernel_words, self.parallel = kernel_words, parallel
         LOGS.mkdir(parents=True, exist_ok=True)
         self.log = LOGS / f"{BUILD.name}-guest-{name}.log"
         self.kernel_log = LOGS / f"{BUILD.name}-guest-{name}-kernel.log"
@@ -210,12 +220,13 @@ class Guest:
     def words(self):
         # Newer kernels corrupt memory under emulation with these
         old = self.image.version.startswith(("5.", "6.1."))
-        words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu",
+        words = ["qemu-system-x86_64", "-accel",
+                 f"tcg,thread={'multi' if self.parallel else 'single'}", "-cpu",
                  "max" if old else "max,la57=off,cx16=off", "-smp", "2", "-m",
                  self.memory_mib, "-nodefaults", "-no-user-config", "-display", "none",
                  "-qmp", f"unix:{self.work}/qmp,server=on,wait=off", "-serial", "stdio",
                  "-serial", f"file:{self.kernel_log}", "-kernel", self.image.vmlinuz, "-initrd",
-                 self.image.initrd, "-append", KERNEL_WORDS]
+                 self.image.initrd, "-append", f"{KERNEL_WORDS} {self.kernel_words}"]
         if not self.reboots:
             words += ["-no-reboot"]
         if any(disk.how == "scsi" for disk in self.disks):
@@ -308,11 +319,14 @@ class Guest:
     def last_words(self):
         """Asks a guest that hangs where it is; tells in which files the answers are."""
         try:
-            for _ in range(2):
-                for line in ("info cpus", "info registers -a"):
-                    self.console.write(self.monitor.ask(line).encode())
-                self.console.flush()
-                time.sleep(1)
+            places = set()
+            for _ in range(SAMPLES):
+                places.update(re.findall(r"RIP=([0-9a-f]{16})", self.monitor.ask("info registers -a")))
+                time.sleep(0.05)
+            for line in ("info cpus", "info registers -a",
+                         *(f"x /8xb 0x{place}" for place in sorted(places))):
+                self.console.write(f"{line}\n{self.monitor.ask(line)}".encode())
+            self.console.flush()
             began = self.kernel_log.stat().st_size
             self.monitor.call("inject-nmi")
             end = time.monotonic() + LAST_WORDS_S
