@@ -1,7 +1,7 @@
 """What change capture costs the source: 4 KiB random writes with and without it, in turns.
 
-The disk is a loop device on memory: faster than any real one, so the share that capture takes of a
-write is the largest there is.
+On a loop device on the machine's disk, and on one in memory, which is faster than any real one: the
+share that capture takes of a write there is the largest there is.
 """
 
 import json
@@ -10,6 +10,8 @@ import statistics
 import subprocess
 import tempfile
 
+import agent
+from appliance import MIB
 from capture import LoopDisk, Tool
 from figures import report
 
@@ -31,7 +33,7 @@ def writes(disk, seconds=SECONDS):
     return job["write"]["iops"], ios, cpu / ios
 
 
-def in_pairs(work, disk, pairs, method, goal):
+def in_pairs(work, disk, where, pairs, method, goal):
     """One run without and one with capture, who is first in turns."""
     lost, cpus = [], []
     for turn in range(pairs):
@@ -45,7 +47,7 @@ def in_pairs(work, disk, pairs, method, goal):
         lost.append(100 - 100 * rates[True][0] / rates[False][0])
         cpus.append(100 * rates[True][2] / rates[False][2] - 100)
     quartiles = statistics.quantiles(lost)
-    report(f"capture by {method}: 4 KiB random-write IOPS lost", statistics.median(lost), "%", goal,
+    report(f"capture by {method}, {where}: 4 KiB random-write IOPS lost", statistics.median(lost), "%", goal,
            f"median of {pairs} pairs, quartiles {quartiles[0]:.1f} to {quartiles[2]:.1f}; "
            f"processor time of the writer {statistics.median(cpus):+.1f} %")
 
@@ -91,12 +93,19 @@ def cost_of_an_event(work, disk):
            f"writer's processor time; missed {cost['missed']}; {said}")
 
 
-def bench_capture(options, _work):
+def write_whole(device):
+    subprocess.run(["dd", "if=/dev/zero", f"of={device}", "bs=1M", "status=none",
+                    f"count={DISK_MIB}", "oflag=direct"], check=True)
+
+
+def bench_capture(options, work):
+    with agent.LoopDisk(work, "bench", DISK_MIB * MIB) as disk:
+        write_whole(disk.device)
+        in_pairs(work, disk, "disk", options.pairs, "bpf", 3)
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="landfall-bench-") as work:
         work = pathlib.Path(work)
         with LoopDisk(work, "bench", DISK_MIB) as disk:
-            subprocess.run(["dd", "if=/dev/zero", f"of={disk.device}", "bs=1M", "status=none",
-                            f"count={DISK_MIB}", "oflag=direct"], check=True)
-            in_pairs(work, disk, options.pairs, "bpf", 3)
-            in_pairs(work, disk, max(options.pairs // 2, 2), "perf", 20)
+            write_whole(disk.device)
+            in_pairs(work, disk, "memory", options.pairs, "bpf", 3)
+            in_pairs(work, disk, "memory", max(options.pairs // 2, 2), "perf", 20)
             cost_of_an_event(work, disk)
