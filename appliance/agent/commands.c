@@ -39,6 +39,7 @@ static const struct agent_option run[] = {
 		false },
 	{ "exclude", "DISK", "not this one: kernel name (* as in a shell), serial number or path",
 		true, false },
+	{ "replicate-swap", NULL, "what lies in swap, too", false, false },
 	{ "freeze", "MOUNTPOINT", "a filesystem to freeze beside those on the disks", true, false },
 	{ "pre-freeze", "COMMAND", "run before the freeze of an application-consistent point",
 		false, false },

@@ -194,6 +194,7 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 		.script_timeout_ms = AGENT_SCRIPT_TIMEOUT_MS,
 		.connections = AGENT_CONNECTIONS,
 		.zstd = !agent_argument(arguments, "no-compression"),
+		.replicate_swap = agent_argument(arguments, "replicate-swap"),
 		.ready = tell_ready };
 	int r = read_words(arguments, &words, &error);
 	if (r == 0)

@@ -56,6 +56,8 @@ static void print_disk(const struct json *disk)
 	printf("disk %s (%s): ", text_of(disk, "id"), text_of(disk, "path"));
 	print_bytes("", size);
 	print_bytes(", changed and not sent ", number_of(disk, "dirty_bytes"));
+	if (number_of(disk, "swap_bytes") > 0)
+		print_bytes(", swap left out ", number_of(disk, "swap_bytes"));
 	if (comparing && size > 0) {
 		printf("\n  comparing: %.1f %%", 100 * number_of(disk, "compared_bytes") / size);
 		print_bytes(", ", number_of(disk, "compare_bytes_per_s"));

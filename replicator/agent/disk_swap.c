@@ -19,6 +19,7 @@
 #include "common/cleanup.h"
 
 #define EXTENTS_AT_ONCE 128
+#define HEADER_BYTES 65536ull /* the largest page a kernel may have, and its header */
 
 struct ranges {
 	struct disk_range *list;
@@ -68,9 +69,14 @@ static int add_file(struct ranges *ranges, const struct disk *disk, const struct
 			const uint32_t unknown = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_ENCODED |
 						 FIEMAP_EXTENT_NOT_ALIGNED;
 			at = e->fe_logical + e->fe_length;
-			int r = e->fe_flags & unknown
+			/* The header is the file's first page, as of a partition. */
+			uint64_t skip = e->fe_logical < HEADER_BYTES
+						? MIN(HEADER_BYTES - e->fe_logical, e->fe_length)
+						: 0;
+			int r = e->fe_flags & unknown || skip == e->fe_length
 					? 0
-					: add_on(ranges, disk, part, e->fe_physical, e->fe_length);
+					: add_on(ranges, disk, part, e->fe_physical + skip,
+						  e->fe_length - skip);
 			if (r < 0 || e->fe_flags & FIEMAP_EXTENT_LAST)
 				return r;
 		}
@@ -93,8 +99,9 @@ static int add_line(struct ranges *ranges, const struct disk *disk, char *line)
 	if (!device)
 		return add_file(ranges, disk, &part, fd);
 	/* The first page is the header that mkswap wrote: without it nothing swaps there again. */
-	const uint64_t header = 4096;
-	return part.bytes > header ? add_on(ranges, disk, &part, header, part.bytes - header) : 0;
+	return part.bytes > HEADER_BYTES
+		       ? add_on(ranges, disk, &part, HEADER_BYTES, part.bytes - HEADER_BYTES)
+		       : 0;
 }
 
 static int compare(const void *a, const void *b)

@@ -75,6 +75,7 @@ static int agent_open(struct agent *a, struct error *error)
 		.pin_dir = o->pin_dir,
 		.method = o->method,
 		.exclude = o->exclude,
+		.replicate_swap = o->replicate_swap,
 		.discovers = o->disk_count == 0 };
 	/* The watchdog is forked while this process is small and has no threads. */
 	int r = freezer_new(&a->freezer, error);

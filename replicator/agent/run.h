@@ -32,6 +32,7 @@ struct agent_options {
 	unsigned connections;
 	uint64_t read_bytes_per_s, send_bytes_per_s;
 	bool zstd;
+	bool replicate_swap;
 	enum tracker_method method;
 	int stop_fd;                  /* readable: stop */
 	void (*ready)(void *context); /* once the disks are tracked; may be NULL */

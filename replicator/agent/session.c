@@ -372,6 +372,7 @@ static void note_figures(struct session *s)
 		double took = (double)(now - compare->began_ns) / 1e9;
 		struct agent_disk_figures d = { .bytes = source_disk_bytes(disk),
 			.dirty_bytes = source_dirty_bytes(disk),
+			.swap_bytes = source_swap_bytes(disk),
 			.comparing = s->disks[i].comparing,
 			.left_s = -1 };
 		if (d.comparing) {

@@ -340,6 +340,9 @@ static int copy_frozen(struct cut *cut, bool last)
 	struct session *s = cut->session;
 	uint64_t recalled = cut->recalled_bytes;
 	cut->time_ns = clock_realtime_ns(clock_system());
+	if (source_swap_changed(s->options->source))
+		return error_set(&cut->error, -EAGAIN, NULL,
+			"swap was switched on or off in the middle of it; it is tried again");
 	look_for_losses(cut);
 	if (!last && cut->recalled_bytes - recalled > RECALLED_MAX)
 		cut->again = true;
@@ -505,6 +508,7 @@ static int make_point(struct cut *cut)
 {
 	struct session *s = cut->session;
 	session_hold_compare(s, true);
+	source_look_at_swap(s->options->source);
 	int r = prepare_freeze(cut);
 	if (r == 0)
 		r = copy_in_passes(cut);

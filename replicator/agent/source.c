@@ -144,7 +144,15 @@ int source_new(
 	source->state_dir = strdup(options->state_dir);
 	int r = source->state_dir ? tracker_open(&tracker, &source->tracker, error)
 				  : error_set(error, -ENOMEM, NULL, "out of memory");
+	source->swap_fd = -1;
+	if (r == 0 && !options->replicate_swap) {
+		r = source_open_swap(source);
+		if (r < 0)
+			error_set(error, r, "run the agent as root, or with --replicate-swap",
+				"/proc/swaps cannot be read: %s", strerrordesc_np(-r));
+	}
 	if (r < 0) {
+		tracker_close(source->tracker);
 		free(source->state_dir);
 		free(source);
 		return r;
@@ -158,6 +166,7 @@ static void free_disk(struct source_disk *disk)
 	cleanup_close(&disk->file);
 	pthread_mutex_destroy(&disk->lock);
 	free(disk->path);
+	free(disk->swap);
 	free(disk);
 }
 
@@ -171,6 +180,7 @@ void source_free(struct source *source, bool forget)
 		tracker_close(source->tracker);
 	for (unsigned i = 0; i < source->count; i++)
 		free_disk(source->disks[i]);
+	cleanup_close(&source->swap_fd);
 	free(source->state_dir);
 	free(source);
 }
@@ -293,9 +303,15 @@ int source_read(struct source_disk *disk, uint64_t offset, void *data, size_t n)
 {
 	size_t there = offset < disk->disk.bytes ? MIN(n, disk->disk.bytes - offset) : 0;
 	memset((uint8_t *)data + there, 0, n - there);
-	int r = there > 0 ? read_all(disk, offset, data, there) : 0;
-	if (r == 0)
+	if (there > 0 && source_is_swap(disk, offset, there)) {
+		memset(data, 0, there);
 		return 0;
+	}
+	int r = there > 0 ? read_all(disk, offset, data, there) : 0;
+	if (r == 0) {
+		source_blank_swap(disk, offset, data, there);
+		return 0;
+	}
 	SCOPED_LOCK(&disk->lock);
 	return error_set(&disk->error, r,
 		"see the kernel's log of this machine: the disk, or the way to it, is failing",

@@ -29,6 +29,8 @@ struct source_disk {
 	struct disk disk;
 	int file; /* O_DIRECT */
 	uint64_t incarnation;
+	struct disk_range *swap; /* owned; under lock: counts as zeros, see source_swap.c */
+	size_t swap_count;
 	pthread_mutex_t lock;         /* the tracker's calls for this disk, and what follows */
 	struct tracker_disk *tracked; /* NULL: gone */
 	struct error error;           /* why it could not be read of late; code 0: it could */
@@ -47,6 +49,7 @@ struct source_options {
 	const char *pin_dir;   /* for the tracker; NULL: marks end with the process */
 	enum tracker_method method;
 	const char *const *exclude; /* NULL ends; borrowed; see source_add_all */
+	bool replicate_swap;        /* else what lies in active swap areas counts as zeros */
 	bool discovers;             /* disks that come while it runs are protected, too */
 };
 
@@ -59,6 +62,8 @@ struct source {
 	const char *const *exclude;
 	bool discovers;
 	int64_t discover_ns; /* the next time */
+	int swap_fd;         /* −1: swap is not looked at */
+	bool swap_stale;
 	struct {
 		dev_t dev;
 		uint64_t sequence;
@@ -92,6 +97,13 @@ int source_store(struct source *source, struct error *error);
 /* Nothing is known of what changed: another incarnation. Marks begin anew before it returns. */
 int source_distrust(struct source_disk *disk, struct error *error);
 
+/* Swap (source_swap.c): where it lies is looked at again if it was switched on or off since;
+ * source_look does, too. */
+int source_open_swap(struct source *source);
+void source_look_at_swap(struct source *source);
+/* It was switched on or off since it was looked at. Opens nothing: may be called while frozen. */
+bool source_swap_changed(struct source *source);
+
 /* ── any thread ──────────────────────────────────────────────────────────────────────────── */
 
 /* Reads at an offset and length that are multiples of 4 KiB; what is behind the disk's end reads as
@@ -100,5 +112,9 @@ int source_read(struct source_disk *disk, uint64_t offset, void *data, size_t n)
 void source_settle(struct source_disk *disk, uint64_t pass, uint64_t offset, uint64_t length);
 void source_put_back(struct source_disk *disk, uint64_t offset, uint64_t length);
 uint64_t source_dirty_bytes(struct source_disk *disk);
+uint64_t source_swap_bytes(struct source_disk *disk);
+/* All of it is swap; what of it is swap becomes zeros. */
+bool source_is_swap(struct source_disk *disk, uint64_t offset, size_t n);
+void source_blank_swap(struct source_disk *disk, uint64_t offset, uint8_t *data, size_t n);
 /* In whole MiB, as the appliance has it. */
 uint64_t source_disk_bytes(const struct source_disk *disk);

@@ -182,8 +182,11 @@ bool source_look(struct source *source)
 			changed |= grow(disk, now.bytes);
 		}
 	}
-	if (!discover)
-		return changed;
-	source->discover_ns = now_ns + DISCOVER_NS;
-	return (source->discovers && source_add_all(source, false, NULL) > 0) || changed;
+	if (discover) {
+		source->discover_ns = now_ns + DISCOVER_NS;
+		changed |= source->discovers && source_add_all(source, false, NULL) > 0;
+	}
+	source->swap_stale |= changed;
+	source_look_at_swap(source);
+	return changed;
 }

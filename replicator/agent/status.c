@@ -210,6 +210,8 @@ static int add_disk(struct cJSON *list, const struct disk_status *d)
 	if (r == 0)
 		r = json_add_u64(item, "dirty_bytes", d->figures.dirty_bytes);
 	if (r == 0)
+		r = json_add_u64(item, "swap_bytes", d->figures.swap_bytes);
+	if (r == 0)
 		r = json_add_bool(item, "comparing", d->figures.comparing);
 	if (r == 0)
 		r = json_add_u64(item, "compared_bytes", d->figures.compared_bytes);

@@ -47,6 +47,7 @@ void agent_status_set_point(struct agent_status *status, uint64_t point, int64_t
 /* What is known of a disk; by its id. `left_s` < 0: unknown. */
 struct agent_disk_figures {
 	uint64_t bytes, dirty_bytes;
+	uint64_t swap_bytes; /* left out */
 	bool comparing;
 	uint64_t compared_bytes;
 	double compare_bytes_per_s, left_s;
