@@ -112,8 +112,11 @@ static void rule_resync(const struct alert_facts *f, struct board *board)
 		f->first_fault[0] ? f->first_fault : "part of the journal could not be read back");
 	SAY(a->mend,
 		"write the disks' content again from the source (source fuse: to the live "
-		"files, then 'landfall point create %s --resynced')",
-		member_of(f));
+		"files, then 'landfall point create %s --resynced'); or go back to the newest "
+		"point "
+		"in the vault: 'landfall machine remove %s --keep-vault', then 'landfall vault "
+		"takeover'",
+		member_of(f), member_of(f));
 }
 
 static void rule_journal_damaged(const struct alert_facts *f, struct board *board)

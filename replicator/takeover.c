@@ -213,9 +213,9 @@ static int bring_entry(struct registry *registry, const struct vault_group *grou
 
 /* ── one group ───────────────────────────────────────────────────────────────────────────── */
 
-static void on_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
+static void on_progress(void *context, uint64_t done, uint64_t total, const char *unit)
 {
-	job_progress(context, done_bytes, total_bytes, "bytes");
+	job_progress(context, done, total, unit);
 }
 
 static int add_newest_point(
@@ -306,6 +306,34 @@ static void free_reading(struct vault_reading **reading)
 	vault_reading_free(*reading);
 }
 
+/* NULL: all are. */
+static const struct cJSON *one_asked_for(struct job *job)
+{
+	const struct cJSON *one = cJSON_GetObjectItemCaseSensitive(job_parameters(job), "group");
+	return cJSON_IsString(one) ? one : NULL;
+}
+
+/* There is no such group: which there are. */
+static int say_which(struct blob_store *store, const char *name, struct error *error)
+{
+	CLEANUP(name_list_free) struct name_list names = { 0 };
+	char mend[sizeof(error->mend)] = "the vault holds no group; check [vault] container in "
+					 "landfall.conf";
+	if (vault_groups(store, add_name, &names, NULL) < 0)
+		snprintf(mend, sizeof(mend), "check [vault] container in landfall.conf");
+	for (unsigned i = 0, n = 0; i < names.count; i++) {
+		size_t room = sizeof(mend) - n;
+		int more = snprintf(mend + n, room, "%s%s",
+			i == 0 ? "the vault holds these groups: " : ", ", names.names[i]);
+		if (more < 0 || (size_t)more + 5 >= room) {
+			snprintf(mend + n, room, ", …");
+			break;
+		}
+		n += (unsigned)more;
+	}
+	return error_set(error, -ENOENT, mend, "the vault holds no group %s", name);
+}
+
 static int take_group(struct registry *registry, struct job *job, struct blob_store *store,
 	const char *name, struct cJSON *list, struct error *error)
 {
@@ -313,6 +341,8 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 	int r = takeover_check_local(registry, name, error);
 	if (r == 0)
 		r = vault_group_load(store, name, error, &before);
+	if (r == -ENOENT && one_asked_for(job))
+		return say_which(store, name, error);
 	if (r == 0)
 		r = vault_group_takeover(store, name, &registry->appliance,
 			registry->appliance_name, registry->clock, on_progress, job, error, &taken);
@@ -329,13 +359,6 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 }
 
 /* ── the job ─────────────────────────────────────────────────────────────────────────────── */
-
-/* NULL: all are. */
-static const struct cJSON *one_asked_for(struct job *job)
-{
-	const struct cJSON *one = cJSON_GetObjectItemCaseSensitive(job_parameters(job), "group");
-	return cJSON_IsString(one) ? one : NULL;
-}
 
 static int list_groups(
 	struct job *job, struct blob_store *store, struct name_list *names, struct error *error)

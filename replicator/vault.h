@@ -126,13 +126,16 @@ int vault_group_leases(struct blob_store *store, const struct vault_group *group
  * older points must keep their size. -ESTALE: no longer ours; -EEXIST: a new disk's blob is there
  * already and not ours; -EUCLEAN: the blob of a disk with points is gone. */
 int vault_group_update(struct blob_store *store, struct vault_group *group, struct error *error);
-/* Takes the group from whoever owns it; breaks leases, repairs bases. Progress in bytes. May be
- * repeated after an interruption. A group that was being deleted is kept if none of its blobs is
- * gone; -EUCLEAN if some are (nothing is touched then), -ENOENT if all are: the rest is deleted. */
+/* Takes the group from whoever owns it; breaks leases, puts every committed manifest again (so that
+ * a deletion or a mark of the former owner that is still under way names an ETag that is no more;
+ * there is no telling which it may be, so none is left out: two requests a point), repairs bases.
+ * Progress in `unit` "points", then "bytes". May be repeated after an interruption. A group that
+ * was being deleted is kept if none of its blobs is gone; -EUCLEAN if some are (nothing is touched
+ * then), -ENOENT if all are: the rest is deleted. */
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
 	const char *appliance_name, struct clock_source *clock,
-	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
-	struct error *error, struct vault_group *ret_group);
+	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit),
+	void *context, struct error *error, struct vault_group *ret_group);
 /* Removes everything of the group, owner.json last: first it says there that it does, then the
  * blobs go. Only the owner may; -ESTALE if that changes meanwhile: whatever the new owner found is
  * left to it. May be repeated after an interruption, by the owner after a claim or by a takeover.

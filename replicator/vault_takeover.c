@@ -150,14 +150,36 @@ static int touch_manifest(struct blob_store *store, const struct vault_group *gr
 	return r == -ENOENT || r == -EBADMSG || r == -EPROTONOSUPPORT ? 0 : r;
 }
 
-static int touch_manifests(
-	struct blob_store *store, const struct vault_group *group, struct error *error)
+/* Whom it is told how far it is. */
+struct listener {
+	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit);
+	void *context;
+};
+
+static void tell_points(const struct listener *listener, unsigned done, unsigned total)
+{
+	if (listener->progress)
+		listener->progress(listener->context, done, total, "points");
+}
+
+static void tell_bytes(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+	const struct listener *listener = context;
+	if (listener->progress)
+		listener->progress(listener->context, done_bytes, total_bytes, "bytes");
+}
+
+static int touch_manifests(struct blob_store *store, const struct vault_group *group,
+	const struct listener *listener, struct error *error)
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
 	int r = vault_points_list(store, group, error, &points);
-	for (unsigned i = 0; r == 0 && i < points.count; i++)
+	for (unsigned i = 0; r == 0 && i < points.count; i++) {
 		if (vault_point_is_committed(&points.items[i]))
 			r = touch_manifest(store, group, &points.items[i], error);
+		if (r == 0)
+			tell_points(listener, i + 1, points.count);
+	}
 	return r;
 }
 
@@ -257,12 +279,13 @@ int vault_repair_disks(struct blob_store *store, struct clock_source *clock,
 
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
 	const char *appliance_name, struct clock_source *clock,
-	void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes), void *context,
-	struct error *error, struct vault_group *ret_group)
+	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit),
+	void *context, struct error *error, struct vault_group *ret_group)
 {
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	CLEANUP(manifest_free) struct manifest newest = { 0 };
-	struct vault_progress told = { .told = progress, .context = context };
+	struct listener listener = { .progress = progress, .context = context };
+	struct vault_progress told = { .told = tell_bytes, .context = &listener };
 	char older[BLOB_LEASE_ID_BYTES];
 	unsigned deleted, gone;
 	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group, older);
@@ -271,7 +294,7 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	if (r == 0 && group.deleting)
 		r = end_deletion(store, &group, gone, error);
 	if (r == 0)
-		r = touch_manifests(store, &group, error);
+		r = touch_manifests(store, &group, &listener, error);
 	if (r == 0)
 		r = vault_newest_whole(store, &group, error, &newest);
 	if (r == 0)

@@ -65,8 +65,31 @@ def disk_is_forgotten(work, service):
             checkpoint.unlink()
         flip(sorted((a.journal / "web").glob("*.seg"))[0], 4096 + 60, 4)
         a.start()
-        a.wait_alert("web", "resync-needed", 60)
+        alert = a.wait_alert("web", "resync-needed", 60)
         a.refused(5, "point", "create", "web", says="--resynced")
+        check("--resynced" in alert["mend"] and "takeover" in alert["mend"], f"{alert}")
+        step("the mend: the content written again")
+        write(a, "web", 0, os.urandom(16 * MIB))
+        number = a.call("point", "create", "web", "--resynced", "--wait", "vault")["point"]["number"]
+        wait_until(30, lambda: "resync-needed" not in a.alerts("web"), "the alert stays")
+        check(a.machine("web")["state"] == "protected", f"it is {a.machine('web')['state']}")
+        a.verify("web", number)
+        step("the other mend: back to the newest point of the vault")
+        a.kill()
+        for checkpoint in (a.journal / "web").glob("checkpoint.*"):
+            checkpoint.unlink()
+        flip(sorted((a.journal / "web").glob("*.seg"))[0], 4096 + 60, 4)
+        a.start()
+        a.wait_alert("web", "resync-needed", 60)
+        a.refused(5, "vault", "takeover", "--group", "web", says="--keep-vault")
+        a.call("machine", "remove", "web", "--keep-vault")
+        said = a.refused(3, "vault", "takeover", "--group", "nope", says="no group nope")
+        check("groups: web" in said, f"it does not say which there are: {said}")
+        a.call("vault", "takeover", "--group", "web")
+        wait_until(30, lambda: a.machine("web")["state"] == "protected", "it is not protected")
+        check("resync-needed" not in a.alerts("web"), "the alert is there")
+        write(a, "web", MIB, os.urandom(MIB))
+        a.verify("web", a.create_point("web", wait="vault")["number"])
 
 
 def appliance_alert(appliance, code):

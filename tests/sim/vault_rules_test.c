@@ -580,6 +580,39 @@ static void what_was_not_acknowledged_in_time_is_not(void **state)
 	assert_false(point.flags & POINT_VAULT);
 }
 
+struct heard {
+	uint64_t points, of_points, bytes, of_bytes;
+};
+
+static void hear(void *context, uint64_t done, uint64_t total, const char *unit)
+{
+	struct heard *h = context;
+	if (strcmp(unit, "points") == 0) {
+		assert_true(done == h->points + 1 && h->bytes == 0);
+		h->points = done;
+		h->of_points = total;
+	} else {
+		assert_string_equal(unit, "bytes");
+		h->bytes = done;
+		h->of_bytes = total;
+	}
+}
+
+static void a_takeover_tells_how_far_it_is(void **state)
+{
+	struct world *w = *state;
+	struct heard heard = { 0 };
+	for (char fill = 'a'; fill < 'e'; fill++)
+		(void)world_make_vault_point(&w->first, fill);
+	world_take_over(w); /* opens the second's store */
+	vault_group_free(&w->second.group);
+	assert_int_equal(vault_group_takeover(w->second.store, GROUP, &w->second.id, "second",
+				 &w->clock.source, hear, &heard, &error, &w->second.group),
+		0);
+	assert_true(heard.points == 4 && heard.of_points == 4);
+	assert_true(heard.bytes > 0 && heard.bytes == heard.of_bytes);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, world_setup, world_teardown)
 
 int main(void)
@@ -603,6 +636,7 @@ int main(void)
 		TEST(a_number_is_ones_own),
 		TEST(what_another_wrote_is_in_no_point),
 		TEST(what_was_drained_is_not_trusted),
+		TEST(a_takeover_tells_how_far_it_is),
 		TEST(the_former_owner_changes_nothing),
 		TEST(what_was_not_acknowledged_in_time_is_not),
 	};
