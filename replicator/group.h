@@ -21,11 +21,12 @@
  * seals by itself is never sealed by the timer or for pressure; it tells its source when a point is
  * due, and under pressure the flusher drains what is not sealed yet (flusher.h).
  *
- * group.c holds the life, group_journal.c what is opened and its disks, group_gate.c the writers'
- * side of back-pressure, group_timer.c the timer's thread, group_due.c the points that a source
- * makes, group_absent.c the disks that they do not show, group_vault.c the flusher's thread with
- *group_claim.c and group_flush.c, group_retention.c what is kept, deleted and when, group_state.c
- *the small file that remembers what the journal cannot.
+ * group.c holds the life, group_journal.c what is opened and its disks, group_gate.c the
+ * writers' side of back-pressure, group_timer.c the timer's thread, group_seal.c the sealing,
+ * group_due.c the points that a source makes, group_absent.c the disks that they do not show,
+ * group_vault.c the flusher's thread with group_claim.c and group_flush.c, group_retention.c
+ * what is kept, deleted and when, group_state.c the small file that remembers what the journal
+ * cannot.
  */
 #pragma once
 

@@ -164,12 +164,14 @@ void group_look_at_fill(
 /* The journal's disk has no room even for a seal: nothing is to be written until it has. */
 bool group_disk_is_full(struct group *group);
 
-/* group_timer.c */
-void *group_timer_main(void *argument);
+/* group_seal.c */
 int group_seal_now(struct group *group, const struct seal *seal, const struct group_due *answers,
 	uint64_t *ret_number);
 /* How many disks need a resync; their names, as far as they fit. */
 unsigned group_resync_disks(struct group *group, char *ret_names, size_t size);
+
+/* group_timer.c */
+void *group_timer_main(void *argument);
 /* Looks for the newest point whose verification failed, for its alert. */
 void group_find_failed_point(struct group *group);
 void group_alert_closed(struct group *group, const struct error *error);
