@@ -300,7 +300,7 @@ int session_take_pages(struct session *s, struct event *event)
 	if (s->asked_pages > 0)
 		s->asked_pages--;
 	if (!disk || !s->disks[i].comparing || event->count != WIRE_CHUNK_PAGES)
-		return 0;
+		return session_verify_pages(s, event);
 	return put_pages(s, disk, event->first, TAKE(event->values));
 }
 

@@ -7,6 +7,10 @@
  * next recovery point has carried it over. One that differs and was not touched is a difference. To
  * repair it, it is marked as if it had been written: the next recovery point carries it over like
  * any change.
+ *
+ * Some chunks are marked in every round, above all those with the superblocks of mounted
+ * filesystems: thawing writes them. What is left after the first rounds is therefore compared page
+ * by page. If all pages that differ are marked, nothing is amiss: they are known to be sent yet.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -21,6 +25,7 @@
 
 #define TELL_NS NS_PER_S
 #define ARRIVE_NS (60 * NS_PER_S)
+#define PAGES_ROUND 3u /* from this one on chunks are looked at page by page */
 
 static struct source_disk *disk_of(const struct session *s)
 {
@@ -99,15 +104,20 @@ int session_take_verify(struct session *s, const struct json *message)
 
 /* ── a batch ─────────────────────────────────────────────────────────────────────────────── */
 
-/* Unproven neighbours from `next` on. */
+static bool by_pages(const struct session_verify *v)
+{
+	return v->round >= PAGES_ROUND;
+}
+
+/* Unproven neighbours from `next` on; one where pages are compared. */
 static bool find_batch(struct session_verify *v)
 {
 	while (v->next < v->chunks && is_proven(v, v->next))
 		v->next++;
 	v->batch_first = v->next;
 	v->batch_count = 0;
-	while (v->batch_count < COMPARE_ASK_CHUNKS && v->next < v->chunks &&
-		!is_proven(v, v->next)) {
+	uint32_t most = by_pages(v) ? 1 : COMPARE_ASK_CHUNKS;
+	while (v->batch_count < most && v->next < v->chunks && !is_proven(v, v->next)) {
 		v->next++;
 		v->batch_count++;
 	}
@@ -121,11 +131,12 @@ static int ask_batch(struct session *s)
 	int r = pipeline_wait_arrived(s->pipeline, ARRIVE_NS);
 	if (r < 0)
 		return r == -ETIMEDOUT ? 0 : r;
-	struct cJSON *json = session_message("hashes");
+	bool pages = by_pages(v);
+	struct cJSON *json = session_message(pages ? "pages" : "hashes");
 	r = json ? json_add_u64(json, "disk", disk_of(s)->number) : -ENOMEM;
 	if (r == 0)
-		r = json_add_u64(json, "first_chunk", v->batch_first);
-	if (r == 0)
+		r = json_add_u64(json, pages ? "chunk" : "first_chunk", v->batch_first);
+	if (r == 0 && !pages)
 		r = json_add_u64(json, "count", v->batch_count);
 	if (r < 0)
 		json_freep(&json);
@@ -154,13 +165,26 @@ int session_verify_hashes(struct session *s, const struct event *event)
 	return r;
 }
 
-static bool is_touched(struct source_disk *disk, uint64_t chunk)
+static bool is_touched(struct source_disk *disk, uint64_t offset, uint64_t length)
 {
-	uint64_t offset = chunk * WIRE_CHUNK_BYTES;
-	uint64_t length = MIN((uint64_t)WIRE_CHUNK_BYTES, disk->disk.bytes - offset);
+	if (offset >= disk->disk.bytes)
+		return false;
+	length = MIN(length, disk->disk.bytes - offset);
 	SCOPED_LOCK(&disk->lock);
 	return tracker_is_dirty(disk->tracked, offset, length) ||
 	       tracker_is_unsure(disk->tracked, offset, length);
+}
+
+/* Chunk differs, and nobody has written to where it does. */
+static void note_difference(struct session *s, uint64_t chunk)
+{
+	struct session_verify *v = &s->verify;
+	log_warning("disk %s differs from what the appliance has at byte %" PRIu64, disk_of(s)->id,
+		chunk * WIRE_CHUNK_BYTES);
+	v->differing_count++;
+	prove(v, chunk); /* that it differs */
+	if (v->repair)
+		source_put_back(disk_of(s), chunk * WIRE_CHUNK_BYTES, WIRE_CHUNK_BYTES);
 }
 
 /* Judged when all of the batch was read, so that a mark set meanwhile is seen. */
@@ -170,16 +194,47 @@ static void judge_batch(struct session *s)
 	struct source_disk *disk = disk_of(s);
 	for (unsigned i = 0; i < v->batch_differing && v->cuts == s->cuts; i++) {
 		uint64_t chunk = v->differing[i];
-		if (is_touched(disk, chunk))
-			continue;
-		log_warning("disk %s differs from what the appliance has at byte %" PRIu64,
-			disk->id, chunk * WIRE_CHUNK_BYTES);
-		v->differing_count++;
-		prove(v, chunk); /* that it differs */
-		if (v->repair)
-			source_put_back(disk, chunk * WIRE_CHUNK_BYTES, WIRE_CHUNK_BYTES);
+		if (!is_touched(disk, chunk * WIRE_CHUNK_BYTES, WIRE_CHUNK_BYTES))
+			note_difference(s, chunk);
 	}
 	v->asked = false;
+}
+
+/* Whether a page differs that is not marked. Marks are looked at after reading. */
+static bool has_difference(
+	struct source_disk *disk, uint64_t chunk, const uint64_t *pages, const uint8_t *data)
+{
+	uint64_t hashes[WIRE_CHUNK_PAGES], offset = chunk * WIRE_CHUNK_BYTES;
+	frame_hash_pages(data, WIRE_CHUNK_BYTES, hashes);
+	for (unsigned i = 0; i < WIRE_CHUNK_PAGES; i++) {
+		if (hashes[i] != pages[i] &&
+			!is_touched(disk, offset + i * WIRE_PAGE_BYTES, WIRE_PAGE_BYTES))
+			return true;
+	}
+	return false;
+}
+
+/* Read by the thread that conducts: it is about few chunks. What cannot be read stays unproven. */
+int session_verify_pages(struct session *s, const struct event *event)
+{
+	struct session_verify *v = &s->verify;
+	struct source_disk *disk = v->active ? disk_of(s) : NULL;
+	if (!disk || !v->asked || !by_pages(v) || event->disk != disk->number ||
+		event->first != v->batch_first || event->count != WIRE_CHUNK_PAGES)
+		return 0;
+	void *data = NULL;
+	if (posix_memalign(&data, WIRE_PAGE_BYTES, WIRE_CHUNK_BYTES) != 0)
+		return -ENOMEM;
+	v->asked = false;
+	int r = source_read(disk, event->first * WIRE_CHUNK_BYTES, data, WIRE_CHUNK_BYTES);
+	if (r == 0 && v->cuts == s->cuts) {
+		if (has_difference(disk, event->first, event->values, data))
+			note_difference(s, event->first);
+		else
+			prove(v, event->first);
+	}
+	free(data);
+	return 0;
 }
 
 static bool is_of_batch(const struct session_verify *v, uint64_t chunk)

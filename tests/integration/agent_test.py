@@ -114,6 +114,21 @@ def verifies(appliance, agent, disk):
     check(verdict["bytes"] == disk.size, f"{verdict['bytes']} of {disk.size} bytes were compared")
 
 
+def verifies_mounted(appliance, disk):
+    step("so is a filesystem in use, whose superblock every recovery point's thaw writes anew")
+    disk.format()
+    there = disk.mount()
+    try:
+        for i in range(3):
+            (there / f"file-{i}").write_bytes(os.urandom(MIB))
+            os.sync()
+            appliance.create_point("web")
+        verdict = appliance.call("verify", "web")["job"]["result"]
+        check(verdict["verdict"] == "verified" and verdict["differing_bytes"] == 0, f"{verdict}")
+    finally:
+        disk.unmount()
+
+
 def repairs(appliance, disk):
     step("what no capture could see is found, and repaired where that is asked for")
     with open(disk.path, "r+b") as file:
@@ -159,6 +174,7 @@ def test(work):
         appliance_dies(appliance, agent, disk)
         grows(appliance, agent, disk)
         verifies(appliance, agent, disk)
+        verifies_mounted(appliance, disk)
         repairs(appliance, disk)
         resyncs(appliance, agent, disk)
         point = appliance.create_point("web", wait="vault")
