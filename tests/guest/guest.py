@@ -171,6 +171,24 @@ class Disk:
                           "discard=unmap", "-device", device]
 
 
+    def plug(self, monitor):
+        """Into a guest that runs; virtio only."""
+        _, drive, _, device = self.words()
+        monitor.ask(f"drive_add 0 {drive}")
+        driver, *options = device.split(",")
+        monitor.call("device_add", driver=driver, id=f"at-{self.serial}",
+                     **dict(option.split("=") for option in options))
+
+    def grow(self, monitor, mib):
+        """In a guest that runs, which is told."""
+        self.size = mib << 20
+        monitor.call("block_resize", device=self.serial, size=self.size)
+
+    def pull(self, monitor):
+        """Out of a guest that runs, if it was plugged in."""
+        monitor.call("device_del", id=f"at-{self.serial}")
+
+
 class Monitor:
     """QEMU's monitor (QMP)."""
 

@@ -8,39 +8,23 @@ afterwards the replica is the source, byte for byte.
 """
 
 import contextlib
-import hashlib
-import json
 import pathlib
-import re
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import (BUILD, MIB, Appliance, StrictService, check, need,  # noqa: E402
-                       run_test, shell, step, wait_until)
+from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test,  # noqa: E402
+                       step)
 from guest import Disk, Guest, make_image  # noqa: E402
+from source import MODULES, NETWORK, PAGE, Replica, Source  # noqa: E402
 
-MODULES = ("virtio_pci virtio_blk virtio_net virtio_scsi sd_mod nvme ext4 crc32c_generic "
-           "crc32c-intel libcrc32c").split()
-NETWORK = ("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
 POLICY = {"default": {"point-interval": "3s", "vault-interval": "15s", "retention": "all:1h",
                       "rpo-alert": "2h"}}
-PAGE = 4096
 # The agent sends what lies between two pages that differ if it is less.
 GAP_PAGES = 16
 # What the agent's own cuts write to the filesystem while what was sent is counted.
 SLACK = MIB // 4
-BOOT_S, WAIT_S = 90, 120
-
-
-def pieces(path, size):
-    """The first `size` bytes of a file, a MiB at a time."""
-    with open(path, "rb") as file:
-        for at in range(0, size, MIB):
-            data = file.read(min(MIB, size - at))
-            check(len(data) == min(MIB, size - at), f"{path} ends before {size} bytes")
-            yield data
 
 
 def joined(pages):
@@ -52,118 +36,6 @@ def joined(pages):
         count += page - last[1] if near else 1
         last = (disk, page)
     return count
-
-
-class Replica:
-    """The guest's disks as the appliance has them."""
-
-    def __init__(self, appliance, disks):
-        self.appliance, self.disks, self.kept = appliance, disks, {}
-
-    def path(self, point, name):
-        return f"{self.appliance.mount}/web/points/{point['name']}/{name}.vhd"
-
-    def received(self):
-        return self.appliance.machine("web")["agent"]["received_bytes"]
-
-    def digests(self, point):
-        found = {}
-        for name, disk in self.disks.items():
-            digest = hashlib.blake2b()
-            for data in pieces(self.path(point, name), disk.size):
-                digest.update(data)
-            found[name] = digest.hexdigest()
-        return found
-
-    def keep(self, point):
-        """Remembers what a point is from now on."""
-        self.kept[point["name"]] = (point, self.digests(point))
-
-    def check_kept(self):
-        """All points that are kept are listed and are what they were."""
-        listed = {point["name"] for point in self.appliance.points("web")}
-        for name, (point, digests) in self.kept.items():
-            check(name in listed, f"the point {name} is gone")
-            check(self.digests(point) == digests, f"the point {name} is not what it was")
-
-    def check_proofs(self):
-        """The appliance proves them too, and their filesystems are whole."""
-        for point, _ in self.kept.values():
-            self.appliance.verify("web", str(point["number"]))
-            shell("e2fsck", "-fn", self.path(point, "data"))
-
-    def differing(self, point):
-        """[(disk, number of the page)] of what the disks do not have as the point has it."""
-        pages = []
-        for name, disk in self.disks.items():
-            both = zip(pieces(self.path(point, name), disk.size), pieces(disk.path, disk.size))
-            for first, (there, here) in zip(range(0, disk.size, MIB), both):
-                if there != here:
-                    pages += [(name, (first + at) // PAGE) for at in range(0, len(here), PAGE)
-                              if there[at:at + PAGE] != here[at:at + PAGE]]
-        return pages
-
-
-class Source:
-    """The guest and the agent in it."""
-
-    def __init__(self, guest, appliance):
-        self.guest, self.appliance = guest, appliance
-        self.host = f"10.0.2.2:{appliance.agent_port()}"
-
-    def come_up(self, mkfs=False):
-        up = self.guest.line(r"@up (.*)", BOOT_S)
-        print(f"the guest is up after {up[1]} s", flush=True)
-        self.guest.do("state=$(disk vstate) data=$(disk vdata) raw=$(disk nraw)")
-        if mkfs:
-            self.guest.do("mkfs.ext4 -q $state && mkfs.ext4 -q -E lazy_itable_init=0,"
-                          "lazy_journal_init=0 $data")
-        self.guest.do("mkdir -p /state && mount -t ext4 $state /state && mount -t ext4 $data /m")
-
-    def enroll(self):
-        key = self.appliance.call("key", "create", "--machine", "web")["text"]
-        self.guest.do(f"landfall-agent enroll --appliance {self.host} --machine web --key {key} "
-                      "--state-dir /state/agent")
-
-    def start_agent(self):
-        """Its log goes to where the kernel's goes, so that it is kept whatever happens."""
-        self.guest.do("landfall-agent run --state-dir /state/agent --status-file /tmp/status "
-                      "--disk data=$data --disk raw=$raw </dev/null >/dev/ttyS1 2>&1 & agent=$!")
-
-    def stop_agent(self):
-        self.guest.do("kill $agent && wait $agent")
-
-    def status(self):
-        self.guest.do("kill -0 $agent")
-        return json.loads(self.guest.do("cat /tmp/status 2>/dev/null || echo {}"))
-
-    def wait_replicating(self, meanwhile=lambda: None):
-        def at():
-            meanwhile()
-            return self.status().get("state") in ("replicating", "freezing")
-        wait_until(WAIT_S, at, lambda: f"the agent does not replicate: {self.status()}")
-
-    def load(self):
-        """Writes to files in four ways and to the raw disk, until unload()."""
-        self.guest.do("loads=; for how in direct buffered mmap punch; do "
-                      "capture_load $how /m/$how 600 20 & loads=\"$loads $!\"; done")
-        self.guest.do("( i=0; while :; do i=$(((i * 7 + 13) % 191)); dd if=/dev/urandom of=$raw "
-                      "bs=64k count=2 seek=$((64 + i * 2)) oflag=direct conv=notrunc 2>/dev/null; "
-                      "sleep 0.1; done ) & loads=\"$loads $!\"")
-
-    def unload(self):
-        self.guest.do("kill $loads; wait $loads; sync")
-
-    def write_unseen(self, name):
-        self.guest.do(f"dd if=/dev/urandom of=/m/{name} bs=64k count=24 2>/dev/null && dd "
-                      "if=/dev/urandom of=$raw bs=64k count=8 oflag=direct conv=notrunc "
-                      "2>/dev/null && sync")
-
-    def whole(self):
-        """[(disk, chunks that differed, chunks compared)] as the agent's log has them so far."""
-        text = self.guest.kernel_log.read_text(encoding="utf-8", errors="replace")
-        return [(name, int(differed), int(of)) for name, differed, of in
-                re.findall(r"disk (\w+) is whole: (\d+) of (\d+) chunks differed", text)]
 
 
 def first_sync(source, replica):
@@ -219,6 +91,9 @@ def restart(source, replica, name, go_down):
 
 def equal_at_rest(source, replica, name):
     step(f"{name}: the replica is the source")
+    # While the filesystem is in use
+    verdict = replica.appliance.call("verify", "web")["job"]["result"]
+    check(verdict["verdict"] == "verified" and verdict["differing_bytes"] == 0, f"{verdict}")
     # A cut may have it open just now, but not for longer
     source.guest.do("n=0; until umount /m 2>/dev/null || [ $n = 50 ]; do n=$((n + 1)); sleep 0.1; "
                     "done; [ $n -lt 50 ]")
