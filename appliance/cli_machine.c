@@ -35,6 +35,9 @@ static void print_machine(const cJSON *machine)
 	cli_print_field("policy", cli_get_text(machine, "policy"));
 	cli_print_field("state", cli_get_text(machine, "state"));
 	cli_print_field("health", cli_get_text(machine, "health"));
+	if (*cli_get_text(cli_get(machine, "agent"), "certificate_expires"))
+		cli_print_field("certificate until",
+			cli_get_text(cli_get(machine, "agent"), "certificate_expires"));
 	print_figures(machine);
 	putchar('\n');
 	struct cli_table *table = cli_table_new(4, headings);

@@ -141,6 +141,12 @@ uint16_t agents_port(struct agents *agents)
 	return agents->listener ? agent_listener_port(agents->listener) : 0;
 }
 
+bool agents_certificate_ends(
+	struct agents *agents, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue)
+{
+	return pki_certificate_ends(agents->pki, machine, ret_ends_ns, ret_overdue);
+}
+
 void agents_recheck(struct agents *agents, bool wait)
 {
 	SCOPED_LOCK(&agents->listener_lock);

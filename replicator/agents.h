@@ -53,6 +53,11 @@ void agents_stop(struct agents *agents);
 /* The port it listens on; 0: it does not. */
 uint16_t agents_port(struct agents *agents);
 
+/* When the machine's certificate ends; `ret_overdue`: its agent ought to have renewed it by now,
+ * and soon cannot any more. False: it has none that holds. */
+bool agents_certificate_ends(
+	struct agents *agents, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue);
+
 /* The machine is removed: its certificates and the keys bound to it are revoked, durably, and its
  * connections ended and come back: so no lock that serving them takes may be held. */
 int agents_forget_machine(struct agents *agents, const char *machine, struct error *error);

@@ -324,6 +324,23 @@ static void rule_app_failing(const struct alert_facts *f, struct board *board)
 				       "app-interval to 0");
 }
 
+static void rule_certificate(const struct alert_facts *f, struct board *board)
+{
+	char age[ALERT_HUMAN_BYTES];
+	if (!f->certificate_machine || f->open_failed)
+		return;
+	struct alert *a = raise_alert(board, "agent-certificate", false);
+	SAY(a->text, "%s: the certificate of machine %s ends in %s; then its agent is refused",
+		f->machine, f->certificate_machine,
+		alert_human_age(MAX(f->certificate_ends_ns - f->now_ns, (int64_t)0), age));
+	SAY(a->cause, "its agent has not renewed it, though it ought to have weeks ago");
+	SAY(a->mend,
+		"on machine %s: see that landfall-agent runs and reaches the appliance, and its "
+		"log; "
+		"or enrol it anew: 'landfall key create --machine %s'",
+		f->certificate_machine, f->certificate_machine);
+}
+
 static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 {
 	if (f->failed_point == 0)
@@ -363,6 +380,7 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_agent_away,
 	rule_agent_failing,
 	rule_app_failing,
+	rule_certificate,
 	rule_verify_failed,
 	rule_paused,
 };

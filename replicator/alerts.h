@@ -63,6 +63,8 @@ struct alert_facts {
 	int64_t agent_away_since_ns; /* 0: it is there, and fails */
 	bool agent_never_came;       /* since the appliance's start: it may never have been one */
 	struct error agent_error;    /* why it fails */
+	const char *certificate_machine; /* whose ends soon and was not renewed; NULL: nobody's */
+	int64_t certificate_ends_ns;
 	struct error app_error; /* why points are not application-consistent; code 0: they are */
 
 	/* points */

@@ -229,4 +229,10 @@ struct group_trouble {
 	bool never_came;
 	struct error error; /* what fails, if it is there */
 };
-void group_set_trouble(struct group *group, const struct group_trouble *trouble);
+/* An agent's certificate that ought to have been renewed by now. `ends_ns` 0: there is none. */
+struct group_certificate {
+	char machine[64];
+	int64_t ends_ns;
+};
+void group_set_trouble(struct group *group, const struct group_trouble *trouble,
+	const struct group_certificate *certificate);

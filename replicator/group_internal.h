@@ -132,6 +132,7 @@ struct group {
 	uint64_t flushed_bytes; /* by finished flushes */
 	uint64_t failed_point;
 	struct group_trouble trouble;
+	struct group_certificate certificate;
 };
 
 /* group.c */

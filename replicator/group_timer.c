@@ -278,6 +278,8 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.agent_away_since_ns = group->trouble.away_since_ns;
 	f.agent_never_came = group->trouble.never_came;
 	f.agent_error = group->trouble.error;
+	f.certificate_machine = group->certificate.ends_ns > 0 ? group->certificate.machine : NULL;
+	f.certificate_ends_ns = group->certificate.ends_ns;
 	if (group->policy.app_interval_s > 0)
 		f.app_error = group->app_error;
 	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)
@@ -402,10 +404,12 @@ void group_alert_closed(struct group *group, const struct error *error)
 	alerts_evaluate(&f, group->status.alerts, &group->status.alert_count);
 }
 
-void group_set_trouble(struct group *group, const struct group_trouble *trouble)
+void group_set_trouble(struct group *group, const struct group_trouble *trouble,
+	const struct group_certificate *certificate)
 {
 	SCOPED_LOCK(&group->lock);
 	group->trouble = *trouble;
+	group->certificate = *certificate;
 }
 
 void group_status(struct group *group, struct group_status *ret_status)

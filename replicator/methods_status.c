@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "replicator/ingest.h"
+#include "replicator/agents.h"
 #include "replicator/registry_internal.h"
 
 const char *machine_state(const struct machine_entry *machine, const struct group_status *status)
@@ -180,6 +181,12 @@ static int add_agent(
 	if (!registry->ingest || strcmp(machine->source, "agent") != 0)
 		return json_add_null(object, "agent");
 	int r = ingest_machine_json(registry->ingest, machine->name, &agent);
+	int64_t ends_ns = 0;
+	bool overdue;
+	if (r == 0 && registry->agents)
+		(void)agents_certificate_ends(registry->agents, machine->name, &ends_ns, &overdue);
+	if (r == 0 && (r = result_add_time(agent, "certificate_expires", ends_ns)) < 0)
+		json_freep(&agent);
 	return r == 0 ? json_add_item(object, "agent", agent) : r;
 }
 

@@ -19,6 +19,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "common/bytes.h"
 #include "common/buf.h"
 #include "common/cleanup.h"
 #include "common/hmac.h"
@@ -511,6 +512,25 @@ int pki_key_of(struct pki *pki, const char *serial, char ret_key_id[static PKI_K
 		return -ENOENT;
 	memcpy(ret_key_id, issued->key_id, PKI_KEY_ID_BYTES);
 	return 0;
+}
+
+bool pki_certificate_ends(
+	struct pki *pki, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue)
+{
+	int64_t now = clock_realtime_ns(pki->clock), begins_ns = 0, ends_ns = 0;
+	SCOPED_LOCK(&pki->lock);
+	for (const struct issued *issued = pki->list; issued; issued = issued->next)
+		if (!issued->revoked && issued->facts.not_after_ns > MAX(now, ends_ns) &&
+			strcmp(issued->facts.name, machine) == 0) {
+			begins_ns = issued->facts.not_before_ns;
+			ends_ns = issued->facts.not_after_ns;
+		}
+	if (ends_ns == 0)
+		return false;
+	*ret_ends_ns = ends_ns;
+	/* Agents renew when a third is left. */
+	*ret_overdue = ends_ns - now < (ends_ns - begins_ns) / 5;
+	return true;
 }
 
 bool pki_has_certificate(struct pki *pki, const char *machine)

@@ -67,6 +67,10 @@ int pki_issue(struct pki *pki, const struct pki_request *request, struct error *
 int pki_check(void *pki, const struct tls_peer *peer);
 /* The registration key that a certificate was won with. -ENOENT. */
 int pki_key_of(struct pki *pki, const char *serial, char ret_key_id[static PKI_KEY_ID_BYTES]);
+/* When the last of the machine's certificates ends, and whether it should have been renewed long
+ * ago. False: it has none that holds. */
+bool pki_certificate_ends(
+	struct pki *pki, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue);
 /* Has the machine a certificate that holds? */
 bool pki_has_certificate(struct pki *pki, const char *machine);
 

@@ -109,15 +109,32 @@ static void watch_appliance(struct registry *registry)
 	alerts_evaluate_appliance(&facts, registry->alerts, &registry->alert_count);
 }
 
+/* The first that ends before it was renewed. */
+static void find_certificate(
+	struct registry *registry, const char *machine, struct group_certificate *ret_certificate)
+{
+	int64_t ends_ns;
+	bool overdue = false;
+	if (!registry->agents ||
+		!agents_certificate_ends(registry->agents, machine, &ends_ns, &overdue) ||
+		!overdue || (ret_certificate->ends_ns > 0 && ret_certificate->ends_ns <= ends_ns))
+		return;
+	snprintf(ret_certificate->machine, sizeof(ret_certificate->machine), "%s", machine);
+	ret_certificate->ends_ns = ends_ns;
+}
+
 /* Its agents', the worst first: one that is away, one that fails. Under lock. */
 static void find_trouble(struct registry *registry, const struct group_entry *group,
-	struct group_trouble *ret_trouble)
+	struct group_trouble *ret_trouble, struct group_certificate *ret_certificate)
 {
 	struct group_trouble failing = { 0 };
+	*ret_certificate = (struct group_certificate){ 0 };
 	for (struct machine_entry *m = registry->machines; m; m = m->next) {
 		struct group_trouble trouble;
-		if (m->group != group || m->removing || strcmp(m->source, "agent") != 0 ||
-			!ingest_trouble(registry->ingest, m->name, &trouble))
+		if (m->group != group || m->removing || strcmp(m->source, "agent") != 0)
+			continue;
+		find_certificate(registry, m->name, ret_certificate);
+		if (!ingest_trouble(registry->ingest, m->name, &trouble))
 			continue;
 		if (trouble.away_since_ns > 0) {
 			*ret_trouble = trouble;
@@ -134,10 +151,11 @@ static void watch_agents(struct registry *registry)
 	SCOPED_LOCK(&registry->lock);
 	for (struct group_entry *g = registry->groups; registry->ingest && g; g = g->next) {
 		struct group_trouble trouble;
+		struct group_certificate certificate;
 		if (!g->group || g->ending)
 			continue;
-		find_trouble(registry, g, &trouble);
-		group_set_trouble(g->group, &trouble);
+		find_trouble(registry, g, &trouble, &certificate);
+		group_set_trouble(g->group, &trouble, &certificate);
 	}
 }
 

@@ -174,21 +174,6 @@ int identity_save(
 	return 0;
 }
 
-int identity_remove(struct io *io, const char *directory, struct error *error)
-{
-	CLEANUP(buf_free) struct buf path = { 0 };
-	int r = path_of(directory, &path, error);
-	if (r < 0)
-		return r;
-	r = io_unlink(io, path.data);
-	if (r == 0)
-		r = io_sync_dir(io, directory);
-	if (r < 0 && r != -ENOENT)
-		return error_set(error, r, "check the directory's rights",
-			"%s: cannot be removed: %s", path.data, strerrordesc_np(-r));
-	return 0;
-}
-
 int identity_tls(
 	const struct identity *identity, struct error *error, struct tls_context **ret_context)
 {

@@ -35,8 +35,6 @@ int identity_load(
 /* Durable when it returns. Checks that certificate, key and authority fit together first. */
 int identity_save(
 	struct io *io, const char *directory, const struct identity *identity, struct error *error);
-/* After `leave`: forgets the appliance. 0 if there was nothing. */
-int identity_remove(struct io *io, const char *directory, struct error *error);
 /* Wipes and frees. NULL is fine. */
 void identity_free(struct identity *identity);
 

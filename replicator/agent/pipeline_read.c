@@ -122,11 +122,21 @@ static bool is_equal(const struct load *load)
 	return is.low == load->task.expected.low && is.high == load->task.expected.high;
 }
 
+/* Of a disk that is scanned; true if it is what was sent before. */
+static bool note_scanned(const struct load *load)
+{
+	return load->task.disk->scans && load->task.length == WIRE_CHUNK_BYTES &&
+	       source_scan_note(load->task.disk, load->task.offset,
+		       checksum128(load->hashes, sizeof(load->hashes)));
+}
+
 /* True if the chunk has something to send; of a comparison, what it found has been told. */
 static bool examine(struct pipeline *p, struct load *load)
 {
 	uint32_t pages = load->task.length / WIRE_PAGE_BYTES;
 	if (load->task.kind == TASK_SEND) {
+		if (note_scanned(load))
+			return false;
 		name_pieces(load, 0, pages);
 		return true;
 	}
@@ -139,6 +149,8 @@ static bool examine(struct pipeline *p, struct load *load)
 		p->counts.compared_chunks++;
 		p->counts.differing_chunks += !equal;
 	}
+	if (by_pages || equal)
+		(void)note_scanned(load);
 	if (by_pages)
 		return !equal;
 	if (!equal) {

@@ -28,10 +28,10 @@ struct agent {
 	char host[64];
 };
 
-static void agent_close(struct agent *a, bool forget)
+static void agent_close(struct agent *a)
 {
 	freezer_free(a->freezer);
-	source_free(a->source, forget);
+	source_free(a->source);
 	agent_status_free(a->status);
 }
 
@@ -119,6 +119,20 @@ static void renew(const struct agent *a, const struct identity *identity)
 		log_info("the certificate is renewed");
 }
 
+/* A session may outlast a certificate's life; the next one begins with what is renewed here. */
+static void renew_in_session(void *context)
+{
+	const struct agent *a = context;
+	struct identity *identity;
+	struct error error = { 0 };
+	if (identity_load(a->options->io, a->options->state_dir, &error, &identity) < 0) {
+		log_warning("%s", error.message);
+		return;
+	}
+	renew(a, identity);
+	identity_free(identity);
+}
+
 /* One session, with an identity that is read anew: it may have been renewed. */
 static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 {
@@ -142,9 +156,16 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.read_bytes_per_s = o->read_bytes_per_s,
 		.send_bytes_per_s = o->send_bytes_per_s,
 		.zstd = o->zstd,
-		.stop_fd = o->stop_fd };
+		.stop_fd = o->stop_fd,
+		.upkeep = renew_in_session,
+		.upkeep_context = a };
 	if (source_look(a->source))
 		r = source_store(a->source, error);
+	if (r < 0) {
+		identity_free(identity);
+		return r;
+	}
+	r = source_scan_begin(a->source, error);
 	if (r < 0) {
 		identity_free(identity);
 		return r;
@@ -159,7 +180,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 
 static bool is_final(int r)
 {
-	return r == -ESHUTDOWN || r == -EKEYREVOKED || r == -EKEYEXPIRED || r == -ENOENT;
+	return r == -EKEYREVOKED || r == -EKEYEXPIRED || r == -ENOENT;
 }
 
 static int run_sessions(struct agent *a, struct error *error)
@@ -193,10 +214,6 @@ int agent_run(const struct agent_options *options, struct error *error)
 		options->ready(options->ready_context);
 	if (r == 0)
 		r = run_sessions(&a, error);
-	bool left = r == -ESHUTDOWN;
-	agent_close(&a, left);
-	if (!left)
-		return r;
-	log_info("the appliance has let this machine go: replication ends here");
-	return identity_remove(options->io, options->state_dir, error);
+	agent_close(&a);
+	return r;
 }

@@ -44,7 +44,6 @@ struct agent_options {
 #define AGENT_CONNECTIONS 2u
 #define AGENT_PIN_DIR "/sys/fs/bpf/landfall-agent"
 
-/* Works until stop_fd is readable (0), the appliance lets the machine go (0, and the identity is
- * removed), or something that trying again cannot mend: -ENOENT not enrolled; -EKEYREVOKED,
- * -EKEYEXPIRED; a disk that is not there. */
+/* Works until stop_fd is readable (0), or something that trying again cannot mend: -ENOENT not
+ * enrolled; -EKEYREVOKED, -EKEYEXPIRED; a disk that is not there. */
 int agent_run(const struct agent_options *options, struct error *error);

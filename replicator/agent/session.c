@@ -21,6 +21,7 @@
 #define TICK_NS (NS_PER_S / 2)
 #define HOUSEKEEPING_NS NS_PER_S
 #define FINISH_MS 2000
+#define UPKEEP_NS (3600 * NS_PER_S)
 
 /* ── the inbox ───────────────────────────────────────────────────────────────────────────── */
 
@@ -284,11 +285,6 @@ static int take_control(struct session *s, const struct event *event)
 		take_settings(s, &message);
 	if (strcmp(type, "error") == 0 || strcmp(type, "bye") == 0)
 		return take_error(s, &message);
-	if (strcmp(type, "leave") == 0) {
-		struct error error = { 0 };
-		s->leave = true;
-		session_end(s, &error);
-	}
 	return 0; /* what is newer than this agent is not for it */
 }
 
@@ -398,6 +394,12 @@ int session_keep_house(struct session *s)
 	if (now < s->housekeeping_ns)
 		return 0;
 	s->housekeeping_ns = now + HOUSEKEEPING_NS;
+	if (s->upkeep_ns == 0)
+		s->upkeep_ns = now + UPKEEP_NS;
+	if (now >= s->upkeep_ns && s->options->upkeep) {
+		s->options->upkeep(s->options->upkeep_context);
+		s->upkeep_ns = now + UPKEEP_NS;
+	}
 	note_figures(s);
 	agent_status_write(s->options->status);
 	int r = say_status(s);
@@ -614,9 +616,7 @@ int session_run(const struct session_options *options, struct error *error, bool
 		r = conduct(s);
 	bool orderly = r == 0;
 	*ret_worked = s->disks_answered;
-	if (s->leave)
-		r = error_set(error, -ESHUTDOWN, NULL, "the appliance lets the machine go");
-	else if (r < 0)
+	if (r < 0)
 		*error = s->error;
 	take_down(s, orderly);
 	free(s);

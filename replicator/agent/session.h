@@ -34,10 +34,12 @@ struct session_options {
 	uint64_t read_bytes_per_s, send_bytes_per_s; /* 0: no limit */
 	bool zstd;
 	int stop_fd; /* readable: stop */
+	/* Called every hour; may take its time. May be NULL. */
+	void (*upkeep)(void *context);
+	void *upkeep_context;
 };
 
-/* Connects and works until the session ends. 0: it was to stop (stop_fd); -ESHUTDOWN: the machine
- * is protected no longer and is to forget the appliance; -EKEYEXPIRED, -EKEYREVOKED; else any
- * failure, after which another session may be tried. `ret_worked`: it had got as far as having
- * its disks accepted. */
+/* Connects and works until the session ends. 0: it was to stop (stop_fd); -EKEYEXPIRED,
+ * -EKEYREVOKED; else any failure, after which another session may be tried. `ret_worked`: it had
+ * got as far as having its disks accepted. */
 int session_run(const struct session_options *options, struct error *error, bool *ret_worked);

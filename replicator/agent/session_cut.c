@@ -120,6 +120,14 @@ static void give_up(
 		source_put_back(disk, ranges[i].offset, ranges[i].length);
 }
 
+/* Of a disk without marks: all of it, and who reads it sees what is new. */
+static int take_whole(struct cut *cut, struct source_disk *disk, uint64_t *bytes)
+{
+	const struct tracker_range all = { .offset = 0, .length = source_disk_bytes(disk) };
+	*bytes += all.length;
+	return put_range(cut, disk, 0, &all);
+}
+
 /* Takes the marks of all disks and puts what they cover to be sent. */
 static int take_all(struct cut *cut, uint64_t *ret_bytes)
 {
@@ -130,6 +138,12 @@ static int take_all(struct cut *cut, uint64_t *ret_bytes)
 	*ret_bytes = 0;
 	for (unsigned i = 0; i < source->count; i++) {
 		struct source_disk *disk = source->disks[i];
+		if (disk->scans) {
+			int r = session_takes_part(s, i) ? take_whole(cut, disk, ret_bytes) : 0;
+			if (r < 0)
+				return r;
+			continue;
+		}
 		for (uint64_t at = 0; session_takes_part(s, i) && at < disk->disk.bytes;) {
 			size_t count = 0;
 			int r;
@@ -196,6 +210,31 @@ static void look_for_losses(struct cut *cut)
 }
 
 /* Filesystems are asked to write what they hold, so that freezing finds little to write. */
+static bool scans(struct session *s)
+{
+	struct source *source = s->options->source;
+	for (unsigned i = 0; i < source->count; i++)
+		if (source->disks[i]->scans)
+			return true;
+	return false;
+}
+
+/* Nobody is to stand still for what cannot be done in time. */
+static int check_scan(struct cut *cut, int64_t took_ns, uint64_t bytes)
+{
+	const struct session_options *options = cut->session->options;
+	int64_t limit_ns = (int64_t)options->freeze_timeout_ms * NS_PER_MS;
+	if (!scans(cut->session) || options->read_bytes_per_s > 0 || took_ns < limit_ns)
+		return 0;
+	return error_set(&cut->error, -EFBIG,
+		"let --freeze-timeout be longer, protect less with --disk, or use a kernel whose "
+		"changes can be captured (landfall-agent status tells why they cannot here)",
+		"without capture of changes %.1f GiB have to be read while filesystems stand "
+		"still, "
+		"which takes %.0f s",
+		(double)bytes / (double)GIB, (double)took_ns / (double)NS_PER_S);
+}
+
 static int copy_in_passes(struct cut *cut)
 {
 	struct session *s = cut->session;
@@ -203,15 +242,21 @@ static int copy_in_passes(struct cut *cut)
 	for (unsigned pass = 0; pass < PASSES_MAX; pass++) {
 		freezer_sync(s->options->freezer);
 		uint64_t dirty = dirty_bytes(s), taken;
-		if (dirty <= LITTLE_BYTES || dirty > before - before / 4)
+		/* What is scanned is so twice: the second pass sends next to nothing, and tells how
+		 * long reading alone takes. */
+		bool again = scans(s) ? pass < 2 : dirty <= before - before / 4;
+		if (dirty <= LITTLE_BYTES || !again)
 			return 0;
 		before = dirty;
 		look_for_losses(cut); /* what has landed by now is read right, whatever follows */
 		if (cut->lost)
 			return 0;
+		int64_t began_ns = clock_monotonic_ns(clock_system());
 		int r = take_all(cut, &taken);
 		if (r == 0)
 			r = await_sent(cut);
+		if (r == 0 && pass > 0)
+			r = check_scan(cut, clock_monotonic_ns(clock_system()) - began_ns, taken);
 		if (r == 0)
 			r = breathe(cut, 0);
 		if (r < 0)

@@ -167,17 +167,15 @@ static void free_disk(struct source_disk *disk)
 	pthread_mutex_destroy(&disk->lock);
 	free(disk->path);
 	free(disk->swap);
+	free(disk->scanned);
 	free(disk);
 }
 
-void source_free(struct source *source, bool forget)
+void source_free(struct source *source)
 {
 	if (!source)
 		return;
-	if (forget)
-		tracker_end(source->tracker);
-	else
-		tracker_close(source->tracker);
+	tracker_close(source->tracker);
 	for (unsigned i = 0; i < source->count; i++)
 		free_disk(source->disks[i]);
 	cleanup_close(&source->swap_fd);
@@ -225,6 +223,11 @@ static int open_disk(struct source *source, struct source_disk *disk, struct err
 	return random_bytes(&disk->incarnation, sizeof(disk->incarnation));
 }
 
+static bool source_scans(const struct source *source)
+{
+	return strcmp(tracker_method_name(source->tracker), "scan") == 0;
+}
+
 int source_add(struct source *source, const char *id, const char *path, struct error *error)
 {
 	struct source_disk *disk = calloc(1, sizeof(*disk));
@@ -233,6 +236,7 @@ int source_add(struct source *source, const char *id, const char *path, struct e
 	disk->file = -1;
 	pthread_mutex_init(&disk->lock, NULL);
 	snprintf(disk->id, sizeof(disk->id), "%s", id);
+	disk->scans = source_scans(source);
 	disk->path = strdup(path);
 	int r = disk->path ? open_disk(source, disk, error)
 			   : error_set(error, -ENOMEM, NULL, "out of memory");
@@ -252,6 +256,7 @@ int source_await(struct source *source, const char *id, const char *path, struct
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	disk->file = -1;
 	disk->gone = true;
+	disk->scans = source_scans(source);
 	pthread_mutex_init(&disk->lock, NULL);
 	snprintf(disk->id, sizeof(disk->id), "%s", id);
 	disk->path = strdup(path);

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/checksum.h"
 #include "common/error.h"
 #include "common/io.h"
 #include "replicator/agent/disk.h"
@@ -31,6 +32,9 @@ struct source_disk {
 	uint64_t incarnation;
 	struct disk_range *swap; /* owned; under lock: counts as zeros, see source_swap.c */
 	size_t swap_count;
+	bool scans;              /* nothing tells what changes: see source_scan.c */
+	struct hash128 *scanned; /* owned; under lock: of each chunk, what was sent last */
+	uint64_t scanned_chunks;
 	pthread_mutex_t lock;         /* the tracker's calls for this disk, and what follows */
 	struct tracker_disk *tracked; /* NULL: gone */
 	struct error error;           /* why it could not be read of late; code 0: it could */
@@ -74,8 +78,8 @@ struct source {
 /* -EBUSY: another agent is at work here. */
 int source_new(
 	const struct source_options *options, struct error *error, struct source **ret_source);
-/* Marking goes on without us if it was pinned; `forget` ends it for good. NULL is fine. */
-void source_free(struct source *source, bool forget);
+/* Marking goes on without us if it was pinned. NULL is fine. */
+void source_free(struct source *source);
 
 /* Protects the block device at `path` under that name from now on. -EEXIST: the name or the device
  * is taken; else as disk_find and tracker_add. */
@@ -104,6 +108,10 @@ void source_look_at_swap(struct source *source);
 /* It was switched on or off since it was looked at. Opens nothing: may be called while frozen. */
 bool source_swap_changed(struct source *source);
 
+/* A session begins: of disks that are scanned nothing is known of what changed since the last one.
+ * Stored when it returns. */
+int source_scan_begin(struct source *source, struct error *error);
+
 /* ── any thread ──────────────────────────────────────────────────────────────────────────── */
 
 /* Reads at an offset and length that are multiples of 4 KiB; what is behind the disk's end reads as
@@ -112,6 +120,9 @@ int source_read(struct source_disk *disk, uint64_t offset, void *data, size_t n)
 void source_settle(struct source_disk *disk, uint64_t pass, uint64_t offset, uint64_t length);
 void source_put_back(struct source_disk *disk, uint64_t offset, uint64_t length);
 uint64_t source_dirty_bytes(struct source_disk *disk);
+/* A whole chunk was read and is to be sent, or was found equal. True if it is scanned and this is
+ * what was noted before: then there is nothing to send. */
+bool source_scan_note(struct source_disk *disk, uint64_t offset, struct hash128 hash);
 uint64_t source_swap_bytes(struct source_disk *disk);
 /* All of it is swap; what of it is swap becomes zeros. */
 bool source_is_swap(struct source_disk *disk, uint64_t offset, size_t n);

@@ -71,6 +71,10 @@ static void agents_that_keep_points_from_being_made(void **state)
 	error_set(&f.agent_error, -EIO, NULL, "disk root cannot be read");
 	expect_only(&f, "agent-failing", false);
 	f.agent_machine = NULL;
+	f.certificate_machine = "web";
+	f.certificate_ends_ns = NOW + HOUR;
+	expect_only(&f, "agent-certificate", false);
+	f.certificate_machine = NULL;
 	error_set(&f.app_error, -EIO, NULL, "the --pre-freeze command ended with 1");
 	expect_only(&f, "app-failing", false);
 	f.paused = true;

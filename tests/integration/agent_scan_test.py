@@ -1,0 +1,81 @@
+"""Where nothing tells what changes: recovery points by reading everything, right all the same; what
+was sent is not sent again; and what cannot be read in time makes no point, and says so."""
+
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from agent import Agent, LoopDisk
+from appliance import BUILD, MIB, Appliance, check, need, run_test, step
+from churn import Counter, counter_in, instant
+from images import Filesystem
+
+
+def equal(appliance, disk, point):
+    path = f"{appliance.mount}/web/points/{point['name']}/data.vhd"
+    with open(path, "rb") as there, open(disk.device, "rb") as here:
+        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for at in range(0, disk.size, MIB):
+            check(there.read(MIB) == here.read(MIB), f"MiB {at // MIB} differs")
+
+
+def holds(appliance, work, point):
+    clone = appliance.call("clone", "create", "web", point["number"], "--quota", "64M")["clone"]
+    with Filesystem(work, f"{clone['path']}/root.vhd", "ext4", "clone", make=False) as there:
+        number = counter_in(there.at / "counter")
+    appliance.remove_clone(clone)
+    return number
+
+
+def received(appliance):
+    return appliance.machine("web")["agent"]["received_bytes"]
+
+
+def test(work):
+    need("losetup", "mkfs.ext4")
+    with Appliance(BUILD, work, journal_size="1G", listen="127.0.0.1:0") as appliance, \
+            LoopDisk(work, "root", 32 * MIB) as root, LoopDisk(work, "data", 64 * MIB) as data, \
+            Agent(BUILD, work, "web", "scan") as agent:
+        appliance.call("policy", "set", "default", "point-interval=0")
+        appliance.call("machine", "add", "web", "--source", "agent")
+        agent.enroll(appliance)
+        root.format()
+        data.write(0, os.urandom(48 * MIB))
+        mounted = root.mount()
+        agent.start({"root": root.device, "data": data.device})
+        agent.wait_state("replicating", "freezing")
+        check(agent.status()["capture"] == "scan", f"{agent.status()}")
+
+        shown = appliance.run("machine", "show", "web", json_output=False).stdout
+        check("certificate until" in shown, f"machine show: {shown}")
+
+        step("points under writes are one instant each")
+        with Counter([mounted / "counter"]) as counter:
+            points = [appliance.create_point("web") for _ in range(4)]
+            counter.stop()
+        counter.check()
+        seen = []
+        for point in points:
+            seen.append(holds(appliance, work, point))
+            counter.check_image([seen[-1]], instant(point["time"]), f"point {point['number']}")
+        check(len(set(seen)) > 1, f"the points do not tell instants apart: {seen}")
+
+        step("what changed is sent, and little more")
+        equal(appliance, data, appliance.create_point("web"))
+        before = received(appliance)
+        data.write(5 * MIB + 4096, os.urandom(8192))
+        data.write(60 * MIB, os.urandom(MIB))
+        equal(appliance, data, appliance.create_point("web"))
+        sent = received(appliance) - before
+        check(sent < 24 * MIB, f"{sent >> 10} KiB were sent for 1 MiB")
+
+        step("also after the agent was away")
+        agent.stop()
+        data.write(30 * MIB, os.urandom(MIB))
+        agent.start()
+        agent.wait_state("replicating", "freezing")
+        equal(appliance, data, appliance.create_point("web"))
+
+
+run_test(test)
