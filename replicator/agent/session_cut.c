@@ -209,7 +209,15 @@ static void look_for_losses(struct cut *cut)
 	}
 }
 
-/* Filesystems are asked to write what they hold, so that freezing finds little to write. */
+static int copy_once(struct cut *cut)
+{
+	uint64_t taken;
+	int r = take_all(cut, &taken);
+	if (r == 0)
+		r = await_sent(cut);
+	return r == 0 ? breathe(cut, 0) : r;
+}
+
 static bool scans(struct session *s)
 {
 	struct source *source = s->options->source;
@@ -235,6 +243,7 @@ static int check_scan(struct cut *cut, int64_t took_ns, uint64_t bytes)
 		(double)bytes / (double)GIB, (double)took_ns / (double)NS_PER_S);
 }
 
+/* Filesystems are asked to write what they hold, so that freezing finds little to write. */
 static int copy_in_passes(struct cut *cut)
 {
 	struct session *s = cut->session;
@@ -428,13 +437,15 @@ static int freeze_once(struct cut *cut, bool last)
 	return r;
 }
 
-/* The machines of a group are frozen together, hence once. */
+/* The machines of a group are frozen together, hence once. Before another freeze one pass is made,
+ * no more: what it takes that was not marked again is what was written in between, which is little.
+ */
 static int freeze_and_copy(struct cut *cut)
 {
 	int r = freeze_once(cut, !cut->alone);
 	for (unsigned i = 2; r == 0 && cut->again && i <= FREEZES_MAX; i++) {
 		cut->again = false;
-		r = copy_in_passes(cut);
+		r = copy_once(cut);
 		if (r == 0)
 			r = prepare_freeze(cut);
 		if (r == 0)

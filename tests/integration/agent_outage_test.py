@@ -1,7 +1,7 @@
 """Whatever is away, for however long: the machine goes on writing at its own pace, what it writes is
 marked in memory that does not grow, and afterwards what was written is sent, and nothing else.
 
-network · processes · full · large · slow · unreadable
+network · processes · full · large · slow · unreadable · unseen
 """
 
 import contextlib
@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, Namespace
 from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, need, run_test, step,
                        wait_until)
+from capture import Load, Unseen
 from churn import percentile
 
 BLOCK = 4096
@@ -282,10 +283,10 @@ def large(work):
         def done():
             disks = x.agent.status().get("disks") or [{}]
             return disks[0].get("compared_bytes", 0)
-        total = 0
+        total = reached = 0
         for name, kill, start in (("appliance", x.appliance.kill, x.appliance.start),
                                   ("agent", x.agent.kill, x.agent.start)):
-            before = done()
+            before = max(done(), reached)
             wait_until(120, lambda least=before: done() > least + 128 * MIB,
                        lambda: f"it does not get on: {x.agent.status()}")
             count = len(comparisons(x.agent))
@@ -297,6 +298,7 @@ def large(work):
                             "it is not gone on with")[-1]
             print(f"the {name} was killed at {before >> 20} MiB and more, gone on from {at >> 20}")
             check(at >= before, "it began anew")
+            reached = at
         x.agent.wait_state("replicating", "freezing", seconds=240)
         point = x.appliance.create_point("web", wait="vault", timeout=300)
         equal(x.appliance, x.disk, point)
@@ -389,10 +391,35 @@ def slow(work):
         check(wire < sent * 0.6, "nothing was packed")
 
 
+def unseen(work):
+    need("fio")
+    with Setting(work, 512 * MIB) as x:
+        x.disk.format()
+        at = x.disk.mount()
+        x.protect()
+        x.appliance.create_point("web")
+        compared = comparisons(x.agent)
+        for what, rate in (("a little", "2m"), ("much", "60m")):
+            step(f"ends of writes go unseen again and again, while {what} is written between points")
+            before, again = x.appliance.points("web")[-1]["number"], read_again(x.agent)
+            with Unseen(x.agent.pins):
+                load = Load("direct", at, 12, rate=rate, size="160m")
+                load.wait()
+                point = x.appliance.create_point("web")
+            made = point["number"] - before
+            again = read_again(x.agent) - again
+            print(f"{made} points, {again} KiB read again")
+            check(made >= 2 and again > 0, f"{made} points were made")
+            check(comparisons(x.agent) == compared, "the disk was compared")
+        x.disk.unmount()
+        equal(x.appliance, x.disk, settle(x.appliance, x.agent))
+        x.appliance.call("verify", "web")
+
+
 def test(work):
     need("losetup", "ip", "nsenter", "tc")
     parts = {"network": network, "processes": processes, "full": full, "large": large, "slow": slow,
-             "unreadable": unreadable}
+             "unreadable": unreadable, "unseen": unseen}
     for name in sys.argv[1:] or parts:
         parts[name](work / name if (work / name).mkdir() is None else work)
 

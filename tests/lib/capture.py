@@ -7,10 +7,13 @@
     cut(tool, losses)                    freeze, copy the rest, compare byte for byte, thaw
 """
 
+import ctypes
+import mmap
 import os
 import pathlib
 import random
 import subprocess
+import sys
 import threading
 import time
 
@@ -101,6 +104,42 @@ class BpfDirectory:
         subprocess.run(["umount", "-l", self.at], capture_output=True, check=False)
 
 
+class Unseen:
+    """Takes bytes off what the programs saw end, again and again, as if the kernel had left them out:
+    of the first disk that is captured with these pins."""
+
+    OBJ_GET = 7
+    CALL = {"x86_64": 321, "aarch64": 280}
+    SEEN_AT = 64  # of the first processor: capture_format.h
+
+    def __init__(self, pins, pause=0.2):
+        path = ctypes.create_string_buffer(str(pathlib.Path(pins) / "devices").encode())
+        words = (ctypes.c_uint64 * 2)(ctypes.addressof(path), 0)
+        self.file = ctypes.CDLL(None, use_errno=True).syscall(
+            self.CALL[os.uname().machine], self.OBJ_GET, words, ctypes.sizeof(words))
+        check(self.file >= 0, f"{path.value}: {os.strerror(ctypes.get_errno())}")
+        self.memory = mmap.mmap(self.file, mmap.PAGESIZE)
+        self.pause = pause
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.main, daemon=True)
+
+    def main(self):
+        while not self.stop.wait(self.pause):
+            seen = int.from_bytes(self.memory[self.SEEN_AT:self.SEEN_AT + 8], sys.byteorder)
+            self.memory[self.SEEN_AT:self.SEEN_AT + 8] = \
+                ((seen - 4096) % (1 << 64)).to_bytes(8, sys.byteorder)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        self.memory.close()
+        os.close(self.file)
+
+
 class LoopDisk:
     """A loop device. `parts`: sizes in MiB of partitions to make."""
 
@@ -172,13 +211,13 @@ FIO = {
 class Load:
     """Writes to a directory for some seconds."""
 
-    def __init__(self, kind, at, seconds, rate="12m"):
+    def __init__(self, kind, at, seconds, rate="12m", size="24m"):
         self.kind, self.at, self.seconds = kind, pathlib.Path(at), seconds
         self.failure = None
         self.process = None
         if kind in FIO:
             self.process = subprocess.Popen(
-                ["fio", "--name=load", f"--directory={at}", f"--filename={kind}", "--size=24m",
+                ["fio", "--name=load", f"--directory={at}", f"--filename={kind}", f"--size={size}",
                  "--time_based", f"--runtime={seconds}", f"--rate={rate}", "--output=/dev/null",
                  *FIO[kind]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 preexec_fn=die_with_parent)
