@@ -1,63 +1,34 @@
 /*
- * Freezing many filesystems at once, and a watchdog that nothing can hold up.
+ * Freezing many filesystems at once; what thaws them if this cannot is in freeze_watchdog.c.
  *
- * The two processes share a page (struct shared): for each filesystem its state, the deadline and
- * whether the watchdog has thawed. Descriptors go to the watchdog over a socket before anything is
- * frozen. While something is frozen the watchdog only waits on that socket and thaws: at the
- * deadline, or when the other end closes, which is when the agent is dead and every ioctl of its
- * threads has returned.
- *
- * States: IDLE -> FREEZING (before the ioctl) -> FROZEN (after it) -> IDLE. The agent goes forward;
- * the watchdog thaws what is FROZEN first, then what is FREEZING, again and again: an ioctl that
- * waits (for a filesystem below that is frozen already) succeeds late, and must not stay. The
- * agent, coming back from such an ioctl, sees `expired` and thaws by itself too. Thawing what is
- * not frozen is harmless (EINVAL).
+ * The two processes share a page (struct freeze_shared): for each filesystem its state, the
+ * deadline and whether the watchdog has thawed. Descriptors go to the watchdog over a socket before
+ * anything is frozen. While something is frozen the watchdog only waits on that socket and thaws:
+ * at the deadline, or when the other end closes, which is when the agent is dead and every ioctl of
+ * its threads has returned.
  */
 #include "replicator/agent/freeze.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "replicator/agent/disk.h"
+#include "replicator/agent/freeze_internal.h"
 
 #define FOUNDATIONS_MAX 256
-#define RETRY_MS 20
 #define HELPERS_MAX 31
-
-/* The shadow memory of sanitizers cannot be locked whole. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LOCK_HOW (MCL_CURRENT | MCL_ONFAULT)
-#else
-#define LOCK_HOW MCL_CURRENT
-#endif
-
-enum state { IDLE, FREEZING, FROZEN };
-
-struct shared {
-	atomic_int states[FREEZER_FILESYSTEMS_MAX];
-	_Atomic int64_t deadline_ns; /* monotonic; 0: nothing is frozen */
-	atomic_bool expired;         /* the watchdog has begun to thaw */
-};
 
 struct filesystem {
 	dev_t dev;
@@ -68,7 +39,7 @@ struct filesystem {
 };
 
 struct freezer {
-	struct shared *shared;
+	struct freeze_shared *shared;
 	pid_t watchdog;
 	int socket;
 	struct filesystem list[FREEZER_FILESYSTEMS_MAX];
@@ -77,153 +48,8 @@ struct freezer {
 	int64_t frozen_at_ns;
 };
 
-static int64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-/* ---- the watchdog: system calls only, no allocation, no locks ---- */
-
-struct message {
-	uint32_t count; /* descriptors that follow, for the filesystems from `first` on */
-	uint32_t first;
-};
-
-#define FDS_A_MESSAGE 32
-
-struct ward {
-	struct shared *shared;
-	int socket;
-	int fds[FREEZER_FILESYSTEMS_MAX];
-};
-
-static bool thaw_all(struct ward *w)
-{
-	bool left = false;
-	for (int state = FROZEN; state >= FREEZING; state--) {
-		for (unsigned i = FREEZER_FILESYSTEMS_MAX; i-- > 0;) {
-			if (atomic_load(&w->shared->states[i]) != state || w->fds[i] < 0)
-				continue;
-			ioctl(w->fds[i], FITHAW, 0);
-			left |= state == FREEZING;
-		}
-	}
-	return left;
-}
-
-/* Takes descriptors and answers with one byte. False at the end of the agent. */
-static bool take_descriptors(struct ward *w)
-{
-	struct message message = { 0 };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * FDS_A_MESSAGE)];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { &message, sizeof(message) };
-	struct msghdr header = { .msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control) };
-	int fds[FDS_A_MESSAGE];
-
-	ssize_t n = recvmsg(w->socket, &header, MSG_CMSG_CLOEXEC);
-	if (n < 0)
-		return errno == EINTR || errno == EAGAIN;
-	if (n != sizeof(message))
-		return false;
-	if (message.first == 0) {
-		for (unsigned i = 0; i < FREEZER_FILESYSTEMS_MAX; i++) {
-			if (w->fds[i] >= 0)
-				close(w->fds[i]);
-			w->fds[i] = -1;
-		}
-	}
-	const struct cmsghdr *c = CMSG_FIRSTHDR(&header);
-	if (c && c->cmsg_type == SCM_RIGHTS) {
-		size_t got = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		memcpy(fds, CMSG_DATA(c), got * sizeof(int));
-		for (size_t i = 0; i < got; i++) {
-			if (message.first + i < FREEZER_FILESYSTEMS_MAX)
-				w->fds[message.first + i] = fds[i];
-			else
-				close(fds[i]);
-		}
-	}
-	return write(w->socket, "", 1) == 1;
-}
-
-static _Noreturn void watch(struct shared *shared, int socket)
-{
-	struct ward w = { .shared = shared, .socket = socket };
-	memset(w.fds, -1, sizeof(w.fds));
-	for (;;) {
-		int64_t deadline = atomic_load(&shared->deadline_ns), left = deadline - now_ns();
-		int wait_ms = deadline == 0 ? -1 : (int)MAX(MIN(left / 1000000 + 1, 60000ll), 0ll);
-		struct pollfd p = { .fd = socket, .events = POLLIN };
-		int n = poll(&p, 1, wait_ms);
-		if (n > 0 && !take_descriptors(&w))
-			break;
-		deadline = atomic_load(&shared->deadline_ns);
-		if (deadline != 0 && now_ns() >= deadline) {
-			atomic_store(&shared->expired, true);
-			if (!thaw_all(&w))
-				atomic_compare_exchange_strong(&shared->deadline_ns, &deadline, 0);
-			poll(NULL, 0, RETRY_MS);
-		}
-	}
-	/* The agent is gone, and with it whatever was freezing has either happened or not. */
-	thaw_all(&w);
-	_exit(0);
-}
-
-/* What the child keeps of the agent's descriptors: its end of the socket. */
-static void close_others(int keep)
-{
-#ifdef SYS_close_range
-	if ((keep == 0 || syscall(SYS_close_range, 0u, (unsigned)keep - 1, 0u) == 0) &&
-		syscall(SYS_close_range, (unsigned)keep + 1, ~0u, 0u) == 0)
-		return;
-#endif
-	struct rlimit limit = { 1024, 1024 };
-	getrlimit(RLIMIT_NOFILE, &limit);
-	for (int fd = 0; fd < (int)MIN(limit.rlim_cur, (rlim_t)65536); fd++) {
-		if (fd != keep)
-			close(fd);
-	}
-}
-
-static _Noreturn void child(struct shared *shared, int socket)
-{
-	sigset_t all;
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, NULL);
-	close_others(socket);
-	/* A session of its own: a signal to the agent's group must not reach it. */
-	setsid();
-	prctl(PR_SET_NAME, "landfall-thaw");
-	/* A frozen root cannot page anything in: all is locked in memory now. */
-	if (mlockall(LOCK_HOW) < 0 || write(socket, "", 1) != 1)
-		_exit(1);
-	watch(shared, socket);
-}
-
-/* ---- the agent's side ---- */
-
-static int await_answer(int socket)
-{
-	char byte;
-	ssize_t n;
-	do
-		n = read(socket, &byte, 1);
-	while (n < 0 && errno == EINTR);
-	return n == 1 ? 0 : n == 0 ? -EPIPE : -errno;
-}
-
 int freezer_new(struct freezer **ret_freezer, struct error *error)
 {
-	int pair[2];
 	struct freezer *f = calloc(1, sizeof(*f));
 	if (!f)
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
@@ -234,24 +60,11 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 		free(f);
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
 	}
-	int r = 0;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-		r = -errno;
-		goto fail;
-	}
-	f->watchdog = fork();
-	if (f->watchdog == 0)
-		child(f->shared, pair[1]);
-	r = f->watchdog < 0 ? -errno : 0;
-	close(pair[1]);
-	f->socket = pair[0];
-	if (r == 0)
-		r = await_answer(f->socket);
+	int r = watchdog_start(f->shared, &f->watchdog, &f->socket);
 	if (r == 0) {
 		*ret_freezer = f;
 		return 0;
 	}
-fail:
 	freezer_free(f);
 	return error_set(error, r, NULL, "the watchdog of freezing cannot be started");
 }
@@ -406,34 +219,10 @@ static int deeper_first(const void *a, const void *b)
 
 static int send_descriptors(struct freezer *f)
 {
-	for (size_t first = 0; first == 0 || first < f->count; first += FDS_A_MESSAGE) {
-		size_t n = MIN(f->count - first, (size_t)FDS_A_MESSAGE);
-		struct message message = { .count = (uint32_t)n, .first = (uint32_t)first };
-		union {
-			char bytes[CMSG_SPACE(sizeof(int) * FDS_A_MESSAGE)];
-			struct cmsghdr align;
-		} control = { 0 };
-		struct iovec iov = { &message, sizeof(message) };
-		struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
-		if (n > 0) {
-			int fds[FDS_A_MESSAGE];
-			for (size_t i = 0; i < n; i++)
-				fds[i] = f->list[first + i].fd;
-			header.msg_control = &control;
-			header.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-			struct cmsghdr *c = CMSG_FIRSTHDR(&header);
-			c->cmsg_level = SOL_SOCKET;
-			c->cmsg_type = SCM_RIGHTS;
-			c->cmsg_len = CMSG_LEN(sizeof(int) * n);
-			memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
-		}
-		if (sendmsg(f->socket, &header, MSG_NOSIGNAL) < 0)
-			return -errno;
-		int r = await_answer(f->socket);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	int fds[FREEZER_FILESYSTEMS_MAX];
+	for (size_t i = 0; i < f->count; i++)
+		fds[i] = f->list[i].fd;
+	return watchdog_give(f->socket, fds, f->count);
 }
 
 int freezer_prepare(struct freezer *f, const dev_t *devs, size_t count, struct error *error)
@@ -557,7 +346,7 @@ static void thaw_frozen(struct freezer *f)
 
 int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 {
-	int64_t began = now_ns();
+	int64_t began = freeze_now_ns();
 	int r = 0;
 	size_t failed = f->count;
 
@@ -570,7 +359,7 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 	r = send_descriptors(f);
 	if (r == 0)
 		r = freeze_levels(f, &failed);
-	f->frozen_at_ns = now_ns();
+	f->frozen_at_ns = freeze_now_ns();
 	for (size_t i = 0; i < f->count; i++)
 		f->report.synced += f->list[i].synced;
 	f->report.freeze_ns = (uint64_t)(f->frozen_at_ns - began);
@@ -589,18 +378,18 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 bool freezer_holds(const struct freezer *f)
 {
 	int64_t deadline = atomic_load(&f->shared->deadline_ns);
-	return deadline != 0 && now_ns() < deadline && !atomic_load(&f->shared->expired);
+	return deadline != 0 && freeze_now_ns() < deadline && !atomic_load(&f->shared->expired);
 }
 
 int freezer_thaw(struct freezer *f, struct freezer_report *ret_report)
 {
-	int64_t began = now_ns();
+	int64_t began = freeze_now_ns();
 	bool held = freezer_holds(f);
 
 	thaw_frozen(f);
 	held = held && !atomic_load(&f->shared->expired);
 	f->report.held_ns = (uint64_t)(began - f->frozen_at_ns);
-	f->report.thaw_ns = (uint64_t)(now_ns() - began);
+	f->report.thaw_ns = (uint64_t)(freeze_now_ns() - began);
 	f->report.stall_ns = f->report.freeze_ns + f->report.held_ns + f->report.thaw_ns;
 	if (ret_report)
 		*ret_report = f->report;
