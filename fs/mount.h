@@ -19,8 +19,8 @@
  *
  * Owner, mode (rwx bits) and time of a writable file can be set, as for a device's node: in memory,
  * until its machine is hidden. Files that cannot be written refuse (-EROFS), directories too
- *(-EPERM). Writable files cannot be mapped shared (-ENODEV, the kernel's answer for direct I/O);
- *points can.
+ * (-EPERM). Writable files cannot be mapped shared (-ENODEV, the kernel's answer for direct I/O);
+ * points can.
  */
 #pragma once
 

@@ -1,8 +1,9 @@
 /*
  * Registration keys: what lets a machine that has no certificate yet ask for one.
  *
- *	<state>/agent_keys.json   0600, sealed (sealed_json.h): id, SHA-256 of the secret, the
- *machine it is bound to, when it was made and when it ends, who used it
+ *	<state>/agent_keys.json   0600, sealed (sealed_json.h): id, SHA-256 of the
+ *	                          secret, the machine it is bound to, when it was made
+ *	                          and when it ends, who used it
  *
  * The secret itself is handed out once, when the key is made, and kept nowhere; it is 32 random
  * bytes, so its hash needs no salt. A key may be used once unless it was made for more, and that

@@ -21,8 +21,8 @@
  * (4 MiB), and what the view takes for its map.
  *
  * An epoch that is larger than the journal is *drained* ahead of its seal: steps 1 and 2 for what
- *is there, in rounds, and hashes beside the points that prove it. Snapshots are never taken of
- *that, and readers of older points notice nothing. The flush of the point then sends the rest.
+ * is there, in rounds, and hashes beside the points that prove it. Snapshots are never taken of
+ * that, and readers of older points notice nothing. The flush of the point then sends the rest.
  *
  * A flusher is one thread's; it starts none. It drives many requests at once through the store
  * and honours the limits of a page blob (requests and bytes a second) ahead of the service's 503.

@@ -3,14 +3,14 @@
  *
  *	claim (or create) ─► update settings and disks ─► flush when due ─► delete what may go
  *
- * It owns the store, the flusher and group->vault_group (which others copy under the lock). A
- * vault out of reach is tried again after 1 s, 2 s, … 60 s, with jitter. When a lease or a number
- * does not hold, owner.json tells why: if it is what this process wrote, somebody else broke the
- * lease, and may have written to the disks: the journal notes that the bases are in doubt, and then
- * the group is claimed again and the flusher repairs them (flush_repair.c); if it is not, the group
- *is another's and never written again by this process: the group remembers it, refuses writes and
- *says who owns it. The flush itself is fenced by lease and sequence number (flusher.h), so a
- *mistake here could cost a flush, not a point.
+ * It owns the store, the flusher and group->vault_group (which others copy under the lock). A vault
+ * out of reach is tried again after 1 s, 2 s, … 60 s, with jitter. When a lease or a number does
+ * not hold, owner.json tells why: if it is what this process wrote, somebody else broke the lease,
+ * and may have written to the disks: the journal notes that the bases are in doubt, and then the
+ * group is claimed again and the flusher repairs them (flush_repair.c); if it is not, the group is
+ * another's and never written again by this process: the group remembers it, refuses writes and
+ * says who owns it. The flush itself is fenced by lease and sequence number (flusher.h), so a
+ * mistake here could cost a flush, not a point.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -11,10 +11,9 @@
  *	ingest_state.c    state/agents/<machine>.json
  *
  * One lock, for memory only: never held across input or output (`saving` is, around writing what is
- * remembered of a machine, and comes before it); it comes after the registry's. A
- *link is used by others than its own thread only while it is listed in its session, and a session
- *only while it is its machine's: both are taken off the list first and freed when nobody pins the
- * session any more.
+ * remembered of a machine, and comes before it); it comes after the registry's. A link is used by
+ * others than its own thread only while it is listed in its session, and a session only while it is
+ * its machine's: both are taken off the list first and freed when nobody pins the session any more.
  */
 #pragma once
 

@@ -2,10 +2,10 @@
  * The job machine.remove: three steps, each safe to repeat, so that it is taken up again after a
  * crash and can be started once more after a failure.
  *
- *	stop      the machine's agent is let in no more; the machine leaves the mount; of a group
- *that lives on, its disks leave the points made from now on vault     the last machine's group is
- *deleted there, unless the vault is to be kept journal   the last machine's journal is deleted; the
- *names are forgotten
+ *	stop      the machine's agent is let in no more; the machine leaves the mount;
+ *	          of a group that lives on, its disks leave the points made from now on
+ *	vault     the last machine's group is deleted there, unless the vault is kept
+ *	journal   the last machine's journal is deleted; the names are forgotten
  */
 #include <errno.h>
 #include <inttypes.h>

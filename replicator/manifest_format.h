@@ -11,8 +11,8 @@
  *	 "checksum":"<32 hex>"}
  *
  * "absences", left out when empty: points from "from" up to, but without, "to" (0: no end) do not
- * show that disk; of this point and those below. What their snapshots of it hold is no recovery
- *point of it.
+ * show that disk; of this point and those below. What their snapshots of it hold is no
+ * recovery point of it.
  *
  * An abandoned one has format, group, group_id, number, generation and "abandoned":true.
  */

@@ -4,8 +4,9 @@
  *	<state>/pki/authority.pem   0600, key and certificate of the authority; made once
  *	<state>/pki/server.pem      0600, key and certificate of the port for agents; made anew when
  *	                            a third of its life is left, or when it is damaged
- *	<state>/pki/issued.json     0600, sealed (sealed_json.h): every certificate that was issued
- *to an agent and has not expired long ago, and whether it was revoked
+ *	<state>/pki/issued.json     0600, sealed (sealed_json.h): every certificate that was
+ *	                            issued to an agent and has not expired long ago, and
+ *	                            whether it was revoked
  *
  * Each has a copy (twin_file.h), which takes its place should it be damaged.
  *

@@ -2,8 +2,7 @@
  * Comparing a disk with what the appliance has, chunk by chunk, from a cursor upwards.
  *
  *	ask for hashes ─► feed: read, hash, compare ─► equal: done
- *	                                             └► ask for pages ─► feed: send those that
- *differ
+ *	                                             └► ask for pages ─► send what differs
  *
  * This is the bookkeeping: what has been asked, what is open, up to where all is done. It does
  * nothing by itself; the conductor asks it what to ask next and tells it what came. One thread.

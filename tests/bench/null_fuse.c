@@ -1,7 +1,7 @@
 /*
- * A FUSE server that does nothing: one file whose reads are zeros and whose writes vanish, with
- * the settings of Landfall's own mount (fs/mount_settings.h). It is what libfuse and the kernel
- *cost by themselves, and so the yardstick for ours.
+ * A FUSE server that does nothing: one file whose reads are zeros and whose writes vanish, with the
+ * settings of Landfall's own mount (fs/mount_settings.h). It is what libfuse and the kernel cost by
+ * themselves, and so the yardstick for ours.
  *
  *	null_fuse MOUNTPOINT BYTES      serves MOUNTPOINT/null until it is unmounted
  */

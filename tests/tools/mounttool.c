@@ -1,6 +1,6 @@
 /*
- * A small server for the mount's tests: two groups' histories in a directory, their machines
- *mounted.
+ * A small server for the mount's tests: two groups' histories in a directory, their machines all
+ * mounted.
  *
  *	mounttool DIRECTORY MOUNT-POINT
  *
