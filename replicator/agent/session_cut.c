@@ -592,6 +592,21 @@ static int make_point(struct cut *cut)
 	return r;
 }
 
+/* Nothing is newer than the last point, also not in what filesystems hold back in memory. */
+static bool is_unchanged(struct cut *cut)
+{
+	struct session *s = cut->session;
+	if (cut->application || dirty_bytes(s) > 0 || sent_bytes(s) != s->sent_at_mark)
+		return false;
+	if (prepare_freeze(cut) == 0)
+		freezer_sync(s->options->freezer);
+	freezer_release(s->options->freezer);
+	/* What went wrong goes wrong again where it is told. */
+	if (cut->error.code != 0)
+		cut->error = (struct error){ 0 };
+	return dirty_bytes(s) == 0;
+}
+
 int session_make_cut(struct session *s, const struct json *message)
 {
 	struct cut cut = { .session = s };
@@ -612,7 +627,7 @@ int session_make_cut(struct session *s, const struct json *message)
 		error_set(&cut.error, -EAGAIN, NULL, "a disk is being compared");
 		return say_failed(&cut);
 	}
-	if (!cut.application && dirty_bytes(s) == 0 && sent_bytes(s) == s->sent_at_mark) {
+	if (is_unchanged(&cut)) {
 		r = say_simple(s, "cut.unchanged");
 		/* In a group the others may have changes, and then all freeze. */
 		while (r == 0 && !s->cut.over && !s->cut.freeze)

@@ -129,6 +129,27 @@ def verifies_mounted(appliance, disk):
         disk.unmount()
 
 
+def unsynced(appliance, disk):
+    step("what programs have written is in the next point, though the kernel still holds it back")
+    shell("mkfs.btrfs", "-q", "-f", "--mixed", disk.device)  # nothing is written to it by making a point
+    there = disk.mount()
+    try:
+        os.sync()
+        last = appliance.create_point("web")["number"]
+        again = appliance.create_point("web")["number"]
+        check(again <= last + 1, f"point {again} follows {last}")
+        idle = appliance.create_point("web")["number"]
+        check(idle == again, f"nothing was written, and yet point {idle} follows {again}")
+        page = os.urandom(4096)
+        (there / "unsynced").write_bytes(page * 16)
+        point = appliance.create_point("web")
+        check(point["number"] > idle, f"point {idle} is told to be all there is")
+        image = pathlib.Path(f"{appliance.mount}/web/points/{point['name']}/root.vhd").read_bytes()
+        check(page * 16 in image, "the point does not show what was written")
+    finally:
+        disk.unmount()
+
+
 def repairs(appliance, disk):
     step("what no capture could see is found, and repaired where that is asked for")
     with open(disk.path, "r+b") as file:
@@ -159,7 +180,7 @@ def resyncs(appliance, agent, disk):
 
 
 def test(work):
-    need("losetup")
+    need("losetup", "mkfs.btrfs")
     with StrictService(work) as service, \
             Appliance(BUILD, work, service.connection_string, policies=POLICY,
                       listen="127.0.0.1:0") as appliance, \
@@ -175,6 +196,7 @@ def test(work):
         grows(appliance, agent, disk)
         verifies(appliance, agent, disk)
         verifies_mounted(appliance, disk)
+        unsynced(appliance, disk)
         repairs(appliance, disk)
         resyncs(appliance, agent, disk)
         point = appliance.create_point("web", wait="vault")
