@@ -75,7 +75,6 @@ static int start_threads(struct group *group)
 	group->stopping = false;
 	atomic_store(&group->stop_calls, false);
 	group->failed = false;
-	group->sealed_count = 0;
 	group->claimed = group->flushing = group->vault_reachable = false;
 	/* Assumed until the service says otherwise, so that no alert is raised too early. */
 	group->vault_initialized = true;
@@ -89,8 +88,8 @@ static int start_threads(struct group *group)
 	group->rate_written_bytes = 0;
 	group->rate_flushed_bytes = group->flushed_bytes;
 	atomic_store(&group->refuse_writes, group->taken_over);
-	atomic_store(&group->first_change_ns, 0);
 	pthread_mutex_unlock(&group->lock);
+	group_rpo_begin(group);
 
 	pthread_attr_t attributes;
 	pthread_attr_init(&attributes);
@@ -183,6 +182,7 @@ int group_note_opened(struct group *group, struct error *error)
 	if (group->state.opened)
 		return 0;
 	group->state.opened = true;
+	group->state.opened_ns = clock_realtime_ns(group->clock);
 	int r = group_state_save(group);
 	if (r < 0)
 		group->state.opened = false;

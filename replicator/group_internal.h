@@ -27,8 +27,9 @@
 
 /* What group_state.c keeps. */
 struct group_state {
-	bool opened;     /* the journal has existed */
-	bool taken_over; /* as of the last time the vault was asked */
+	bool opened;       /* the journal has existed */
+	int64_t opened_ns; /* since then; 0: it was not noted */
+	bool taken_over;   /* as of the last time the vault was asked */
 	char owner[192];
 	uint64_t *deletes; /* owned: points to be deleted in the vault */
 	unsigned delete_count;
@@ -108,7 +109,7 @@ struct group {
 	atomic_bool stop_calls;         /* of the flusher's thread to the vault; see blob.h */
 	uint64_t flush_number;          /* the point that is being flushed; 0: none */
 
-	/* When the first change of each sealed, not yet flushed point was made. */
+	/* When the first change of each sealed, not yet flushed point was made; group_rpo.c. */
 	struct sealed_change {
 		uint64_t number;
 		int64_t first_change_ns;
@@ -170,6 +171,19 @@ int group_seal_now(struct group *group, const struct seal *seal, const struct gr
 	uint64_t *ret_number);
 /* How many disks need a resync; their names, as far as they fit. */
 unsigned group_resync_disks(struct group *group, char *ret_names, size_t size);
+
+/* group_rpo.c */
+/* After the journal was opened, before its threads run: since when changes wait, as far as points
+ * tell. */
+void group_rpo_begin(struct group *group);
+/* Age of the oldest change that the newest point with `flags` does not have; 0: there is none; -1:
+ * there is no such point. */
+int64_t group_rpo_ns(struct group *group, uint32_t flags, const struct history_stats *stats);
+/* For the alert: the same of the vault, but a group with changes and no vault point yet has an age,
+ * too. */
+int64_t group_unprotected_ns_locked(struct group *group, const struct history_stats *stats);
+/* Point `number` was sealed; its first change was made then (0: it has none). */
+void group_note_sealed_locked(struct group *group, uint64_t number, int64_t first_change_ns);
 
 /* group_timer.c */
 void *group_timer_main(void *argument);

@@ -20,9 +20,7 @@ static void note_sealed(struct group *group, uint64_t number, int64_t first_chan
 	group->last_seal_mono_ns = clock_monotonic_ns(group->clock);
 	group_due_answered_locked(group, answers ? answers->request : 0, kind);
 	group->status.history.newest_point = number; /* who asks next need not wait for a tick */
-	if (first_change_ns != 0 && group->sealed_count < GROUP_SEALED_MAX)
-		group->sealed[group->sealed_count++] =
-			(struct sealed_change){ number, first_change_ns };
+	group_note_sealed_locked(group, number, first_change_ns);
 	struct history_drain drain;
 	history_drain_state(group->history, &drain);
 	group->flush_asked |= drain.number != 0; /* it cannot be opened before */

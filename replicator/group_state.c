@@ -43,6 +43,8 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 	struct json deletes = { 0 };
 	int r = json_get_bool(root, "opened", &state->opened, error);
 	if (r == 0)
+		r = json_find_i64(root, "opened_ns", &state->opened_ns, error);
+	if (r >= 0)
 		r = json_get_bool(root, "taken_over", &state->taken_over, error);
 	if (r == 0)
 		r = json_get_text(root, "owner", &owner, error);
@@ -89,6 +91,8 @@ static int build(const struct group_state *state, struct cJSON **ret_json)
 	int r = json_new_object(&json);
 	if (r == 0)
 		r = json_add_bool(json, "opened", state->opened);
+	if (r == 0)
+		r = json_add_i64(json, "opened_ns", state->opened_ns);
 	if (r == 0)
 		r = json_add_bool(json, "taken_over", state->taken_over);
 	if (r == 0)

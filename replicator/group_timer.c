@@ -1,5 +1,5 @@
 /*
- * The timer's thread: seals by the clock, back-pressure, rates, RPO and alerts.
+ * The timer's thread: seals by the clock, back-pressure, rates and alerts.
  *
  * It ticks five times a second while something was written and not sealed or the journal presses,
  * else every two seconds: an idle group costs next to nothing. Nothing is sealed when nothing has
@@ -149,70 +149,6 @@ static void update_rates_locked(struct group *group, const struct history_stats 
 	group->rate_mono_ns = now;
 }
 
-/* Age of the oldest change after point `after`; 0: there is none. */
-static int64_t change_age_locked(struct group *group, const struct history_stats *stats,
-	const struct point *after, int64_t now_ns)
-{
-	int64_t oldest = 0;
-	if (after->number < stats->newest_point) {
-		oldest = after->time_ns; /* certain, but perhaps too old */
-		for (unsigned i = 0; i < group->sealed_count; i++) {
-			if (group->sealed[i].number <= after->number)
-				continue;
-			oldest = MAX(oldest, group->sealed[i].first_change_ns);
-			break;
-		}
-		if (oldest == 0)
-			return 0;
-	} else if (stats->unsealed_bytes > 0) {
-		oldest = atomic_load(&group->first_change_ns);
-		if (oldest == 0)
-			oldest = after->time_ns;
-	} else {
-		return 0;
-	}
-	return MAX(now_ns - oldest, (int64_t)1);
-}
-
-/* True if points after `number` hold changes. */
-static bool sealed_changes_after(struct group *group, uint64_t number)
-{
-	struct point points[64];
-	unsigned count;
-	while ((count = history_points(group->history, number + 1, points, 64)) > 0) {
-		for (unsigned i = 0; i < count; i++)
-			if (points[i].changed_bytes > 0)
-				return true;
-		number = points[count - 1].number;
-	}
-	return false;
-}
-
-static int64_t rpo_ns(struct group *group, uint32_t flags, const struct history_stats *stats)
-{
-	struct point newest;
-	int64_t now_ns = clock_realtime_ns(group->clock);
-	if (history_point_newest(group->history, flags, INT64_MAX, &newest) < 0)
-		return -1;
-	struct history_stats adjusted = *stats;
-	if (newest.number < stats->newest_point && !sealed_changes_after(group, newest.number))
-		adjusted.newest_point = newest.number;
-	SCOPED_LOCK(&group->lock);
-	return change_age_locked(group, &adjusted, &newest, now_ns);
-}
-
-/* For the alert, a group with changes and no vault point yet has an age too. */
-static int64_t unprotected_age_ns_locked(struct group *group, const struct history_stats *stats)
-{
-	if (group->status.rpo_vault_ns >= 0)
-		return group->status.rpo_vault_ns;
-	int64_t oldest = group->sealed_count > 0 ? group->sealed[0].first_change_ns
-						 : atomic_load(&group->first_change_ns);
-	if (oldest == 0 || (stats->newest_point == 0 && stats->unsealed_bytes == 0))
-		return -1;
-	return clock_realtime_ns(group->clock) - oldest;
-}
-
 /* The machine of the group's first disk, for commands that alerts name. False: it has none. */
 static bool first_member(struct group *group, char *ret_name, size_t size)
 {
@@ -267,7 +203,7 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.vault_error_since_ns = group->vault_error_since_ns;
 	f.taken_over = group->taken_over;
 	f.paused = group->paused;
-	f.rpo_vault_age_ns = unprotected_age_ns_locked(group, stats);
+	f.rpo_vault_age_ns = group_unprotected_ns_locked(group, stats);
 	f.rpo_alert_s = group->policy.rpo_alert_s;
 	f.vault_interval_s = group->policy.vault_interval_s;
 	f.flush_bytes_per_s = group->status.flush_bytes_per_s;
@@ -340,8 +276,8 @@ static void tick(struct group *group)
 			&group->first_change_ns, &none, clock_realtime_ns(group->clock));
 	if (!disk_full)
 		retain_without_vault(group);
-	int64_t local = rpo_ns(group, POINT_LOCAL, &stats);
-	int64_t vault = rpo_ns(group, POINT_VAULT, &stats);
+	int64_t local = group_rpo_ns(group, POINT_LOCAL, &stats);
+	int64_t vault = group_rpo_ns(group, POINT_VAULT, &stats);
 	/* A vault point whose local copy was trimmed still protects. */
 	if (local < 0 || (vault >= 0 && vault < local))
 		local = vault;
