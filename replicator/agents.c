@@ -144,7 +144,8 @@ uint16_t agents_port(struct agents *agents)
 bool agents_certificate_ends(
 	struct agents *agents, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue)
 {
-	return pki_certificate_ends(agents->pki, machine, ret_ends_ns, ret_overdue);
+	return agents->closed.code == 0 &&
+	       pki_certificate_ends(agents->pki, machine, ret_ends_ns, ret_overdue);
 }
 
 void agents_recheck(struct agents *agents, bool wait)

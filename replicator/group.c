@@ -268,6 +268,14 @@ void group_free(struct group *group)
 	release(group);
 }
 
+bool group_state_fault(const struct group *group, struct error *ret_fault)
+{
+	if (group->state_fault.code == 0)
+		return false;
+	*ret_fault = group->state_fault;
+	return true;
+}
+
 bool group_failed(struct group *group)
 {
 	SCOPED_LOCK(&group->lock);

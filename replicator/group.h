@@ -79,6 +79,8 @@ int group_new(const struct group_options *options, struct error *error, struct g
 void group_begin_stop(struct group *group);
 /* Commits what is staged, seals nothing. Views, clones and users of the committer are gone. */
 void group_free(struct group *group);
+/* True if the group's state was found damaged at the start and mended from its copy. */
+bool group_state_fault(const struct group *group, struct error *ret_fault);
 /* True once the journal has failed (or could not be opened again): it needs group_reopen. */
 bool group_failed(struct group *group);
 /* Closes the failed journal and opens it again. No view, clone or user of the committer may be

@@ -47,6 +47,8 @@ struct group {
 	struct uuid id, appliance;
 	unsigned full_wait_s;
 	bool source_seals;
+	struct error
+		state_fault; /* the start found its state damaged, and mended it; else code 0 */
 
 	/* replaced by group_reopen only, while no thread of the group runs */
 	struct base *vault_base, *cached_base;

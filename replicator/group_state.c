@@ -4,8 +4,9 @@
  *
  * A deletion is noted here before the history forgets the point, so that a crash in between
  * leaves nothing behind in the vault that nobody knows of. The file proves itself: a flipped bit
- * could otherwise delete another point than was asked for. One that cannot be read is an error:
- * guessing could bring back writes to a group that another appliance owns.
+ * could otherwise delete another point than was asked for; and it has a copy (twin_file.h). If
+ * neither can be read that is an error: guessing could bring back writes to a group that another
+ * appliance owns.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -18,6 +19,7 @@
 #include "replicator/group_internal.h"
 #include "replicator/manifest.h"
 #include "replicator/sealed_json.h"
+#include "replicator/twin_file.h"
 
 #define STATE_MAX_BYTES (8u << 20)
 
@@ -65,16 +67,37 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 	return read_absences(state, root, error);
 }
 
+static int check_text(void *context, const char *text, size_t n, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	(void)context;
+	return sealed_json_parse("the file", text, n, error, &json);
+}
+
+/* Without it the group is whole but for what the file alone tells. */
+static int refuse(const struct group *group, const struct error *reason, struct error *error)
+{
+	char mend[sizeof(error->mend)];
+	snprintf(mend, sizeof(mend),
+		"move it and %.100s.copy away: the group runs again within minutes; points whose "
+		"deletion was under way may stay in the vault, and hidden disks show again",
+		group->state_path);
+	return error_set(error, -EUCLEAN, mend, "%s; nor is its copy sound", reason->message);
+}
+
 int group_state_load(struct group *group, struct error *error)
 {
 	CLEANUP_FREE char *text = NULL;
+	struct error reason = { 0 };
 	size_t n;
-	int r = io_load_file(group->io, group->state_path, STATE_MAX_BYTES, &text, &n);
+	int r = twin_load(group->io, group->state_path, STATE_MAX_BYTES, check_text, group, &reason,
+		&group->state_fault, &text, &n);
 	if (r == -ENOENT)
 		return 0;
+	if (r == -EUCLEAN)
+		return refuse(group, &reason, error);
 	if (r < 0)
-		return error_set(error, r, "check the appliance's disk", "%s: cannot be read: %s",
-			group->state_path, strerrordesc_np(-r));
+		return error_set(error, r, reason.mend, "%s", reason.message);
 	CLEANUP(json_freep) struct cJSON *json = NULL;
 	struct json root;
 	r = sealed_json_parse(group->state_path, text, n, error, &json);
@@ -116,7 +139,7 @@ int group_state_save(struct group *group)
 	if (r == 0)
 		r = sealed_json_format(json, &text);
 	if (r == 0)
-		r = io_replace_file(group->io, group->state_path, text.data, text.len);
+		r = twin_save(group->io, group->state_path, text.data, text.len);
 	if (r < 0)
 		log_error("%s: cannot be written: %s", group->state_path, strerrordesc_np(-r));
 	return r;

@@ -14,6 +14,7 @@
 #include "replicator/agents.h"
 #include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
+#include "replicator/twin_file.h"
 
 static const char *subject_of(struct job *job)
 {
@@ -138,8 +139,8 @@ static int step_journal(struct job *job, void *context, struct error *error)
 		registry_close_group(registry, entry);
 		int r = registry_remove_directory(registry, directory);
 		if (r == 0)
-			r = io_unlink(registry->io, state);
-		if (r < 0 && r != -ENOENT)
+			r = twin_remove(registry->io, state);
+		if (r < 0)
 			return error_set(error, r, "check the appliance's disk",
 				"%s: cannot be removed: %s", directory, strerrordesc_np(-r));
 	}

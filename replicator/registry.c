@@ -80,8 +80,11 @@ static void watch_appliance(struct registry *registry)
 		machines++;
 		agents += strcmp(m->source, "agent") == 0;
 	}
+	struct error state_fault = registry->state_fault;
 	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct history_stats stats = { 0 };
+		if (g->group && !g->ending && state_fault.code == 0)
+			(void)group_state_fault(g->group, &state_fault);
 		struct history *history = g->group && !g->ending ? group_history(g->group) : NULL;
 		if (history)
 			history_stats(history, &stats);
@@ -99,7 +102,7 @@ static void watch_appliance(struct registry *registry)
 		.cache_path = registry->cache_path,
 		.agent_machine_count = agents,
 		.agents_error = agents_error,
-		.state_fault = registry->state_fault,
+		.state_fault = state_fault,
 		.mount_path = registry->mount_path,
 		.mount_error = registry->mount_error };
 	if (registry->agents && facts.state_fault.code == 0)

@@ -21,6 +21,7 @@
 #include "common/log.h"
 #include "common/utc.h"
 #include "replicator/registry_internal.h"
+#include "replicator/twin_file.h"
 
 struct name_list {
 	char (*names)[64]; /* owned */
@@ -84,10 +85,8 @@ static int move_aside(
 	}
 	if (r == 0)
 		r = io_sync_dir(registry->io, registry->journal_dir);
-	if (r == 0) {
-		r = io_unlink(registry->io, state);
-		r = r == -ENOENT ? 0 : r;
-	}
+	if (r == 0)
+		r = twin_remove(registry->io, state);
 	if (r < 0)
 		return error_set(error, r, "check the appliance's disk",
 			"%s: cannot be moved aside: %s", directory, strerrordesc_np(-r));

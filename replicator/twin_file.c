@@ -46,6 +46,17 @@ int twin_save(struct io *io, const char *path, const void *data, size_t n)
 	return r == 0 ? io_replace_file(io, path, data, n) : r;
 }
 
+int twin_remove(struct io *io, const char *path)
+{
+	CLEANUP(buf_free) struct buf copy = { 0 };
+	int r = buf_printf(&copy, "%s.copy", path);
+	if (r == 0)
+		r = io_unlink(io, copy.data);
+	if (r == 0 || r == -ENOENT)
+		r = io_unlink(io, path);
+	return r == -ENOENT ? 0 : r;
+}
+
 /* The file is sound: the copy shall be, too. */
 static void mend_copy(struct io *io, const char *copy, size_t limit, const struct text *right)
 {

@@ -18,6 +18,8 @@ typedef int twin_check(void *context, const char *text, size_t n, struct error *
 
 /* Replaces both, durably. On failure the file is as it was, or new. */
 int twin_save(struct io *io, const char *path, const void *data, size_t n);
+/* Removes both, the copy first. 0 if there is neither. */
+int twin_remove(struct io *io, const char *path);
 /* Reads the file, or its copy if the file is damaged, unreadable or gone; that one is then put in
  * its place, and `ret_fault` (code 0 else) tells, with a mend. A missing or differing copy is
  * written anew. -ENOENT: there is neither; -EUCLEAN: neither is sound, `error` tells why; others of

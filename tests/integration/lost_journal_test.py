@@ -151,7 +151,7 @@ def own_files_are_damaged(work):
 
 
 def state_is_damaged(work, service):
-    step("a flipped bit in a group's state deletes nothing")
+    step("a flipped bit in a group's state is mended from its copy, and deletes nothing")
     with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="state",
                    container="state") as a:
         a.call("vault", "init")
@@ -160,12 +160,33 @@ def state_is_damaged(work, service):
         a.create_point("web", wait="vault")
         a.stop()
         state = a.state / "groups/web.json"
-        check(json.loads(state.read_text())["checksum"], "it does not prove itself")
-        flip(state, 12, 1)
+        copy = state.with_name("web.json.copy")
+        was = state.read_bytes()
+        check(json.loads(was)["checksum"], "it does not prove itself")
+        for path in (state, copy):
+            flip(path, 12, 1)
+            a.start()
+            wait_until(30, lambda: a.machine("web")["state"] == "protected", "it does not run")
+            check(path.read_bytes() == was, f"{path} is not what it was")
+            alert = wait_until(20, lambda: appliance_alert(a, "state-damaged") or path == copy,
+                               "no alert")
+            check(path == copy or "web.json" in alert["cause"] and alert["mend"], f"{alert}")
+            a.stop()
+        step("damaged with its copy: the machine is kept out, with a mend that works")
+        for path in (state, copy):
+            flip(path, 12, 1)
         a.start()
         check(a.machine("web")["state"] == "failed", "a damaged state is believed")
-        flip(state, 12, 1)
+        alert = a.wait_alert("web", "group-failed")
+        check(f"{state}" in alert["cause"] and f"{copy} away" in alert["mend"], f"{alert}")
+        for path in (state, copy):
+            path.rename(path.with_suffix(".away"))
         wait_until(90, lambda: a.machine("web")["state"] == "protected", "it does not come back")
+        write(a, "web", MIB, os.urandom(MIB))
+        a.verify("web", a.create_point("web", wait="vault")["number"])
+        check(state.exists() and copy.exists(), "it is not kept twice")
+        a.call("machine", "remove", "web")
+        check(not state.exists() and not copy.exists(), "its state outlives it")
 
 
 def test(work):
