@@ -6,10 +6,13 @@
 #include "appliance/config.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "appliance/config_keys.h"
@@ -260,6 +263,39 @@ static unsigned line_of(const struct config_lines *lines, const char *section, c
 	return first;
 }
 
+/* The line of the key itself; 0: it is not set. */
+static unsigned own_line_of(const struct config_lines *lines, const char *section, const char *name)
+{
+	for (unsigned i = 0; i < config_key_count; i++)
+		if (strcmp(config_keys[i].section, section) == 0 &&
+			strcmp(config_keys[i].name, name) == 0)
+			return lines->keys[i];
+	return 0;
+}
+
+/* The default may be missing: then only root may operate. */
+static int check_control(const struct config *config, const struct config_lines *lines,
+	unsigned *line, struct error *error)
+{
+	const struct sockaddr_un *address = NULL;
+	const char *path = config->appliance.control_socket,
+		   *name = config->appliance.control_group;
+	char buffer[4096];
+	struct group group, *found = NULL;
+	*line = own_line_of(lines, "appliance", "control_socket");
+	if (strlen(path) >= sizeof(address->sun_path))
+		return error_set(error, -ENAMETOOLONG, "set a shorter one",
+			"[appliance] control_socket has %zu characters; a socket's path has at "
+			"most %zu",
+			strlen(path), sizeof(address->sun_path) - 1);
+	*line = own_line_of(lines, "appliance", "control_group");
+	int r = *line > 0 ? getgrnam_r(name, &group, buffer, sizeof(buffer), &found) : ERANGE;
+	if (r == 0 && !found)
+		return error_set(error, -ENOENT, "make it with groupadd, or name another",
+			"[appliance] control_group: there is no group \"%s\"", name);
+	return 0;
+}
+
 static int check_appliance(const struct config *config, const struct config_lines *lines,
 	unsigned *line, struct error *error)
 {
@@ -271,7 +307,7 @@ static int check_appliance(const struct config *config, const struct config_line
 	if (strcmp(mount, config->appliance.state_dir) == 0)
 		return error_set(error, -EINVAL, "set another mount",
 			"[appliance] mount and state_dir are the same");
-	return 0;
+	return check_control(config, lines, line, error);
 }
 
 /* *line: of what is wrong, 0 if it stands on none. */

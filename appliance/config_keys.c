@@ -54,7 +54,7 @@ const struct config_key config_keys[] = {
 	KEY(azure, vm_size, CONFIG_TEXT),
 	KEY(azure, arm_endpoint, CONFIG_URL),
 	KEY(azure, login_endpoint, CONFIG_URL),
-	KEY(aws, region, CONFIG_TEXT),
+	KEY(aws, region, CONFIG_REGION),
 	KEY(aws, role_arn, CONFIG_TEXT),
 	KEY(aws, endpoint_ec2, CONFIG_URL),
 	KEY(aws, endpoint_ebs, CONFIG_URL),

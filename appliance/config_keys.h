@@ -12,7 +12,8 @@ enum config_type {
 	CONFIG_PATH,    /* absolute */
 	CONFIG_SECRET,  /* absolute, or the name of a systemd credential */
 	CONFIG_URL,     /* http:// or https:// */
-	CONFIG_ADDRESS, /* HOST:PORT, none */
+	CONFIG_ADDRESS, /* HOST:PORT, [IPv6]:PORT, none */
+	CONFIG_REGION,  /* of AWS */
 	CONFIG_SIZE,
 	CONFIG_RATE,  /* bytes a second, 1M at least; unlimited: 0 */
 	CONFIG_COUNT, /* a number a second, 1 at least; unlimited: 0 */

@@ -8,6 +8,7 @@
  */
 #include "appliance/config_read.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <ini.h>
 #include <stdio.h>
@@ -162,13 +163,50 @@ static bool is_url(const char *value)
 	return *rest && *rest != '/' && !strpbrk(rest, " \t\"<>");
 }
 
+/* 1 to 255 of letters, digits, '.', '_' and '-'; what looks like an IPv4 address must be one. */
+static bool is_host(const char *host)
+{
+	static const char digits[] = "0123456789.";
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+				      "0123456789._-";
+	struct in_addr ip;
+	size_t n = strlen(host);
+	if (strspn(host, digits) == n)
+		return inet_pton(AF_INET, host, &ip) == 1;
+	return strspn(host, allowed) == n && host[0] != '-' && host[0] != '.';
+}
+
+/* HOST:PORT, [IPv6]:PORT or none. */
 static bool is_address(const char *value)
 {
 	const char *colon = strrchr(value, ':');
-	char *end = NULL;
-	unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
-	return strcmp(value, "none") == 0 || (colon && colon != value && colon[1] >= '0' &&
-						     colon[1] <= '9' && !*end && port < 65536);
+	char host[256];
+	if (strcmp(value, "none") == 0)
+		return true;
+	if (!colon || colon == value || (size_t)(colon - value) >= sizeof(host))
+		return false;
+	size_t digits = strspn(colon + 1, "0123456789");
+	if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
+		strtoul(colon + 1, NULL, 10) > UINT16_MAX)
+		return false;
+	size_t n = (size_t)(colon - value);
+	memcpy(host, value, n);
+	host[n] = '\0';
+	if (host[0] != '[')
+		return is_host(host);
+	struct in6_addr ip;
+	if (host[n - 1] != ']')
+		return false;
+	host[n - 1] = '\0';
+	return inet_pton(AF_INET6, host + 1, &ip) == 1;
+}
+
+/* As the names of AWS's regions are made. */
+static bool is_region(const char *value)
+{
+	size_t n = strlen(value);
+	return n <= 63 && strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-") == n &&
+	       value[0] != '-' && value[n - 1] != '-';
 }
 
 #define RATE_LEAST_BYTES (1 * MIB)
@@ -223,8 +261,13 @@ static int set_value(struct reader *reader, const struct config_key *key, const 
 		break;
 	case CONFIG_ADDRESS:
 		if (!is_address(value))
-			return FAIL(reader, "give HOST:PORT, or none", "%s: \"%s\" is no address",
-				key->name, value);
+			return FAIL(reader, "give HOST:PORT, [IPv6]:PORT or none",
+				"%s: \"%s\" is no address", key->name, value);
+		break;
+	case CONFIG_REGION:
+		if (!is_region(value))
+			return FAIL(reader, "give a region's name, such as eu-west-1",
+				"%s: \"%s\" is no region", key->name, value);
 		break;
 	case CONFIG_SIZE:
 		if (size_parse(value, slot) < 0)

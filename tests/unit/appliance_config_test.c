@@ -146,6 +146,17 @@ static void what_is_wrong_is_told_with_its_line(void **state)
 		{ "[appliance]\nmount = /a\n  /b\n", ":3: mount is set already on line 2" },
 		{ "[appliance]\nlisten = 9443\n", ":2: listen: \"9443\" is no address" },
 		{ "[appliance]\nlog_level = loud\n", ":2: \"loud\" is no log level" },
+		{ "[appliance]\nlisten = 1:2:3\n", ":2: listen: \"1:2:3\" is no address" },
+		{ "[appliance]\nlisten = ::1:9443\n", ":2: listen: \"::1:9443\" is no address" },
+		{ "[appliance]\nlisten = []:9443\n", ":2: listen: \"[]:9443\" is no address" },
+		{ "[appliance]\nlisten = [1.2.3.4]:1\n", ":2: listen: \"[1.2.3.4]:1\" is no" },
+		{ "[appliance]\nlisten = a b:9443\n", ":2: listen: \"a b:9443\" is no address" },
+		{ "[appliance]\nlisten = 1.2.3.256:9443\n", ":2: listen: \"1.2.3.256:9443\" is" },
+		{ "[appliance]\nlisten = localhost:65536\n", ":2: listen: \"localhost:65536\" is" },
+		{ "[appliance]\nmount = /a\n\ncontrol_group = nogroupx\n",
+			":4: [appliance] control_group: there is no group \"nogroupx\"" },
+		{ "[aws]\nregion = nowhere here\n", ":2: region: \"nowhere here\" is no region" },
+		{ "[aws]\nregion = -\n", ":2: region: \"-\" is no region" },
 		{ "[journal]\nsize = many\n", ":2: size: \"many\" is no size" },
 		{ "[journal]\nsize = 0\n", ":2: [journal] size must be 256M at least" },
 		{ "[vault]\nendpoint = ftp://x\n", ":2: endpoint: \"ftp://x\" is no URL" },
@@ -189,6 +200,27 @@ static void what_inih_would_cut_is_refused(void **state)
 	expect_error(*state, text, ":2: the line is longer");
 	snprintf(text, sizeof(text), "[policy %060d]\n", 1);
 	expect_error(*state, text, ":1: the policy's name is longer");
+}
+
+static void a_socket_has_a_short_path(void **state)
+{
+	char text[256];
+	snprintf(text, sizeof(text), "[appliance]\nmount = /a\ncontrol_socket = /%0107d\n", 0);
+	expect_error(*state, text, ":3: [appliance] control_socket has 108 characters");
+	snprintf(text, sizeof(text), "[appliance]\nmount = /a\ncontrol_socket = /%0106d\n", 0);
+	config_free(load(*state, text));
+}
+
+static void addresses_regions_and_groups_that_are_some(void **state)
+{
+	static const char *const good[] = { "listen = none", "listen = 127.0.0.1:0",
+		"listen = [::1]:9443", "listen = dr-1.example.org:65535", "control_group = root" };
+	char text[128];
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		snprintf(text, sizeof(text), "[appliance]\n%s\n[aws]\nregion = us-gov-west-1\n",
+			good[i]);
+		config_free(load(*state, text));
+	}
 }
 
 static void a_missing_file_is_named(void **state)
@@ -265,6 +297,8 @@ int main(void)
 		TEST(everything_is_read_as_its_type),
 		TEST(what_is_wrong_is_told_with_its_line),
 		TEST(what_inih_would_cut_is_refused),
+		TEST(a_socket_has_a_short_path),
+		TEST(addresses_regions_and_groups_that_are_some),
 		TEST(a_missing_file_is_named),
 		TEST(the_environment_overrides_the_vault),
 		TEST(secrets_come_from_files_and_credentials),
