@@ -84,23 +84,28 @@ static unsigned distance(const char *a, const char *b)
 	return rows[n % 3][m];
 }
 
+/* Near enough to be meant: one letter of three may be wrong. */
+static bool is_near(unsigned distance, const char *typed)
+{
+	return distance * 3 <= strlen(typed);
+}
+
 const char *cli_suggest(const char *typed)
 {
 	const char *best = NULL;
+	char word[48];
 	unsigned nearest = 4; /* farther is no help */
+	snprintf(word, sizeof(word), "%.*s", (int)strcspn(typed, " "), typed);
 	for (const struct cli_command *c = cli_commands; c->words; c++) {
 		char first[48];
 		size_t n = strcspn(c->words, " ");
-		snprintf(first, sizeof(first), "%.*s%s", (int)n, c->words,
-			strchr(typed, ' ') ? c->words + n : "");
-		unsigned d = distance(typed, first);
+		snprintf(first, sizeof(first), "%.*s", (int)n, c->words);
+		unsigned of_first = distance(word, first);
+		unsigned d = strchr(typed, ' ') ? distance(typed, c->words) : of_first;
 		/* One word followed by arguments: only the first may be meant as a command. */
-		if (!c->words[n]) {
-			char word[48];
-			snprintf(word, sizeof(word), "%.*s", (int)strcspn(typed, " "), typed);
-			d = MIN(d, distance(word, c->words));
-		}
-		if (d < nearest && d * 2 <= strlen(typed)) {
+		if (!c->words[n])
+			d = MIN(d, of_first);
+		if (d < nearest && is_near(of_first, word) && is_near(d, typed)) {
 			nearest = d;
 			best = c->words;
 		}

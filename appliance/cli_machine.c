@@ -12,6 +12,13 @@ static void print_point_field(const char *name, const cJSON *point)
 	cli_print_field(name, point ? cli_get_text(point, "name") : "none yet");
 }
 
+static void print_rpo(const char *field, const cJSON *machine, const char *key)
+{
+	char text[CLI_TEXT_BYTES];
+	bool any = cli_has(machine, key);
+	cli_print_field(field, any ? cli_get_age(machine, key, text) : "no point yet");
+}
+
 static void print_figures(const cJSON *machine)
 {
 	char text[CLI_TEXT_BYTES];
@@ -20,8 +27,8 @@ static void print_figures(const cJSON *machine)
 	snprintf(text, sizeof(text), "%llu",
 		(unsigned long long)cli_get_u64(machine, "point_count"));
 	cli_print_field("points", text);
-	cli_print_field("rpo", cli_get_age(machine, "rpo_local_s", text));
-	cli_print_field("rpo vault", cli_get_age(machine, "rpo_vault_s", text));
+	print_rpo("rpo", machine, "rpo_local_s");
+	print_rpo("rpo vault", machine, "rpo_vault_s");
 	cli_print_field("lag", cli_get_size(machine, "lag_bytes", text));
 }
 

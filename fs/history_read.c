@@ -303,9 +303,12 @@ static void note_damage(struct history *history, uint16_t id, const struct piece
 {
 	uint64_t seq = piece->segment ? piece->segment->seq : piece->extent.segment;
 	bool head = false;
+	char name[sizeof(((struct history_disk *)0)->name)] = "?";
 	pthread_mutex_lock(&history->lock);
 	bool news = is_news(history, seq, piece->extent.header);
 	struct disk *disk = disk_find(history, id);
+	if (disk)
+		memcpy(name, disk->info.name, sizeof(name));
 	if (!piece->in_base && disk && head_shows(disk, piece)) {
 		head = true;
 		if (!disk->info.resync_needed && !history->failed)
@@ -313,10 +316,10 @@ static void note_damage(struct history *history, uint16_t id, const struct piece
 	}
 	pthread_mutex_unlock(&history->lock);
 	if (news)
-		log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64 ": the data of disk %u, "
+		log_error("%s/%016" PRIx64 ".seg: record at %" PRIu64 ": the data of disk %s, "
 			  "sector %" PRIu64 " cannot be proven; %s",
-			history->directory, seq, (uint64_t)piece->extent.header * SECTOR_BYTES, id,
-			piece->lba,
+			history->directory, seq, (uint64_t)piece->extent.header * SECTOR_BYTES,
+			name, piece->lba,
 			piece->in_base ? "it is read from the vault"
 			: head         ? "the disk needs a resync"
 				       : "points that show it are damaged");

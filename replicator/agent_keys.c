@@ -117,8 +117,8 @@ static int check_order(const struct agent_keys_order *order, struct error *error
 			"a key holds for a minute at least and %lld days at most",
 			AGENT_KEYS_MAX_TTL_S / 86400);
 	if (order->uses == 0 || order->uses > AGENT_KEYS_MAX_USES)
-		return error_set(error, -EINVAL, NULL, "a key can be used 1 to %u times",
-			AGENT_KEYS_MAX_USES);
+		return error_set(error, -EINVAL, "leave it out for a key that holds once",
+			"a key can be used 1 to %u times", AGENT_KEYS_MAX_USES);
 	return order->machine ? name_check("machine", order->machine, error) : 0;
 }
 

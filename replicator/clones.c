@@ -105,7 +105,7 @@ int clone_remove(struct registry *registry, const char *id, struct error *error)
 {
 	struct clone_record *record = take_record(registry, id);
 	if (!record)
-		return error_set(error, -ENOENT, "clone.list shows what there is",
+		return error_set(error, -ENOENT, "'landfall clone list' shows what there is",
 			"there is no clone %.24s", id);
 	int r = mount_remove_clone(registry->mount, record->hold.machine, id);
 	if (r == -EBUSY) {

@@ -9,6 +9,8 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,6 +88,22 @@ void rpc_message_free(struct rpc_message *message)
 	*message = (struct rpc_message){ 0 };
 }
 
+/* 2^53 − 1: whole numbers up to it are what a double says they are. */
+#define ID_MOST 9007199254740991.0
+
+/* A number must come back as it was sent, and is kept as a double. */
+static const char *id_problem(const cJSON *id)
+{
+	if (!id || cJSON_IsString(id) || cJSON_IsNull(id))
+		return NULL;
+	if (!cJSON_IsNumber(id))
+		return "\"id\" must be a string, a number or null";
+	double number = id->valuedouble;
+	if (!(number >= -ID_MOST && number <= ID_MOST) || number != (double)(int64_t)number)
+		return "an \"id\" that is a number must be a whole one within ±(2^53 − 1)";
+	return NULL;
+}
+
 static const char *find_problem(const cJSON *json, enum rpc_code *ret_code)
 {
 	*ret_code = RPC_INVALID_REQUEST;
@@ -94,9 +112,9 @@ static const char *find_problem(const cJSON *json, enum rpc_code *ret_code)
 	const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "jsonrpc");
 	if (!cJSON_IsString(version) || strcmp(version->valuestring, "2.0") != 0)
 		return "\"jsonrpc\" must be \"2.0\"";
-	const cJSON *id = cJSON_GetObjectItemCaseSensitive(json, "id");
-	if (id && !cJSON_IsString(id) && !cJSON_IsNumber(id) && !cJSON_IsNull(id))
-		return "\"id\" must be a string, a number or null";
+	const char *problem = id_problem(cJSON_GetObjectItemCaseSensitive(json, "id"));
+	if (problem)
+		return problem;
 	const cJSON *method = cJSON_GetObjectItemCaseSensitive(json, "method");
 	if (!cJSON_IsString(method))
 		return "\"method\" must be a string";
@@ -116,7 +134,7 @@ static int fill_call(cJSON *json, struct rpc_call *call)
 	if (problem && !call->problem)
 		return -ENOMEM;
 	cJSON *id = cJSON_GetObjectItemCaseSensitive(json, "id");
-	if (cJSON_IsString(id) || cJSON_IsNumber(id) || cJSON_IsNull(id))
+	if (id && !id_problem(id))
 		call->id = cJSON_DetachItemViaPointer(json, id);
 	if (call->code == RPC_INVALID_REQUEST && !call->id) {
 		call->id = cJSON_CreateNull();
@@ -185,11 +203,23 @@ int rpc_parse(const char *line, size_t length, struct rpc_message *ret_message)
 	return 0;
 }
 
+/* cJSON itself would print no more than 15 digits. */
+static cJSON *id_copy(const cJSON *id)
+{
+	char text[32];
+	if (!id)
+		return cJSON_CreateNull();
+	if (!cJSON_IsNumber(id))
+		return cJSON_Duplicate(id, true);
+	snprintf(text, sizeof(text), "%" PRId64, (int64_t)id->valuedouble);
+	return cJSON_CreateRaw(text);
+}
+
 /* {"jsonrpc": "2.0", "id": id} */
 static cJSON *answer_new(const cJSON *id)
 {
 	cJSON *answer = cJSON_CreateObject();
-	cJSON *copy = id ? cJSON_Duplicate(id, true) : cJSON_CreateNull();
+	cJSON *copy = id_copy(id);
 	if (!answer || !cJSON_AddStringToObject(answer, "jsonrpc", "2.0") || !copy ||
 		!cJSON_AddItemToObject(answer, "id", copy)) {
 		cJSON_Delete(answer);

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
@@ -36,6 +37,30 @@ static int check_newest(struct flusher *f, uint64_t newest, uint64_t point, stru
 	return 0;
 }
 
+/* Part of an epoch was in the vault only, where another may have written to it. */
+static int refuse_drained(const struct vault_group *group, struct error *error)
+{
+	char mend[sizeof(error->mend)];
+	const char *machine = group->name;
+	bool more = false;
+	for (unsigned i = group->disk_count; i-- > 0;) {
+		if (group->disks[i].removed)
+			continue;
+		const char *name = group->disks[i].name;
+		more |= machine != group->name &&
+			strncmp(machine, name, strcspn(name, "/") + 1) != 0;
+		machine = name;
+	}
+	snprintf(mend, sizeof(mend),
+		"bring it back from the vault: 'landfall machine remove %.*s --keep-vault'%s, then "
+		"'landfall vault takeover --group %s'; its disks need a resync then",
+		(int)strcspn(machine, "/"), machine, more ? " and so its other machines" : "",
+		group->name);
+	return error_set(error, -EUCLEAN, mend,
+		"the lease of the group's disks was broken while part of a large change was there "
+		"only: another may have written to it");
+}
+
 int flush_repair(struct flusher *f, struct error *error)
 {
 	CLEANUP(manifest_free) struct manifest newest = { 0 };
@@ -47,12 +72,7 @@ int flush_repair(struct flusher *f, struct error *error)
 	struct history_drain drain;
 	history_drain_state(o->history, &drain);
 	if (drain.number != 0)
-		return error_set(error, -EUCLEAN,
-			"bring the group back from the vault: 'landfall machine remove "
-			"--keep-vault', then 'landfall vault takeover'; its disks need a resync "
-			"then",
-			"the lease of the group's disks was broken while part of a large change "
-			"was there only: another may have written to it");
+		return refuse_drained(o->group, error);
 	log_warning("group %s: the disks in the vault are compared with the newest point there "
 		    "before anything more is sent",
 		o->group->name);

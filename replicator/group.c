@@ -161,6 +161,7 @@ static struct group *make(const struct group_options *options)
 	group->limit_bytes = options->journal_bytes;
 	group->policy = options->policy;
 	group->paused = options->paused;
+	group->status.rpo_local_ns = group->status.rpo_vault_ns = -1; /* until the first tick */
 	group->name = strdup(options->name);
 	group->directory = strdup(options->directory);
 	group->state_path = strdup(options->state_path);

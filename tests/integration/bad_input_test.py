@@ -95,6 +95,18 @@ def jobs_and_policies(appliance):
     appliance.refused(2, "policy", "set", "p q", "point-interval=5s")
 
 
+def mends(appliance):
+    """What to do is said in commands."""
+    said = appliance.refused(3, "clone", "remove", "c99", says="c99")
+    check("landfall clone list" in said, f"clone remove: {said}")
+    appliance.refused(2, "frob")
+    said = appliance.run("frob", json_output=False).stderr
+    check("did you mean" not in said, f"frob is near nothing: {said}")
+    said = appliance.run("machine", "add", "fresh", "--source", "agent", json_output=False).stdout
+    check(said.count("no point yet") == 2, f"a machine without any point: {said}")
+    appliance.call("machine", "remove", "fresh")
+
+
 def words(appliance):
     for line in (["frobnicate"], ["machine"], ["machine", "ad", "x"], ["status", "--what"],
                  ["point", "create"], ["point", "create", "m", "extra"], ["status", "--socket"], []):
@@ -207,7 +219,7 @@ def test(work):
                            "--policy", "fixed")
             appliance.create_point("m", "vault")
             before = appliance.call("machine", "list")["machines"]
-            for group in (words, machines, points, jobs_and_policies):
+            for group in (words, mends, machines, points, jobs_and_policies):
                 step(group.__name__.replace("_", " "))
                 group(appliance)
             without_daemon(work, appliance)

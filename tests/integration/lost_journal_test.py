@@ -103,6 +103,7 @@ def own_files_are_damaged(work):
         a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
         a.call("machine", "add", "live", "--source", "agent")
         key = a.call("key", "create", "--machine", "live")["key"]["id"]
+        a.refused(2, "key", "create", "--uses", "0", says="leave it out")
         a.stop()
         files = [a.state / "registry.json", a.state / "agent_keys.json",
                  a.state / "pki/authority.pem", a.state / "pki/issued.json"]

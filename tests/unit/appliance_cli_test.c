@@ -193,6 +193,9 @@ static void near_commands_are_suggested(void **state)
 	assert_string_equal(cli_suggest("statsu"), "status");
 	assert_string_equal(cli_suggest("verfy web"), "verify");
 	assert_string_equal(cli_suggest("vault takover"), "vault takeover");
+	assert_string_equal(cli_suggest("jop list"), "job list");
+	assert_null(cli_suggest("frob"));
+	assert_null(cli_suggest("frob list"));
 	assert_null(cli_suggest("zzzzzz"));
 	assert_null(cli_suggest(""));
 }

@@ -148,6 +148,39 @@ static void what_is_no_call_is_told_by_code(void **state)
 	assert_int_equal(code_of("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\\\\u0000\"}"), 0);
 }
 
+static void an_id_comes_back_as_sent_or_not_at_all(void **state)
+{
+	(void)state;
+	static const char *const good[] = { "0", "-7", "9007199254740991", "-9007199254740991",
+		"\"9007199254740993\"", "\"1e400\"", "null" };
+	static const char *const bad[] = { "1e400", "-1e400", "9007199254740992",
+		"9007199254740993", "18446744073709551615", "0.1234567890123456789", "1.5" };
+	char line[128];
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		struct rpc_message message;
+		snprintf(line, sizeof(line), "{\"jsonrpc\":\"2.0\",\"id\":%s,\"method\":\"x\"}",
+			good[i]);
+		assert_int_equal(rpc_parse(line, strlen(line), &message), 0);
+		assert_int_equal(message.calls[0].code, 0);
+		cJSON *answer = rpc_result(message.calls[0].id, NULL);
+		CLEANUP_FREE char *text = cJSON_PrintUnformatted(answer);
+		snprintf(line, sizeof(line), "{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":null}",
+			good[i]);
+		assert_string_equal(text, line);
+		cJSON_Delete(answer);
+		rpc_message_free(&message);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct rpc_message message;
+		snprintf(line, sizeof(line), "{\"jsonrpc\":\"2.0\",\"id\":%s,\"method\":\"x\"}",
+			bad[i]);
+		assert_int_equal(rpc_parse(line, strlen(line), &message), 0);
+		assert_int_equal(message.calls[0].code, RPC_INVALID_REQUEST);
+		assert_true(cJSON_IsNull(message.calls[0].id));
+		rpc_message_free(&message);
+	}
+}
+
 static void deep_nesting_is_an_error_not_an_end(void **state)
 {
 	(void)state;
@@ -227,6 +260,7 @@ int main(void)
 		cmocka_unit_test(the_longest_line_is_taken_and_one_byte_more_is_not),
 		cmocka_unit_test(a_call_is_read),
 		cmocka_unit_test(what_is_no_call_is_told_by_code),
+		cmocka_unit_test(an_id_comes_back_as_sent_or_not_at_all),
 		cmocka_unit_test(deep_nesting_is_an_error_not_an_end),
 		cmocka_unit_test(batches_and_notifications_are_told_apart),
 		cmocka_unit_test(answers_have_the_contract_s_shape),
