@@ -14,12 +14,18 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 
+/* Nothing moves for so long: a read is given up. Somebody may wait for it, and backoff.h's bound
+ * holds between tries only: two such reads fill it. Writes keep the client's own, longer limit: a
+ * service that is slow to store what it was sent is not helped by sending it again. */
+#define READ_STALL_MS 15000u
+
 struct azure_service {
 	struct blob_service service;
 	struct azureblob_account account;
 	struct azureblob_credential *credential;
 	struct azureblob_options options;
 	struct blob_limits limits;
+	struct clock_source *clock;
 	char *proxy_credentials_file; /* the path; NULL: none */
 	char *name;
 	atomic_bool stop;
@@ -36,9 +42,13 @@ static int azure_open_store(struct blob_service *service, const atomic_bool *sto
 	struct azureblob_options options = service_of(service)->options;
 	options.http.stop[1] = stop;
 	int r = blob_azure_store_new(&options, error, ret_store);
-	if (r == 0)
-		(*ret_store)->limits = service_of(service)->limits;
-	return r;
+	if (r < 0)
+		return r;
+	(*ret_store)->limits = service_of(service)->limits;
+	(*ret_store)->clock = service_of(service)->clock;
+	(*ret_store)->stops[0] = options.http.stop[0];
+	(*ret_store)->stops[1] = stop;
+	return 0;
 }
 
 static int azure_create_container(struct blob_service *service, struct error *error)
@@ -164,7 +174,10 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 	if (!vault->container)
 		return error_set(error, -EINVAL, "set container in [vault]",
 			"the vault's container is not configured");
-	s->options.http = (struct http_options){ .ca_file = vault->ca_file, .stop = { &s->stop } };
+	s->options.http = (struct http_options){ .ca_file = vault->ca_file,
+		.read_stall_timeout_ms = READ_STALL_MS,
+		.stop = { &s->stop } };
+	s->clock = clock;
 	int r = read_proxy(vault, s, error);
 	if (r == 0)
 		r = read_account(vault, s, error);
@@ -177,8 +190,9 @@ static int wire(const struct config_vault *vault, struct clock_source *clock,
 	s->options.container = vault->container;
 	s->limits = (struct blob_limits){ .requests_per_s = vault->blob_requests,
 		.bytes_per_s = vault->blob_bandwidth };
-	/* The vault and the flusher try again themselves, for half a minute a call; here only what
-	 * a lost packet does is ridden out, or the two would multiply. */
+	/* The vault and the flusher try again themselves, for half a minute a call (backoff.h);
+	 * here only what a lost packet does is ridden out, or the two would multiply: what has
+	 * stalled once is not tried again here. */
 	s->options.retry = (struct retry_policy){ .attempts = 3,
 		.first_ns = 200 * NS_PER_MS,
 		.longest_ns = 2 * NS_PER_S,

@@ -117,6 +117,8 @@ static int settings_init(struct http_settings *s, const struct http_options *o, 
 	s->connections_per_host = o->connections_per_host ? o->connections_per_host : 0;
 	s->connect_timeout_ms = o->connect_timeout_ms ? o->connect_timeout_ms : 15000;
 	s->stall_timeout_ms = o->stall_timeout_ms ? o->stall_timeout_ms : 60000;
+	s->read_stall_timeout_ms =
+		o->read_stall_timeout_ms ? o->read_stall_timeout_ms : s->stall_timeout_ms;
 	s->total_timeout_ms = o->total_timeout_ms;
 	int r = copy_text(o->ca_file, &s->ca_file);
 	if (r == 0)

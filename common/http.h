@@ -39,12 +39,13 @@ struct http;
 
 /* Zeroed is a fair default. Strings are copied. */
 struct http_options {
-	unsigned connections;          /* at once, in all; further requests wait; 0: 32 */
-	unsigned connections_per_host; /* 0: as `connections` */
-	uint32_t connect_timeout_ms;   /* name, connection and TLS together; 0: 15000 */
-	uint32_t stall_timeout_ms;     /* nothing moves for so long, in whole seconds; 0: 60000 */
-	uint32_t total_timeout_ms;     /* from the first byte of connecting to the last; 0: none */
-	const char *ca_file;           /* PEM bundle instead of the system's; NULL: the system's */
+	unsigned connections;           /* at once, in all; further requests wait; 0: 32 */
+	unsigned connections_per_host;  /* 0: as `connections` */
+	uint32_t connect_timeout_ms;    /* name, connection and TLS together; 0: 15000 */
+	uint32_t stall_timeout_ms;      /* nothing moves for so long, in whole seconds; 0: 60000 */
+	uint32_t read_stall_timeout_ms; /* the same for GET and HEAD; 0: as stall_timeout_ms */
+	uint32_t total_timeout_ms;      /* from the first byte of connecting to the last; 0: none */
+	const char *ca_file;            /* PEM bundle instead of the system's; NULL: the system's */
 	const char *proxy; /* http://host:port; "": none; NULL: as http_proxy, https_proxy say */
 	const char *proxy_credentials_file; /* user:password on its first line; NULL: none */
 	const char *no_proxy;               /* hosts, comma-separated; NULL: as no_proxy says */

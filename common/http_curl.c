@@ -209,11 +209,12 @@ static void set_limits(
 {
 	uint32_t total_ms =
 		request->total_timeout_ms ? request->total_timeout_ms : s->total_timeout_ms;
+	bool reads = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
+	uint32_t stall_ms = reads ? s->read_stall_timeout_ms : s->stall_timeout_ms;
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)s->connect_timeout_ms);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)total_ms);
 	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(
-		easy, CURLOPT_LOW_SPEED_TIME, (long)MAX((s->stall_timeout_ms + 999) / 1000, 1u));
+	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)MAX((stall_ms + 999) / 1000, 1u));
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, request->follow_redirects ? 1L : 0L);
 	curl_easy_setopt(easy, CURLOPT_MAXREDIRS, 5L);
 	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, request->fresh_connection ? 1L : 0L);

@@ -17,6 +17,7 @@ struct http_settings {
 	unsigned connections_per_host; /* 0: no limit of its own */
 	uint32_t connect_timeout_ms;
 	uint32_t stall_timeout_ms;
+	uint32_t read_stall_timeout_ms;
 	uint32_t total_timeout_ms;
 	char *ca_file;
 	char *proxy;

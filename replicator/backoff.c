@@ -1,6 +1,5 @@
 /*
- * See backoff.h. Eight tries, waits of up to 8 s with full jitter: about half a minute in all;
- * who wants to wait longer (the group, for a vault that is away) calls again later.
+ * See backoff.h. Waits of up to 4 s with full jitter, until BACKOFF_TOTAL_NS have gone by.
  */
 #include "replicator/backoff.h"
 
@@ -9,13 +8,12 @@
 
 #include "common/bytes.h"
 
-#define TRIES 8u
 #define SLICE_NS (250 * NS_PER_MS)
 
 static const struct retry_policy policy = {
-	.attempts = TRIES,
 	.first_ns = 200 * NS_PER_MS,
-	.longest_ns = 8 * NS_PER_S,
+	.longest_ns = 4 * NS_PER_S,
+	.total_ns = BACKOFF_TOTAL_NS,
 };
 
 bool backoff_is_passing(int r, const struct blob_error *error)
@@ -24,42 +22,47 @@ bool backoff_is_passing(int r, const struct blob_error *error)
 	       r == -ECONNREFUSED || r == -EBADMSG;
 }
 
-void backoff_start(struct backoff *backoff, struct clock_source *clock, const atomic_bool *cancel)
+void backoff_start(
+	struct backoff *backoff, const struct blob_store *store, const atomic_bool *cancel)
 {
-	*backoff = (struct backoff){ .clock = clock, .cancel = cancel };
-	if (!clock)
-		return;
-	rng_seed(&backoff->rng, (uint64_t)clock_monotonic_ns(clock));
-	retry_start(&backoff->retry, &policy, clock, &backoff->rng);
+	*backoff = (struct backoff){ .clock = store->clock ? store->clock : clock_system(),
+		.cancel = { cancel, store->stops[0], store->stops[1] } };
+	rng_seed(&backoff->rng, (uint64_t)clock_monotonic_ns(backoff->clock));
+	retry_start(&backoff->retry, &policy, backoff->clock, &backoff->rng);
 }
 
 static bool is_canceled(const struct backoff *backoff)
 {
-	return backoff->cancel && atomic_load(backoff->cancel);
+	for (unsigned i = 0; i < ARRAY_SIZE(backoff->cancel); i++)
+		if (backoff->cancel[i] && atomic_load(backoff->cancel[i]))
+			return true;
+	return false;
 }
 
 static void pause_for(const struct backoff *backoff, int64_t ns)
 {
-	int64_t slice_ns = backoff->cancel ? SLICE_NS : INT64_MAX;
-	for (; ns > 0 && !is_canceled(backoff); ns -= MIN(ns, slice_ns))
-		clock_sleep_ns(backoff->clock, MIN(ns, slice_ns));
+	for (; ns > 0 && !is_canceled(backoff); ns -= MIN(ns, SLICE_NS))
+		clock_sleep_ns(backoff->clock, MIN(ns, SLICE_NS));
+}
+
+/* How long to wait; false: it has been tried for long enough. */
+static bool next_wait(struct backoff *backoff, int64_t *ret_wait_ns)
+{
+	if (retry_next(&backoff->retry, RETRY_AFTER_NONE, ret_wait_ns))
+		return true;
+	*ret_wait_ns = 0;
+	return backoff->retry.failures == 1;
 }
 
 bool backoff_again(struct backoff *backoff, int r, struct blob_error *error)
 {
 	int64_t wait_ns;
-	if (r == -ECANCELED || is_canceled(backoff) || !backoff_is_passing(r, error))
+	if (r == -ECANCELED || is_canceled(backoff) || !backoff_is_passing(r, error) ||
+		!next_wait(backoff, &wait_ns))
 		return false;
-	if (!backoff->clock) {
-		if (++backoff->tries >= TRIES)
-			return false;
-	} else {
-		if (!retry_next(&backoff->retry, RETRY_AFTER_NONE, &wait_ns))
-			return false;
-		pause_for(backoff, wait_ns);
-		if (is_canceled(backoff))
-			return false;
-	}
+	pause_for(backoff, wait_ns);
+	if (is_canceled(backoff))
+		return false;
 	*error = (struct blob_error){ 0 };
 	return true;
 }

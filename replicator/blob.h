@@ -30,6 +30,7 @@
 #include <stdint.h>
 
 #include "common/buf.h"
+#include "common/clock.h"
 #include "common/error.h"
 
 #define BLOB_LEASE_ID_BYTES 37    /* a UUID's text */
@@ -181,6 +182,9 @@ struct blob_limits {
 struct blob_store {
 	const struct blob_store_ops *ops;
 	struct blob_limits limits;
+	/* For trying again; both borrowed. */
+	struct clock_source *clock;  /* NULL: the machine's */
+	const atomic_bool *stops[2]; /* once one is true nothing is tried again; NULL: never */
 };
 
 struct blob_service_ops {

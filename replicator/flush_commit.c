@@ -56,7 +56,7 @@ static int snapshot_disk(struct flush *flush, const struct flush_disk *disk,
 	snprintf(sequence, sizeof(sequence), "%" PRId64, disk->target.sequence);
 	const struct blob_metadata tags[] = { { SNAPSHOT_META_GROUP, group },
 		{ SNAPSHOT_META_POINT, point }, { SNAPSHOT_META_SEQUENCE, sequence } };
-	backoff_start(&backoff, options->clock, &flush->flusher->cancel);
+	backoff_start(&backoff, options->store, &flush->flusher->cancel);
 	do {
 		r = store->ops->snapshot(
 			store, disk->blob, disk->target.lease_id, tags, 3, &e, ret_snapshot);

@@ -63,8 +63,8 @@ static int join(struct flush *flush, const struct drained_part *older,
 {
 	const struct flusher_options *o = &flush->flusher->options;
 	struct drained_part part;
-	int r = vault_drained_join(o->store, o->clock, &flush->flusher->cancel, o->group,
-		flush->previous, flush->drained_number, older, newer, flush->error, &part);
+	int r = vault_drained_join(o->store, &flush->flusher->cancel, o->group, flush->previous,
+		flush->drained_number, older, newer, flush->error, &part);
 	if (r < 0)
 		return r;
 	*ret_part = part;
@@ -108,8 +108,8 @@ static int write_whole(struct flush *flush, const struct drained_part *older,
 	struct manifest *m = &flush->manifest;
 	struct error why = { 0 };
 	struct hashes_sink sink;
-	int r = vault_stage_open(&flush->stage, o->store, o->clock, &flush->flusher->cancel,
-		o->group, flush->point.number, flush->error, &sink);
+	int r = vault_stage_open(&flush->stage, o->store, &flush->flusher->cancel, o->group,
+		flush->point.number, flush->error, &sink);
 	if (r < 0)
 		return r;
 	r = hashes_writer_new(&o->group->id, flush->previous, flush->point.number, &sink, &writer);

@@ -62,7 +62,7 @@ int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_b
 {
 	uint64_t want = disk_bytes + VHD_FOOTER_BYTES;
 	struct backoff backoff;
-	backoff_start(&backoff, flush->flusher->options.clock, &flush->flusher->cancel);
+	backoff_start(&backoff, flush->flusher->options.store, &flush->flusher->cancel);
 	int r = look(flush, disk, &backoff);
 	uint64_t have = disk->target.size_bytes;
 	if (r == 0 && have < want) {

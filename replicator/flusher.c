@@ -266,11 +266,11 @@ static int prepare(struct flush *flush, uint64_t number)
 		return r;
 	uint64_t named = flush->drained_number ? flush->drained_number : number;
 	if (flush->mark > 0 || flush->drained_number > 0)
-		r = vault_drained_stage(&flush->stage, f->options.store, f->options.clock,
-			&f->cancel, group, named, &flush->part, flush->error, &sink);
+		r = vault_drained_stage(&flush->stage, f->options.store, &f->cancel, group, named,
+			&flush->part, flush->error, &sink);
 	else
-		r = vault_stage_open(&flush->stage, f->options.store, f->options.clock, &f->cancel,
-			group, number, flush->error, &sink);
+		r = vault_stage_open(&flush->stage, f->options.store, &f->cancel, group, number,
+			flush->error, &sink);
 	if (r < 0)
 		return r;
 	r = view_pass_new(flush->view, &flush->pass);

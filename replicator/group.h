@@ -100,6 +100,12 @@ void group_set_limit(struct group *group, uint64_t journal_bytes);
 void group_pause(struct group *group, bool paused);
 /* The vault is tried again now: it was initialized, or its credentials were renewed. */
 void group_retry_vault(struct group *group);
+/* A read or a job of this group ended with `r`: if that says that the vault is out of reach, the
+ * group's status does from now on, and the vault is looked at to see whether it still is. */
+void group_tell_vault(struct group *group, int r, const struct error *error);
+/* Waits until the vault has confirmed that the group is this appliance's. 0; -ESTALE: it is
+ * another's; -ENOTCONN: not yet, or there is no vault. */
+int group_wait_claimed(struct group *group, unsigned timeout_ms);
 
 /* Adds a disk ("<machine>/<disk>") to history and vault. Durable when it returns; the vault
  * follows. Adding what is there with the same size is done already. */

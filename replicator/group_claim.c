@@ -42,6 +42,20 @@ int group_vault_copy(struct group *group, struct vault_group *ret_group)
 	return vault_group_copy(&group->vault_group, ret_group);
 }
 
+int group_wait_claimed(struct group *group, unsigned timeout_ms)
+{
+	int64_t until = clock_monotonic_ns(group->clock) + timeout_ms * NS_PER_MS;
+	SCOPED_LOCK(&group->lock);
+	while (!group->claimed) {
+		if (group->taken_over)
+			return -ESTALE;
+		if (!group->service || group->stopping || clock_monotonic_ns(group->clock) >= until)
+			return -ENOTCONN;
+		group_wait_until_locked(group, &group->changed, until);
+	}
+	return 0;
+}
+
 /* Makes `next` (taken over) what the group knows of the vault. */
 static void set_vault_group(struct group *group, struct vault_group *next)
 {
@@ -201,6 +215,7 @@ int worker_claim(struct worker *w, struct error *error)
 	group->claimed = true;
 	group->taken_over = false;
 	vault_base_lose(group->vault_base, false);
+	pthread_cond_broadcast(&group->changed);
 	group->update_due = true; /* compared below, written only if it differs */
 	atomic_store(&group->refuse_writes, group->stopping);
 	w->orphans_at_ns = clock_monotonic_ns(group->clock);

@@ -96,6 +96,7 @@ struct group {
 	bool drain_asked; /* nothing else makes room */
 	bool draining;    /* what is `flushing` is not sealed yet */
 	bool flush_asked, retention_asked, retry_asked, deletes_asked;
+	bool look_asked;    /* a read or a job could not reach the vault */
 	bool keeps_asked;   /* the vault may not know what is to be kept */
 	bool retention_now; /* another policy: not only when the last time is a while ago */
 	bool deleting;      /* group_delete_vault: the flusher's thread has ended for good */

@@ -249,6 +249,18 @@ static void retain_without_vault(struct group *group)
 		log_warning("group %s: thinning its points: %s", group->name, strerrordesc_np(-r));
 }
 
+/* A read that did not reach the vault: the status tells it before the flusher's thread finds out.
+ */
+static void notice_reads(struct group *group)
+{
+	struct error error = { 0 };
+	int r = group->vault_base ? vault_base_failure(group->vault_base) : 0;
+	if (r == 0)
+		return;
+	error_set(&error, r, NULL, "a read from the vault failed: %s", strerrordesc_np(-r));
+	group_tell_vault(group, r, &error);
+}
+
 static void rest(struct group *group)
 {
 	int64_t now = clock_monotonic_ns(group->clock);
@@ -289,6 +301,7 @@ static void tick(struct group *group)
 	group->status.rpo_vault_ns = vault;
 	update_rates_locked(group, &stats);
 	pthread_mutex_unlock(&group->lock);
+	notice_reads(group);
 	evaluate_alerts(group, &stats, &plan);
 	tell_source(group);
 	rest(group);

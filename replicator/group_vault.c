@@ -1,7 +1,8 @@
 /*
  * The flusher's thread: everything a group does in the vault, one thing after another.
  *
- *	claim (or create) ─► update settings and disks ─► flush when due ─► delete what may go
+ *	claim (or create) ─► update settings and disks ─► flush when due ─► look whose it is
+ *	─► delete what may go
  *
  * It owns the store, the flusher and group->vault_group (which others copy under the lock). A vault
  * out of reach is tried again after 1 s, 2 s, … 60 s, with jitter. When a lease or a number does
@@ -26,11 +27,23 @@
 #define FIRST_RETRY_NS NS_PER_S
 #define LONGEST_RETRY_NS (60 * NS_PER_S)
 #define IDLE_NS (60 * NS_PER_S)
+/* So often a group with nothing to send looks whether the vault is there and still its own, give or
+ * take a quarter; a read or a job that cannot reach the vault makes it look at once. */
+#define LOOK_NS (60 * NS_PER_S)
 #define RETENTION_NS (60 * NS_PER_S)
 #define ORPHANS_NS (24 * 3600 * NS_PER_S)
 #define DELETES_AT_ONCE 8
 
-enum work { WORK_NONE, WORK_CLAIM, WORK_UPDATE, WORK_FLUSH, WORK_DRAIN, WORK_RETAIN, WORK_CLEAN };
+enum work {
+	WORK_NONE,
+	WORK_CLAIM,
+	WORK_UPDATE,
+	WORK_FLUSH,
+	WORK_DRAIN,
+	WORK_RETAIN,
+	WORK_LOOK,
+	WORK_CLEAN
+};
 
 /* ── what results mean ───────────────────────────────────────────────────────────────────── */
 
@@ -155,6 +168,32 @@ static int look_again(struct worker *w, struct error *error)
 	return -EUCLEAN;
 }
 
+void group_tell_vault(struct group *group, int r, const struct error *error)
+{
+	if (r != -EAGAIN && r != -ETIMEDOUT && r != -ECONNREFUSED && r != -ECONNRESET)
+		return;
+	pthread_mutex_lock(&group->lock);
+	bool news = group->service && !group->taken_over && group->vault_error.code == 0;
+	if (news) {
+		group->vault_error = *error;
+		group->vault_error_since_ns = clock_realtime_ns(group->clock);
+		group->vault_reachable = false;
+		group->look_asked = true;
+		pthread_cond_signal(&group->flush_wake);
+		pthread_cond_signal(&group->timer_wake); /* for the alert */
+	}
+	pthread_mutex_unlock(&group->lock);
+	if (news)
+		log_warning("group %s: %s; the vault is looked at", group->name, error->message);
+}
+
+/* What tells whose the group is puts off the next look; jitter keeps many groups apart. */
+static void put_off_look(struct worker *w)
+{
+	int64_t jitter = (int64_t)rng_below(&w->rng, LOOK_NS / 2 + 1);
+	w->look_at_ns = clock_monotonic_ns(w->group->clock) + LOOK_NS * 3 / 4 + jitter;
+}
+
 static void judge(struct worker *w, int r, struct error *error, enum work work)
 {
 	/* A claim that ends so found that nothing may be flushed. */
@@ -162,13 +201,18 @@ static void judge(struct worker *w, int r, struct error *error, enum work work)
 			(work == WORK_CLAIM && r == -EUCLEAN);
 	if ((r == -ESTALE || r == -EBUSY) && work != WORK_CLAIM)
 		r = look_again(w, error);
-	if (r == 0)
+	if (r == 0) {
+		if (work == WORK_CLAIM || work == WORK_FLUSH || work == WORK_LOOK)
+			put_off_look(w);
 		remember_success(w);
-	else if (r == -ESTALE) {
+	} else if (r == -ESTALE) {
 		w->refused = true;
 		become_taken_over(w, error);
-	} else if (r != -ECANCELED)
+	} else if (r != -ECANCELED) {
+		if (work == WORK_LOOK) /* looks on, at the pace of whatever fails */
+			w->look_at_ns = 0;
 		remember_failure(w, error, in_flush && !is_vaults_fault(r));
+	}
 }
 
 /* ── deletions ───────────────────────────────────────────────────────────────────────────── */
@@ -253,16 +297,28 @@ static enum work next_work_locked(struct worker *w, bool sealed, int64_t *ret_un
 	}
 	if (group->retention_asked)
 		*ret_until_ns = MIN(*ret_until_ns, w->retention_at_ns);
+	if (group->look_asked || now >= w->look_at_ns) {
+		group->look_asked = false;
+		return WORK_LOOK;
+	}
+	*ret_until_ns = MIN(*ret_until_ns, w->look_at_ns);
 	if (group->deletes_asked || group->keeps_asked || now >= w->orphans_at_ns)
 		return WORK_CLEAN;
 	return WORK_NONE;
+}
+
+static void close_store(struct worker *w)
+{
+	if (w->store)
+		w->store->ops->free(w->store);
+	w->store = NULL;
 }
 
 static void do_work(struct worker *w, enum work work)
 {
 	struct group *group = w->group;
 	struct error error = { 0 };
-	bool asked = true;
+	bool asked = true, for_look = work == WORK_LOOK && !w->store;
 	int r = 0;
 	if (!w->store)
 		r = group->service->ops->open_store(
@@ -275,6 +331,8 @@ static void do_work(struct worker *w, enum work work)
 		r = worker_flush(w, &error, &asked);
 	else if (r == 0 && work == WORK_DRAIN)
 		r = worker_drain(w, &error, &asked);
+	else if (r == 0 && work == WORK_LOOK)
+		r = vault_owner_confirm(w->store, &group->vault_group, &error);
 	else if (r == 0 && work == WORK_CLEAN)
 		r = clean_up(w, &error, &asked);
 	else if (r == 0 && work == WORK_RETAIN) {
@@ -287,6 +345,8 @@ static void do_work(struct worker *w, enum work work)
 	if (r == 0 && !asked) /* this tells nothing of the vault */
 		return;
 	judge(w, r, &error, work);
+	if (for_look)
+		close_store(w); /* a connection a minute is kept by nobody */
 }
 
 /* With nothing to do: the store's connections and buffers are not kept for long. */
@@ -294,8 +354,7 @@ static void rest(struct worker *w)
 {
 	if (!w->store || clock_monotonic_ns(w->group->clock) < w->worked_ns + GROUP_REST_NS)
 		return;
-	w->store->ops->free(w->store);
-	w->store = NULL;
+	close_store(w);
 }
 
 /* The calls were stopped: the flush that this was meant for is over. */
@@ -307,10 +366,8 @@ static void begin_anew(struct worker *w)
 	if (stopped)
 		atomic_store(&group->stop_calls, false);
 	pthread_mutex_unlock(&group->lock);
-	if (!stopped || !w->store)
-		return;
-	w->store->ops->free(w->store);
-	w->store = NULL;
+	if (stopped)
+		close_store(w);
 }
 
 void *group_flush_main(void *argument)
@@ -347,7 +404,6 @@ void *group_flush_main(void *argument)
 		pthread_mutex_lock(&group->lock);
 	}
 	pthread_mutex_unlock(&group->lock);
-	if (w.store)
-		w.store->ops->free(w.store);
+	close_store(&w);
 	return NULL;
 }

@@ -16,8 +16,9 @@ struct worker {
 	struct blob_store *store;
 	int64_t retry_delay_ns, retry_at_ns; /* 0: nothing failed */
 	int64_t retention_at_ns, orphans_at_ns;
-	int64_t worked_ns; /* the store was needed last */
-	bool refused;      /* this process was told that the group is another's */
+	int64_t look_at_ns; /* when owner.json is looked at next, if nothing tells before */
+	int64_t worked_ns;  /* the store was needed last */
+	bool refused;       /* this process was told that the group is another's */
 	struct rng rng;
 };
 

@@ -343,7 +343,7 @@ static int learn_number(struct sender *s, struct sender_target *target, struct b
 	struct blob_properties properties;
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, s->options.clock, s->options.cancel);
+	backoff_start(&backoff, store, s->options.cancel);
 	do {
 		r = store->ops->properties(store, target->blob, error, &properties);
 	} while (r < 0 && backoff_again(&backoff, r, error));
@@ -360,7 +360,7 @@ static int raise_to(struct sender *s, struct sender_target *target, int64_t want
 	struct blob_store *store = s->options.store;
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, s->options.clock, s->options.cancel);
+	backoff_start(&backoff, store, s->options.cancel);
 	do {
 		r = store->ops->raise_sequence(
 			store, target->blob, target->lease_id, want, error, ret_number);

@@ -33,7 +33,7 @@ struct sender;
 
 struct sender_options {
 	struct blob_store *store;   /* all borrowed */
-	struct clock_source *clock; /* NULL: no pacing, retries without waiting */
+	struct clock_source *clock; /* NULL: no pacing */
 	const atomic_bool *cancel;  /* NULL, or: true ends it with -ECANCELED */
 	unsigned parallel;          /* 0: 16 */
 	uint64_t (*bandwidth)(

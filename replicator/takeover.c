@@ -23,6 +23,9 @@
 #include "replicator/registry_internal.h"
 #include "replicator/twin_file.h"
 
+#define CLAIM_WAIT_NS (60 * NS_PER_S)
+#define CLAIM_POLL_NS (50 * NS_PER_MS)
+
 struct name_list {
 	char (*names)[64]; /* owned */
 	unsigned count;
@@ -305,6 +308,23 @@ static void free_reading(struct vault_reading **reading)
 	vault_reading_free(*reading);
 }
 
+/* Told to be over once the group can be used: its thread has claimed it. The vault answered a
+ * moment ago; if it does not any more, the group's alerts say so. */
+static void wait_for_claim(struct registry *registry, struct job *job, const char *name)
+{
+	int64_t until = clock_monotonic_ns(registry->clock) + CLAIM_WAIT_NS;
+	while (clock_monotonic_ns(registry->clock) < until && !job_should_stop(job)) {
+		{
+			SCOPED_LOCK(&registry->change_lock);
+			struct group_entry *entry = registry_find_group(registry, name);
+			if (!entry || !entry->group ||
+				group_wait_claimed(entry->group, 0) != -ENOTCONN)
+				return;
+		}
+		clock_sleep_ns(registry->clock, CLAIM_POLL_NS);
+	}
+}
+
 /* NULL: all are. */
 static const struct cJSON *one_asked_for(struct job *job)
 {
@@ -353,8 +373,12 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 	r = vault_import_read(store, &taken, error, &points);
 	if (r < 0)
 		return r;
-	SCOPED_LOCK(&registry->change_lock);
-	return bring_up(registry, &taken, points, &before, list, error);
+	pthread_mutex_lock(&registry->change_lock);
+	r = bring_up(registry, &taken, points, &before, list, error);
+	pthread_mutex_unlock(&registry->change_lock);
+	if (r == 0)
+		wait_for_claim(registry, job, name);
+	return r;
 }
 
 /* ── the job ─────────────────────────────────────────────────────────────────────────────── */

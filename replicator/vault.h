@@ -212,4 +212,6 @@ void vault_base_lose(struct base *base, bool lost);
 /* Closes the stores if none was needed since the last call: connections of a base that nobody reads
  * are not kept. Any thread. */
 void vault_base_rest(struct base *base);
+/* Why the last read since the last call did not reach the vault; 0: none failed so. Any thread. */
+int vault_base_failure(struct base *base);
 void vault_base_free(struct base *base);

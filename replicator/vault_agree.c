@@ -256,7 +256,7 @@ static int flush_of_base(struct agree *a, const struct vault_disk *disk, uint64_
 	char blob[VAULT_NAME_BYTES];
 	int r;
 	vault_blob_name(disk->name, blob);
-	backoff_start(&backoff, a->clock, NULL);
+	backoff_start(&backoff, a->store, NULL);
 	do
 		r = a->store->ops->properties(a->store, blob, &e, &properties);
 	while (r < 0 && backoff_again(&backoff, r, &e));

@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,7 @@ struct window {
 struct vault_base {
 	struct base base;
 	struct blob_service *service;
+	_Atomic int failure;      /* of reads since vault_base_failure */
 	pthread_mutex_t lock;     /* all below */
 	struct vault_group group; /* name and id only */
 	uint64_t uses;
@@ -213,7 +215,7 @@ static int written_in(struct vault_base *b, struct blob_store *store,
 	int r;
 	if (copy_window(b, w))
 		return 0;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		memset(w->written, 0, sizeof(w->written));
 		r = store->ops->ranges(store, disk->blob, disk->snapshot, NULL, start,
@@ -306,8 +308,11 @@ static int read_with(struct vault_base *b, struct blob_store *store, uint16_t di
 	return run_batch(&reading);
 }
 
-static int told_by(int r)
+/* What the reader is told; what tells of the vault itself is kept for vault_base_failure. */
+static int told_by(struct vault_base *b, int r)
 {
+	if (r == -ETIMEDOUT || r == -ECONNREFUSED || r == -ECONNRESET)
+		atomic_store(&b->failure, r);
 	if (r == -EBADMSG)
 		return -EIO;
 	return r == -ECONNREFUSED || r == -ECONNRESET ? -ETIMEDOUT : r;
@@ -323,7 +328,7 @@ static int base_read(
 		return r;
 	r = read_with(b, store, disk, point, offset, data, n);
 	give_store(b, store);
-	return told_by(r);
+	return told_by(b, r);
 }
 
 static int blob_of(struct vault_base *b, uint16_t disk, char ret_blob[static VAULT_NAME_BYTES])
@@ -371,7 +376,7 @@ static int base_read_live(struct base *base, uint16_t disk, uint64_t offset, voi
 		return r;
 	r = read_blob(store, blob, offset, data, n);
 	give_store(b, store);
-	return told_by(r);
+	return told_by(b, r);
 }
 
 static const struct base_ops vault_base_ops = { .read = base_read, .read_live = base_read_live };
@@ -420,6 +425,11 @@ void vault_base_lose(struct base *base, bool lost)
 	struct vault_base *b = CONTAINER_OF(base, struct vault_base, base);
 	SCOPED_LOCK(&b->lock);
 	b->lost = lost;
+}
+
+int vault_base_failure(struct base *base)
+{
+	return atomic_exchange(&CONTAINER_OF(base, struct vault_base, base)->failure, 0);
 }
 
 void vault_base_rest(struct base *base)

@@ -30,7 +30,7 @@ int vault_group_leases(struct blob_store *store, const struct vault_group *group
 		char blob[VAULT_NAME_BYTES];
 		int r;
 		vault_blob_name(group->disks[i].name, blob);
-		backoff_start(&backoff, NULL, NULL);
+		backoff_start(&backoff, store, NULL);
 		do
 			r = store->ops->properties(store, blob, &e, &properties);
 		while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));

@@ -32,7 +32,7 @@ static int change_from(struct blob_store *store, const struct vault_group *group
 {
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		*e = (struct blob_error){ 0 };
 		r = store->ops->lease_change(store, blob, from, group->lease_id, e);
@@ -48,7 +48,7 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	char blob[VAULT_NAME_BYTES];
 	int r;
 	vault_blob_name(disk->name, blob);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = -ENOENT;
 		if (from[0] && strcmp(from, group->lease_id) != 0)
@@ -80,7 +80,7 @@ int vault_disk_delete(struct blob_store *store, const struct vault_group *group,
 		struct blob_error e = { 0 };
 		struct backoff backoff;
 		int r;
-		backoff_start(&backoff, NULL, NULL);
+		backoff_start(&backoff, store, NULL);
 		do {
 			r = store->ops->delete_blob(store, blob, NULL, group->lease_id, &e);
 		} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
@@ -131,7 +131,7 @@ static int create(struct blob_store *store, const struct vault_group *group,
 		return error_set(error, -EUCLEAN,
 			"restore the blob if it can be undeleted; else remove and add the disk",
 			"%s is gone, but recovery points of its disk exist", blob);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->create(store, blob, disk->size_bytes + VHD_FOOTER_BYTES, &e);
 	} while (r < 0 && r != -EEXIST && backoff_again(&backoff, r, &e));

@@ -80,11 +80,10 @@ int vault_drained_open(struct vault_hashes *hashes, struct blob_store *store,
 }
 
 int vault_drained_stage(struct vault_stage *stage, struct blob_store *store,
-	struct clock_source *clock, const atomic_bool *cancel, const struct vault_group *group,
-	uint64_t number, const struct drained_part *part, struct error *error,
-	struct hashes_sink *ret_sink)
+	const atomic_bool *cancel, const struct vault_group *group, uint64_t number,
+	const struct drained_part *part, struct error *error, struct hashes_sink *ret_sink)
 {
-	int r = vault_stage_open(stage, store, clock, cancel, group, number, error, ret_sink);
+	int r = vault_stage_open(stage, store, cancel, group, number, error, ret_sink);
 	if (r == 0)
 		vault_drained_name(group->name, number, part, stage->name);
 	return r;
@@ -118,8 +117,8 @@ int vault_drained_merge(struct blob_store *store, const struct vault_group *grou
 	return r < 0 ? r : check_end(new, &h[1], newer, error);
 }
 
-int vault_drained_join(struct blob_store *store, struct clock_source *clock,
-	const atomic_bool *cancel, const struct vault_group *group, uint64_t base, uint64_t number,
+int vault_drained_join(struct blob_store *store, const atomic_bool *cancel,
+	const struct vault_group *group, uint64_t base, uint64_t number,
 	const struct drained_part *older, const struct drained_part *newer, struct error *error,
 	struct drained_part *ret_part)
 {
@@ -131,8 +130,7 @@ int vault_drained_join(struct blob_store *store, struct clock_source *clock,
 	struct hashes_sink sink;
 	struct hashes_written written;
 	struct error why = { 0 };
-	int r = vault_drained_stage(
-		&stage, store, clock, cancel, group, number, &part, error, &sink);
+	int r = vault_drained_stage(&stage, store, cancel, group, number, &part, error, &sink);
 	if (r < 0)
 		return r;
 	r = hashes_writer_new(&group->id, base, number, &sink, &writer);
@@ -208,7 +206,7 @@ int vault_drained_collect(struct blob_store *store, const struct vault_group *gr
 	char prefix[VAULT_NAME_BYTES];
 	int r;
 	vault_points_prefix(group->name, prefix);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		found.count = 0;
 		r = store->ops->list(store, prefix, 0, take_item, &found, &e);

@@ -19,16 +19,15 @@ int vault_drained_open(struct vault_hashes *hashes, struct blob_store *store,
 	struct error *error, struct hashes_reader **ret_reader);
 /* As vault_stage_open, for a part. */
 int vault_drained_stage(struct vault_stage *stage, struct blob_store *store,
-	struct clock_source *clock, const atomic_bool *cancel, const struct vault_group *group,
-	uint64_t number, const struct drained_part *part, struct error *error,
-	struct hashes_sink *ret_sink);
+	const atomic_bool *cancel, const struct vault_group *group, uint64_t number,
+	const struct drained_part *part, struct error *error, struct hashes_sink *ret_sink);
 /* Writes two neighbouring parts as one into the writer, which is not finished. */
 int vault_drained_merge(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	const struct drained_part *older, const struct drained_part *newer,
 	struct hashes_writer *writer, struct error *error);
 /* Makes one part of two neighbours, which stay. `base`: the vault point below. */
-int vault_drained_join(struct blob_store *store, struct clock_source *clock,
-	const atomic_bool *cancel, const struct vault_group *group, uint64_t base, uint64_t number,
+int vault_drained_join(struct blob_store *store, const atomic_bool *cancel,
+	const struct vault_group *group, uint64_t base, uint64_t number,
 	const struct drained_part *older, const struct drained_part *newer, struct error *error,
 	struct drained_part *ret_part);
 

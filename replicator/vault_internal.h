@@ -166,16 +166,15 @@ void vault_hashes_open(struct vault_hashes *hashes, struct blob_store *store,
 /* A sink that stages the parts of a hashes object. */
 struct vault_stage {
 	struct blob_store *store;
-	struct clock_source *clock; /* NULL: tries again without waiting */
-	const atomic_bool *cancel;  /* see backoff.h */
+	const atomic_bool *cancel; /* see backoff.h */
 	const struct vault_group *group;
 	char name[VAULT_NAME_BYTES];
 	uint64_t series;
 	struct error error; /* of the part that failed */
 };
-int vault_stage_open(struct vault_stage *stage, struct blob_store *store,
-	struct clock_source *clock, const atomic_bool *cancel, const struct vault_group *group,
-	uint64_t number, struct error *error, struct hashes_sink *ret_sink);
+int vault_stage_open(struct vault_stage *stage, struct blob_store *store, const atomic_bool *cancel,
+	const struct vault_group *group, uint64_t number, struct error *error,
+	struct hashes_sink *ret_sink);
 /* Makes the staged object appear. if_match as in object_commit; NULL: in place of what is there
  * now, if it is the group's owner's. -ESTALE: the group is not ours any more. */
 int vault_stage_commit(struct vault_stage *stage, const struct hashes_written *written,

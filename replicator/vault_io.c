@@ -37,7 +37,7 @@ int vault_object_get(struct blob_store *store, const char *name, size_t limit, s
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->object_get(store, name, limit, &e, ret_data, ret_etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
@@ -70,7 +70,7 @@ int vault_object_put(struct blob_store *store, const char *name, const struct bu
 	struct backoff backoff;
 	char etag[BLOB_ETAG_BYTES];
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->object_put(store, name, data->data, data->len, if_match, metadata,
 			metadata_count, &e, etag);
@@ -91,7 +91,7 @@ int vault_object_etag(struct blob_store *store, const char *name, struct error *
 	char byte, etag[BLOB_ETAG_BYTES];
 	size_t n;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->object_read(store, name, 0, &byte, 1, &e, &n, etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
@@ -110,7 +110,7 @@ int vault_object_delete(
 	if (!etag[0])
 		return error_set(
 			error, -EBADMSG, NULL, "the service does not tell the ETag of %s", name);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->object_delete(store, name, etag, &e);
 	} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
@@ -131,7 +131,7 @@ int vault_snapshot_delete(
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		r = store->ops->delete_blob(store, blob, snapshot, NULL, &e);
 	} while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
@@ -171,7 +171,7 @@ int vault_read(struct blob_store *store, struct blob_request *requests, unsigned
 		requests[i].verb = BLOB_READ;
 		requests[i].result = -EINPROGRESS;
 	}
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		read_once(store, requests, count);
 		failed = NULL;

@@ -77,7 +77,7 @@ static int merge_hashes(struct blob_store *store, const struct vault_group *grou
 	r = vault_owner_confirm(store, group, error);
 	if (r < 0)
 		return r;
-	r = vault_stage_open(&stage, store, NULL, NULL, group, next, error, &sink);
+	r = vault_stage_open(&stage, store, NULL, group, next, error, &sink);
 	if (r < 0)
 		return r;
 	r = hashes_writer_new(&group->id, from[0], next, &sink, &writer);

@@ -185,7 +185,7 @@ int vault_points_list(struct blob_store *store, const struct vault_group *group,
 	char prefix[VAULT_NAME_BYTES];
 	int r;
 	vault_points_prefix(group->name, prefix);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		listing.points.count = 0;
 		r = store->ops->list(store, prefix, BLOB_LIST_METADATA, take_item, &listing, &e);
@@ -315,7 +315,7 @@ static int read_hashes(
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, h->store, NULL);
 	do {
 		r = h->store->ops->object_read(
 			h->store, h->name, offset, data, n, &e, ret_n, h->etag);
@@ -337,20 +337,18 @@ static int stage_part(void *context, unsigned part, const void *data, size_t n)
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, s->clock, s->cancel);
+	backoff_start(&backoff, s->store, s->cancel);
 	do {
 		r = s->store->ops->object_stage(s->store, s->name, s->series, part, data, n, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	return r < 0 ? vault_fail(&s->error, r, &e, "cannot write %s", s->name) : 0;
 }
 
-int vault_stage_open(struct vault_stage *s, struct blob_store *store, struct clock_source *clock,
-	const atomic_bool *cancel, const struct vault_group *group, uint64_t number,
-	struct error *error, struct hashes_sink *ret_sink)
+int vault_stage_open(struct vault_stage *s, struct blob_store *store, const atomic_bool *cancel,
+	const struct vault_group *group, uint64_t number, struct error *error,
+	struct hashes_sink *ret_sink)
 {
-	*s = (struct vault_stage){
-		.store = store, .clock = clock, .cancel = cancel, .group = group
-	};
+	*s = (struct vault_stage){ .store = store, .cancel = cancel, .group = group };
 	int r = random_bytes(&s->series, sizeof(s->series));
 	if (r < 0)
 		return error_set(error, r, NULL, "no random numbers to be had");
@@ -379,7 +377,7 @@ static int commit_once(struct vault_stage *s, const struct hashes_written *writt
 {
 	struct blob_error e = { 0 };
 	struct backoff backoff;
-	backoff_start(&backoff, s->clock, s->cancel);
+	backoff_start(&backoff, s->store, s->cancel);
 	int r;
 	do {
 		r = s->store->ops->object_commit(

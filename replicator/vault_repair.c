@@ -88,7 +88,7 @@ static int mark_ranges(struct repair *repair, const char *snapshot, const char *
 	struct blob_error e = { 0 };
 	struct backoff backoff;
 	int r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		m.offset = m.length = 0;
 		if (sums)
@@ -205,7 +205,7 @@ static int reset(struct repair *repair, const struct vault_disk *disk, struct er
 static int fit_size(struct repair *repair, struct error *error)
 {
 	struct backoff backoff;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, repair->store, NULL);
 	return vault_disk_resize(repair->store, repair->blob, repair->blob_bytes,
 		repair->target.lease_id, &backoff, error);
 }

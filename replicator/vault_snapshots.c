@@ -83,7 +83,7 @@ int vault_snapshots_list(struct blob_store *store, const char *blob, const struc
 	struct backoff backoff;
 	int r;
 	uuid_format(group, l.group);
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, store, NULL);
 	do {
 		l.found.count = 0;
 		r = store->ops->list(

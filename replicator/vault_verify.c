@@ -136,7 +136,7 @@ static int verify_window(struct verify *v, struct error *error)
 		v->proofs, v->disk->id, v->first_page, v->end_page, error, v->states, v->hashes);
 	if (r < 0)
 		return r;
-	backoff_start(&backoff, NULL, NULL);
+	backoff_start(&backoff, v->store, NULL);
 	do {
 		r = v->store->ops->ranges(v->store, v->disk->blob, v->disk->snapshot, NULL,
 			(uint64_t)v->first_page * HASHES_PAGE_BYTES,

@@ -15,6 +15,8 @@
 #include "replicator/registry_internal.h"
 
 #define READ_BYTES (1 * MIB)
+#define CLAIM_SLICES 150u /* of: */
+#define CLAIM_SLICE_MS 200u
 
 struct verification {
 	struct job *job;
@@ -84,11 +86,22 @@ static int verify_local(struct verification *v, struct view *view, struct error 
 	return 0;
 }
 
+/* After a start or a takeover the vault has to confirm first whose the group is. */
+static void wait_for_claim(struct verification *v)
+{
+	for (unsigned i = 0; i < CLAIM_SLICES; i++) {
+		int r = group_wait_claimed(v->hold->group, CLAIM_SLICE_MS);
+		if (r != -ENOTCONN || job_should_stop(v->job) || hold_is_ending(v->hold))
+			return;
+	}
+}
+
 static int verify_vault(struct verification *v, uint64_t number, struct error *error)
 {
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	struct blob_service *service = v->hold->registry->service;
 	struct blob_store *store;
+	wait_for_claim(v);
 	int r = group_vault_copy(v->hold->group, &group);
 	if (r < 0)
 		return error_set(error, r, "see the alerts of 'landfall status'",
@@ -134,6 +147,8 @@ static int prove(struct verification *v, uint64_t number, struct error *error)
 	bool in_vault = point.flags & POINT_VAULT;
 	r = in_vault ? verify_vault(v, number, error) : verify_local(v, view, error);
 	view_close(view);
+	if (in_vault)
+		group_tell_vault(v->hold->group, r, error);
 	if (r < 0 && r != -EBADMSG)
 		return r;
 	int verdict = group_point_verdict(v->hold->group, number, r == 0, r == 0 ? error : NULL);

@@ -6,8 +6,11 @@ a removal waits for the vault other machines are paused and added as ever, and i
 Afterwards all goes on where it was.
 """
 
+import contextlib
 import os
 import pathlib
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from appliance import (BUILD, MIB, Appliance, Rpc, StrictService, check, run_test, step,  # noqa: E402
                        wait_until)
 
+ENDS_S = 60     # what a read or a job that needs a dead vault may take
+LOOK_S = 120    # an idle group looks every 75 s at the most, and tries for half a minute
 LONGEST_S = 4  # far below what a request that hangs is waited for
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
 HANG = {"kind": "hang", "hang_s": 300}
@@ -152,6 +157,52 @@ def taking_over(service, work):
         service.admin("/rules/clear", {})
 
 
+@contextlib.contextmanager
+def stopped(service):
+    """Connections are accepted by the kernel, and nobody ever answers."""
+    os.kill(service.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(service.process.pid, signal.SIGCONT)
+
+
+def not_answering(service, work):
+    """What needs the vault ends in time with a clear error, and the status tells at once; a group
+    that nobody uses is told of as well, a little later."""
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="c") as c:
+        add(c, "idle")
+        c.call("vault", "takeover", "--group", "other")
+        point = max(p["number"] for p in c.points("other") if p["vault"])
+        write(c, "idle", 1)
+        c.create_point("idle", "vault")
+        step("a vault that has stopped answering")
+        with stopped(service):
+            begun = time.monotonic()
+            dd = subprocess.run(["dd", f"if={c.live('other', 'd')}", "of=/dev/null", "bs=4096",
+                                 "count=1", "iflag=direct"], capture_output=True, timeout=200,
+                                check=False)
+            took = time.monotonic() - begun
+            print(f"   a read of the live disk: {took:.1f} s", flush=True)
+            check(dd.returncode != 0, "a block was read that is nowhere but in the vault")
+            check(took <= ENDS_S, f"the read took {took:.0f} s")
+            c.wait_alert("other", "vault-unreachable", LONGEST_S)
+            begun = time.monotonic()
+            failed = c.run("verify", "other", str(point), timeout=300)
+            took = time.monotonic() - begun
+            print(f"   a verification: {took:.1f} s", flush=True)
+            check(failed.returncode != 0 and took <= ENDS_S, f"verify took {took:.0f} s")
+            text = failed.stdout + failed.stderr
+            check("points of other" in text and "too slow" in text, f"the error is not clear: {text}")
+            c.wait_alert("idle", "vault-unreachable", LOOK_S)
+        step("it answers again")
+        for machine in ("other", "idle"):
+            wait_until(LOOK_S, lambda m=machine: not [a for a in c.alerts(m)
+                                                      if a.startswith("vault")],
+                       lambda m=machine: f"{m}: {c.alerts(m)}")
+        check(c.verify("other", point) == "vault", "it was not read from the vault")
+
+
 def test(work):
     with StrictService(work) as service, \
             Appliance(BUILD, work, service.connection_string, policies=POLICIES) as appliance:
@@ -166,6 +217,7 @@ def test(work):
         removing_there(service, appliance)
         verifying(service, appliance)
         taking_over(service, work)
+        not_answering(service, work)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ def life_goes_on(work, service, record, kept):
               found[0]["points"] == len(record.images), f"taken over: {found}")
         check(second.call("vault", "takeover")["job"]["result"]["groups"] == [],
               "what is here already is taken over again")
+        second.verify("m", min(record.images))  # at once: its groups are claimed by now
         base_is_newest_point(service, record)
         all_points_are_right(service, second, record)
         check([p["number"] for p in second.points("m") if p["keep"]] == [kept], "marks are lost")

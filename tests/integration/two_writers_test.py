@@ -16,6 +16,7 @@ from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, st
 from images import Record, Scribbler, vault_of  # noqa: E402
 
 SIZE = 32 * MIB
+LOOK_S = 100  # an idle group looks at its owner.json every 75 s at the most
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
 MUTATIONS = {"PutBlob", "DeleteBlob", "PutPage", "ClearPages", "Snapshot", "SetProperties",
              "SetMetadata", "LeaseBlob", "PutBlock", "PutBlockList", "CopyBlob"}
@@ -89,8 +90,9 @@ def test(work):
             make_points(a, record, writer, 1)
             b_takes_over(service, a, b, writer, record)
         a_takes_back(service, a, b, work, record)
+        idle_one_notices(service, a, b)
         check(len(record.check_vault(vault_of(service))) == len(record.images), "points are missing")
-        a.check_vault()
+        b.check_vault()
         service.check_witness()
 
 
@@ -144,6 +146,21 @@ def a_takes_back(service, a, b, work, record):
     with Scribbler(a.live("m", "d"), work / "mirror-a", SIZE, seed=3) as writer:
         copy_live(a, work / "mirror-a")
         make_points(a, record, writer, 1)
+
+
+def idle_one_notices(service, a, b):
+    step("an appliance that is idle notices a takeover by itself")
+    check(a.machine("m")["state"] != "taken-over" and not a.machine("m")["flush"]["active"],
+          f"it is not idle: {a.machine('m')}")
+    since = newest_entry(service)
+    b.call("vault", "takeover", "--group", "m")
+    number = max(p["number"] for p in b.points("m") if p["vault"])
+    b.verify("m", number)  # the takeover has ended: the group can be used
+    a.wait_alert("m", "taken-over", LOOK_S)
+    check(a.machine("m")["state"] == "taken-over", f"its state is {a.machine('m')['state']}")
+    looks = [row for row in service.admin(f"/log?since={since}")
+             if row["operation"] == "GetBlob" and row.get("blob", "").endswith("owner.json")]
+    check(len(looks) < 40, f"owner.json was read {len(looks)} times")
 
 
 def copy_live(appliance, mirror):

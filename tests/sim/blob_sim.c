@@ -537,6 +537,8 @@ static int sim_open_store(struct blob_service *s, const atomic_bool *stop, struc
 	store->service = CONTAINER_OF(s, struct blob_sim, service);
 	store->epoch = store->service->epoch;
 	store->stop = stop;
+	store->store.clock = &store->service->clock.source;
+	store->store.stops[0] = stop;
 	*ret_store = &store->store;
 	return 0;
 }
@@ -567,6 +569,7 @@ int blob_sim_new(uint64_t seed, struct io_sim *disk, struct blob_sim **ret_servi
 		return -ENOMEM;
 	service->service.ops = &service_ops;
 	service->disk = disk;
+	clock_sim_init(&service->clock);
 	rng_seed(&service->rng, seed);
 	*ret_service = service;
 	return 0;

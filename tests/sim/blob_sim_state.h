@@ -4,6 +4,7 @@
 #pragma once
 
 #include "tests/sim/blob_sim.h"
+#include "tests/sim/clock_sim.h"
 #include "tests/sim/io_sim_node.h"
 
 #define SIM_METADATA 8
@@ -75,6 +76,7 @@ struct sim_change {
 
 struct blob_sim {
 	struct blob_service service;
+	struct clock_sim clock; /* by which its stores' calls are tried again: no time is lost */
 	struct io_sim *disk;
 	struct rng rng;
 	struct sim_blob *blobs; /* by name */

@@ -244,6 +244,21 @@ static void silence_times_out(void **state)
 	stop(&f);
 }
 
+static void reads_have_a_limit_of_their_own(void **state)
+{
+	(void)state;
+	struct fixture f;
+	start(&f, play_silence, NULL);
+	http_free(f.http);
+	const struct http_options options = { .proxy = "", .read_stall_timeout_ms = 1000 };
+	assert_int_equal(http_new(&options, &f.http, NULL), 0);
+	int64_t begun_ns = clock_monotonic_ns(clock_system());
+	assert_int_equal(http_perform(f.http, &f.request), 0);
+	assert_int_equal(f.request.error, -ETIMEDOUT);
+	assert_true(clock_monotonic_ns(clock_system()) - begun_ns < 30 * NS_PER_S);
+	stop(&f);
+}
+
 static void play_by_index(int fd, unsigned index, void *context)
 {
 	char head[4096];
@@ -463,6 +478,7 @@ int main(void)
 		cmocka_unit_test(failed_tls_is_not_sent),
 		cmocka_unit_test(truncated_is_unknown),
 		cmocka_unit_test(silence_times_out),
+		cmocka_unit_test(reads_have_a_limit_of_their_own),
 		cmocka_unit_test(bodies_go_where_they_belong),
 		cmocka_unit_test(sends_what_it_was_given),
 		cmocka_unit_test(many_wait_for_few_connections),
