@@ -54,7 +54,8 @@ struct azureblob_options {
 	struct azureblob_credential *credential; /* borrowed until azureblob_free */
 	const char *container;                   /* copied */
 	struct http_options http;
-	struct retry_policy retry; /* attempts 0: 8 attempts, 0.2 to 10 s apart, 2 minutes in all */
+	struct retry_policy retry; /* attempts 0: 8 attempts, 0.2 to 10 s apart, none begun later
+				      than 2 minutes after the first */
 	enum azureblob_checksum checksum;
 };
 

@@ -31,7 +31,6 @@
 #include "fs/mount_internal.h"
 
 #define MOST_READS 24u
-#define JOIN_SECONDS 5
 
 /* ── what is at the path ─────────────────────────────────────────────────────────────────── */
 

@@ -23,10 +23,11 @@ static struct open_file **bucket_of(struct mount *mount, fuse_ino_t ino)
 	return &mount->files[(mixed >> 32) % MOUNT_FILE_BUCKETS];
 }
 
+/* Not one that is gone: its number may mean another file by now. */
 static struct open_file *find_locked(struct mount *mount, fuse_ino_t ino)
 {
 	struct open_file *f = *bucket_of(mount, ino);
-	while (f && f->ino != ino)
+	while (f && (f->ino != ino || atomic_load(&f->gone)))
 		f = f->next;
 	return f;
 }

@@ -13,7 +13,8 @@
  *
  * Inode numbers say what they mean (struct node), so the kernel's references cost no memory here
  * and need no counting: whatever number comes back is looked up in what is shown now. Numbers of
- * machines and clones are not used twice, so another content is always another inode.
+ * clones are not used twice. Those of machines are, after 4095 others, with another generation, by
+ * which the kernel tells that it is another inode: what it has of the old one is not shown again.
  *
  * Locks: `lock`, and the gates', taken after it or alone; none is held across calls to a history, a
  * clone or a store. What a handler uses meanwhile is held by a count (`busy`), for which removal
@@ -83,6 +84,7 @@ struct clone_entry {
 struct machine {
 	struct machine *next; /* by rising serial */
 	uint16_t serial;
+	uint64_t generation; /* of its inodes: how often serials began anew, from 1 */
 	char name[MOUNT_NAME_BYTES];
 	struct committer *committer; /* borrowed */
 	struct history *history;     /* the committer's */
@@ -187,6 +189,7 @@ struct mount {
 	pthread_cond_t changed; /* some busy count went to 0, or an opening ended */
 	struct machine *machines;
 	uint16_t last_machine; /* serials given out */
+	uint64_t rounds;       /* how often they began anew */
 	uint32_t last_clone;
 	struct open_file *files[MOUNT_FILE_BUCKETS];
 	struct gate reads;
@@ -196,6 +199,9 @@ struct mount {
 /* The machine with that serial, held until machine_put. -ESTALE. */
 int machine_get(struct mount *mount, uint16_t serial, struct machine **ret_machine);
 int machine_get_named(struct mount *mount, const char *name, struct machine **ret_machine);
+/* The generation of a machine's inodes; 1 for none. */
+uint64_t machine_generation(struct mount *mount, uint16_t serial);
+
 /* The first machine with a serial above `after`. -ENOENT. */
 int machine_get_next(struct mount *mount, uint16_t after, struct machine **ret_machine);
 void machine_put(struct mount *mount, struct machine *machine);

@@ -66,7 +66,8 @@ static double attr_timeout(const struct node *node)
 static int make_entry(
 	struct mount *mount, const struct node *node, struct fuse_entry_param *ret_entry)
 {
-	struct fuse_entry_param e = { .ino = node_ino(node), .generation = 1 };
+	struct fuse_entry_param e = { .ino = node_ino(node),
+		.generation = machine_generation(mount, node->machine) };
 	int r = tree_stat(mount, node, &e.attr);
 	if (r < 0)
 		return r;

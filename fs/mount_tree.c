@@ -64,6 +64,13 @@ int machine_get_named(struct mount *mount, const char *name, struct machine **re
 	return 0;
 }
 
+uint64_t machine_generation(struct mount *mount, uint16_t serial)
+{
+	SCOPED_LOCK(&mount->lock);
+	const struct machine *m = find_locked(mount, serial);
+	return m ? m->generation : 1;
+}
+
 int machine_get_next(struct mount *mount, uint16_t after, struct machine **ret_machine)
 {
 	SCOPED_LOCK(&mount->lock);
@@ -91,6 +98,7 @@ static int new_serial_locked(struct mount *mount, uint16_t *ret_serial)
 		uint16_t serial = (uint16_t)((mount->last_machine + i) % MACHINE_SERIALS);
 		if (serial == 0 || find_locked(mount, serial))
 			continue;
+		mount->rounds += serial <= mount->last_machine;
 		mount->last_machine = serial;
 		*ret_serial = serial;
 		return 0;
@@ -119,6 +127,7 @@ int mount_add_machine(
 	int r = new_serial_locked(mount, &m->serial);
 	if (r < 0)
 		return r;
+	m->generation = mount->rounds + 1;
 	struct machine **link = &mount->machines;
 	while (*link && (*link)->serial < m->serial)
 		link = &(*link)->next;

@@ -892,6 +892,31 @@ def test_removed_machine():
         live.close()
 
 
+def test_numbers_come_again():
+    """A machine that gets the inodes of one that is gone shows its own points, though the kernel
+    still has the other's open, and in memory."""
+    with daemon(size_mib=4) as d:
+        write_at(d.live(), 0, b"A" * 4096)
+        number = d("seal")
+        old = os.open(d.path("web", "points", d.point_name(number), "root.vhd"), os.O_RDONLY)
+        before = os.fstat(old).st_ino
+        assert os.pread(old, 4096, 0) == b"A" * 4096
+        d("remove web")
+        for _ in range(4094):
+            d("machine other writable")
+            d("remove other")
+        d("group 1")
+        d("disk db/data 4")
+        d("machine db writable")
+        write_at(d.live("data", "db"), 0, b"B" * 4096)
+        assert d("seal") == number
+        path = d.path("db", "points", d.point_name(number, "db"), "data.vhd")
+        assert os.stat(path).st_ino == before, "it is another inode: this shows nothing"
+        assert read_at(path, 0, 4096) == b"B" * 4096, "another machine's data"
+        fails_with(errno.EIO, os.pread, old, 10, 1 << 20)
+        fails_with(errno.EIO, os.close, old)  # the kernel knows that it is no more
+
+
 def test_removal_under_load():
     with daemon(size_mib=8) as d:
         stop = threading.Event()
