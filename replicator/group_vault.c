@@ -379,13 +379,14 @@ void *group_flush_main(void *argument)
 	pthread_mutex_lock(&group->lock);
 	while (!group->stopping && !group->deleting) {
 		pthread_mutex_unlock(&group->lock);
-		bool sealed = group_next_point(group, &number);
 		bool disk_full = group_disk_is_full(group);
 		rest(&w);
 		pthread_mutex_lock(&group->lock);
 		if (group->stopping || group->deleting)
 			break;
 		int64_t until_ns;
+		/* Under the lock: who seals a point wakes us under it, afterwards. */
+		bool sealed = group_next_point(group, &number);
 		enum work work = next_work_locked(&w, sealed, &until_ns);
 		if (disk_full && work != WORK_NONE) { /* each of them notes something */
 			work = WORK_NONE;

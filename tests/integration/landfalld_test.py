@@ -135,7 +135,7 @@ def refuses_what_it_must(work):
            f"control_socket = {work}/x.sock\nlisten = none\n"
     refused(work, base + "colour = blue\n", 2, "refused.conf:6", "colour", "→")
     refused(work, base.replace(f"{work}/x.sock", f"{work}/{'y' * 120}"), 2,
-            "at most 107 characters")
+            "at most 107")
     pathlib.Path(f"{work}/x.file").write_text("mine", encoding="utf-8")
     refused(work, base.replace("x.sock", "x.file"), 5, "is not a socket")
     expect(pathlib.Path(f"{work}/x.file").read_text(encoding="utf-8") == "mine",

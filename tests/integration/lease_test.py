@@ -77,6 +77,7 @@ def foreign_writes(service, appliance):
                               "fault": {"kind": "lease_break"}}])
     number = appliance.create_point("m")["number"]
     appliance.call("point", "keep", "m", number)
+    appliance.call("point", "create", "m", "--wait", "vault", "--detach")  # it goes first
     wait_until(30, lambda: service.admin("/rules")[0]["fired"], "no snapshot was made")
     put_foreign(service, 6 * MIB, False)
     service.admin("/rules/clear", {})
