@@ -58,6 +58,9 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 			r = store->ops->lease_acquire(store, blob, group->lease_id, &e);
 		}
 	} while (r < 0 && backoff_again(&backoff, r, &e));
+	/* An earlier life's request may have landed between the two. */
+	if ((r == -EBUSY || r == -ESTALE) && from[0] && strcmp(from, group->lease_id) != 0)
+		r = change_from(store, group, blob, from, &e);
 	for (unsigned i = 0; (r == -EBUSY || r == -ESTALE) && i < group->older_lease_count; i++)
 		r = change_from(store, group, blob, group->older_lease_ids[i], &e);
 	if (r == -EBUSY || r == -ESTALE)
