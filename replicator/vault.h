@@ -118,7 +118,8 @@ int vault_group_create(struct blob_store *store, struct vault_group *group, stru
 int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
 	struct clock_source *clock, struct error *error, struct vault_group *ret_group);
 /* Before a claim: whether a disk's blob is leased by nobody, though the group is ours. Sets
- * ret_lost or leaves it. */
+ * ret_lost or leaves it. Not seen is a lease that was broken, used and let go, and that a late
+ * request of ours has taken since: vault_point_verify finds what was written. */
 int vault_group_leases(struct blob_store *store, const struct vault_group *group,
 	struct error *error, bool *ret_lost);
 /* Writes changed settings or disks; creates and leases blobs of new disks (size + footer, footer

@@ -155,7 +155,8 @@ struct vault_metadata {
 void vault_manifest_metadata(
 	const struct manifest *manifest, uint32_t flags, struct vault_metadata *ret_metadata);
 
-/* The hashes of a point as a source for hashes_reader_new. `etag` is what the last read saw. */
+/* The hashes of a point as a source for hashes_reader_new. `etag` is what the first read saw; one
+ * that sees another answers -EAGAIN, since what was read so far has been replaced. */
 struct vault_hashes {
 	struct blob_store *store;
 	char name[VAULT_NAME_BYTES];

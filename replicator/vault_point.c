@@ -48,7 +48,10 @@ static int write_merged(struct vault_stage *stage, struct hashes_reader *older,
 	return vault_stage_commit(stage, &written, if_match, error);
 }
 
-/* Hashes of `next` become those of both. */
+/* A merge of an earlier life may land while ours reads; that many do not. */
+#define MERGE_TRIES 4u
+
+/* Hashes of `next` become those of both. -EAGAIN: they were replaced meanwhile. */
 static int merge_hashes(struct blob_store *store, const struct vault_group *group, uint64_t number,
 	uint64_t next, struct error *error)
 {
@@ -114,7 +117,10 @@ int vault_point_delete(struct blob_store *store, const struct vault_group *group
 	if (!next)
 		return error_set(error, -EBUSY, "delete it once a newer one is in the vault",
 			"point %" PRIu64 " is the newest in the vault", number);
-	r = merge_hashes(store, group, number, next->number, error);
+	unsigned tries = 0;
+	do
+		r = merge_hashes(store, group, number, next->number, error);
+	while (r == -EAGAIN && ++tries < MERGE_TRIES);
 	if (r < 0)
 		return vault_owner_blame(store, group, r, error);
 	vault_manifest_name(group->name, number, name);

@@ -308,19 +308,27 @@ int vault_point_settle(struct blob_store *store, struct clock_source *clock,
 
 /* ── hashes ──────────────────────────────────────────────────────────────────────────────── */
 
+/* All parts are of one writing: a merge that ends meanwhile, be it a late one, replaces the whole.
+ */
 static int read_hashes(
 	void *context, uint64_t offset, void *data, size_t n, struct error *error, size_t *ret_n)
 {
 	struct vault_hashes *h = context;
 	struct blob_error e = { 0 };
 	struct backoff backoff;
+	char etag[BLOB_ETAG_BYTES];
 	int r;
 	backoff_start(&backoff, h->store, NULL);
 	do {
-		r = h->store->ops->object_read(
-			h->store, h->name, offset, data, n, &e, ret_n, h->etag);
+		r = h->store->ops->object_read(h->store, h->name, offset, data, n, &e, ret_n, etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
-	return r < 0 ? vault_fail(error, r, &e, "cannot read %s", h->name) : 0;
+	if (r < 0)
+		return vault_fail(error, r, &e, "cannot read %s", h->name);
+	if (h->etag[0] && strcmp(h->etag, etag) != 0)
+		return error_set(error, -EAGAIN, "try again",
+			"%s was written anew while it was read", h->name);
+	memcpy(h->etag, etag, sizeof(etag));
+	return 0;
 }
 
 void vault_hashes_open(struct vault_hashes *h, struct blob_store *store,
