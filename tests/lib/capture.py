@@ -156,7 +156,7 @@ class LoopDisk:
         if self.parts:
             table = "label: gpt\n" + "".join(f"size={mib}MiB\n" for mib in self.parts)
             shell("sfdisk", "-q", "--no-reread", "--no-tell-kernel", self.device, input=table)
-            shell("partx", "-a", self.device)
+            shell("partx", "-u", self.device)  # the kernel may have been there first
         return self
 
     def __exit__(self, *_):
