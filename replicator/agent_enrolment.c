@@ -4,7 +4,8 @@
  *
  * The order makes a crash harmless: the key's use is durable before the certificate is signed, the
  * certificate is on its list before it is sent. Whoever lost the answer asks again with the same
- * public key.
+ * public key. Noting a use ends the machine's earlier ones, before anything is signed: whose
+ * certificate was revoked for another's cannot ask for it again.
  *
  * A key without a machine of its own cannot take the name of a machine that has a certificate: that
  * takes a key that somebody bound to this name, and it ends what the machine had before.
@@ -114,6 +115,13 @@ static int may_have(struct agents *agents, const struct enrolment *enrolment,
 	int r = agents->may_enroll(agents->may_enroll_context, enrolment->machine, error);
 	if (r < 0)
 		return r;
+	if (verdict->again && pki_was_revoked(agents->pki, enrolment->machine, enrolment->id,
+				      enrolment->public_key))
+		return error_set(error, -EKEYREVOKED,
+			"to enrol it anew make a key of its own: landfall key create --machine "
+			"NAME",
+			"what registration key %s has won for machine %s was revoked",
+			enrolment->id, enrolment->machine);
 	if (!verdict->bound && !verdict->again &&
 		pki_has_certificate(agents->pki, enrolment->machine))
 		return error_set(error, -EBUSY,

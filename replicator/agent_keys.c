@@ -1,9 +1,9 @@
 /*
  * See agent_keys.h.
  *
- * The list in memory is replaced only by what was written: a change is made on a copy of the one
- * key it concerns, the file is written with the copy in the key's place, and then the copy takes
- * the place. Keys that ended a month ago are dropped when another is made.
+ * The list in memory is replaced only by what was written: a change is made on copies of the
+ * keys it concerns, the file is written with the copies in the keys' places, and then they take
+ * the places. Keys that ended a month ago are dropped when another is made.
  *
  * One lock, held across the writing of the file: enrolling is rare, and whoever waits for it waits
  * for that file anyway.
@@ -252,19 +252,83 @@ int agent_keys_check(struct agent_keys *keys, const struct agent_keys_claim *cla
 	return check(keys, claim, error, &key, ret_verdict);
 }
 
-/* Puts `changed` in the place of `key`, in the file first. Takes it over, also on failure. */
-static int replace(
-	struct agent_keys *keys, struct key *key, struct key *changed, struct error *error)
+/* ── changing ────────────────────────────────────────────────────────────────────────────── */
+
+/* The list as it shall be: entries are shared with the list that holds, but for those changed. */
+struct draft {
+	struct agent_keys *keys;
+	struct key *list;
+	bool *changed;
+};
+
+static int draft_begin(struct agent_keys *keys, struct draft *ret_draft)
 {
-	struct key old = *key;
-	*key = *changed;
-	int r = agent_keys_save(keys, keys->keys, keys->count, error);
-	if (r < 0) {
-		*key = old;
-		key_free(changed);
-		return r;
+	struct draft draft = { .keys = keys,
+		.list = calloc(keys->count + 1, sizeof(*draft.list)),
+		.changed = calloc(keys->count + 1, sizeof(*draft.changed)) };
+	if (!draft.list || !draft.changed) {
+		free(draft.list);
+		free(draft.changed);
+		return -ENOMEM;
 	}
-	key_free(&old);
+	if (keys->count > 0)
+		memcpy(draft.list, keys->keys, keys->count * sizeof(*draft.list));
+	*ret_draft = draft;
+	return 0;
+}
+
+static void draft_free(struct draft *draft)
+{
+	for (unsigned i = 0; draft->changed && i < draft->keys->count; i++)
+		if (draft->changed[i])
+			key_free(&draft->list[i]);
+	free(draft->list);
+	free(draft->changed);
+}
+
+/* The draft's copy of `key`, to be changed; NULL: no memory. */
+static struct key *draft_change(struct draft *draft, const struct key *key)
+{
+	unsigned i = (unsigned)(key - draft->keys->keys);
+	struct key copy;
+	if (!draft->changed[i]) {
+		if (key_copy(key, &copy) < 0)
+			return NULL;
+		draft->list[i] = copy;
+		draft->changed[i] = true;
+	}
+	return &draft->list[i];
+}
+
+/* In the file first, all of it or nothing. */
+static int draft_commit(struct draft *draft, struct error *error)
+{
+	struct agent_keys *keys = draft->keys;
+	int r = agent_keys_save(keys, draft->list, keys->count, error);
+	for (unsigned i = 0; r == 0 && i < keys->count; i++) {
+		if (!draft->changed[i])
+			continue;
+		key_free(&keys->keys[i]);
+		keys->keys[i] = draft->list[i];
+		draft->changed[i] = false;
+	}
+	return r;
+}
+
+/* No use by this machine, of whichever key, can be repeated. */
+static int end_uses(struct draft *draft, const char *machine)
+{
+	for (unsigned i = 0; i < draft->keys->count; i++) {
+		const struct key *key = &draft->keys->keys[i];
+		for (unsigned j = 0; j < key->use_count; j++) {
+			if (key->uses[j].ended || strcmp(key->uses[j].machine, machine) != 0)
+				continue;
+			struct key *changed = draft_change(draft, key);
+			if (!changed)
+				return -ENOMEM;
+			changed->uses[j].ended = true;
+		}
+	}
 	return 0;
 }
 
@@ -272,59 +336,81 @@ int agent_keys_use(
 	struct agent_keys *keys, const struct agent_keys_claim *claim, struct error *error)
 {
 	struct agent_keys_verdict verdict;
-	struct key *key, changed;
+	struct key *key, *changed = NULL;
 	SCOPED_LOCK(&keys->lock);
+	CLEANUP(draft_free) struct draft draft = { 0 };
 	int r = check(keys, claim, error, &key, &verdict);
 	if (r < 0 || verdict.again)
 		return r;
-	if (key_copy(key, &changed) < 0)
+	r = draft_begin(keys, &draft);
+	if (r == 0)
+		r = end_uses(&draft, claim->machine);
+	if (r == 0)
+		changed = draft_change(&draft, key);
+	if (!changed)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	struct use *use = &changed.uses[changed.use_count++];
+	struct use *use = &changed->uses[changed->use_count++];
 	snprintf(use->machine, sizeof(use->machine), "%s", claim->machine);
 	hex_encode(claim->public_key, TLS_FINGERPRINT_BYTES, use->public_key);
 	use->time_ns = clock_realtime_ns(keys->clock);
-	return replace(keys, key, &changed, error);
+	return draft_commit(&draft, error);
 }
 
 /* ── revoking ────────────────────────────────────────────────────────────────────────────── */
 
 int agent_keys_revoke(struct agent_keys *keys, const char *id, struct error *error)
 {
-	struct key changed;
 	SCOPED_LOCK(&keys->lock);
-	struct key *key = find(keys, id);
+	CLEANUP(draft_free) struct draft draft = { 0 };
+	const struct key *key = find(keys, id);
 	if (!key)
 		return error_set(error, -ENOENT, "'landfall key list' shows what there is",
 			"there is no registration key %.40s", id);
 	if (key->revoked)
 		return 0;
-	if (key_copy(key, &changed) < 0)
+	struct key *changed = draft_begin(keys, &draft) == 0 ? draft_change(&draft, key) : NULL;
+	if (!changed)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	changed.revoked = true;
-	return replace(keys, key, &changed, error);
+	changed->revoked = true;
+	for (unsigned i = 0; i < changed->use_count; i++)
+		changed->uses[i].ended = true;
+	return draft_commit(&draft, error);
+}
+
+static int revoke_bound(struct draft *draft, const char *machine)
+{
+	for (unsigned i = 0; i < draft->keys->count; i++) {
+		const struct key *key = &draft->keys->keys[i];
+		if (key->revoked || strcmp(key->machine, machine) != 0)
+			continue;
+		struct key *changed = draft_change(draft, key);
+		if (!changed)
+			return -ENOMEM;
+		changed->revoked = true;
+	}
+	return 0;
+}
+
+static bool draft_is_empty(const struct draft *draft)
+{
+	for (unsigned i = 0; i < draft->keys->count; i++)
+		if (draft->changed[i])
+			return false;
+	return true;
 }
 
 int agent_keys_forget_machine(struct agent_keys *keys, const char *machine, struct error *error)
 {
 	SCOPED_LOCK(&keys->lock);
-	for (unsigned i = 0; i < keys->count; i++) {
-		struct key *key = &keys->keys[i], changed;
-		bool bound = !key->revoked && strcmp(key->machine, machine) == 0;
-		bool used = false;
-		for (unsigned j = 0; j < key->use_count; j++)
-			used |= !key->uses[j].ended && strcmp(key->uses[j].machine, machine) == 0;
-		if (!bound && !used)
-			continue;
-		if (key_copy(key, &changed) < 0)
-			return error_set(error, -ENOMEM, NULL, "out of memory");
-		changed.revoked |= bound;
-		for (unsigned j = 0; j < changed.use_count; j++)
-			changed.uses[j].ended |= strcmp(changed.uses[j].machine, machine) == 0;
-		int r = replace(keys, key, &changed, error);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	CLEANUP(draft_free) struct draft draft = { 0 };
+	int r = draft_begin(keys, &draft);
+	if (r == 0)
+		r = revoke_bound(&draft, machine);
+	if (r == 0)
+		r = end_uses(&draft, machine);
+	if (r < 0)
+		return error_set(error, r, NULL, "out of memory");
+	return draft_is_empty(&draft) ? 0 : draft_commit(&draft, error);
 }
 
 /* ── telling ─────────────────────────────────────────────────────────────────────────────── */

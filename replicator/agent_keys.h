@@ -8,7 +8,9 @@
  * The secret itself is handed out once, when the key is made, and kept nowhere; it is 32 random
  * bytes, so its hash needs no salt. A key may be used once unless it was made for more, and that
  * it was used is durable before anything comes of it. Who asks again with the same public key and
- * machine gets the same answer and uses nothing up, so that a lost answer is no loss.
+ * machine gets the same answer and uses nothing up, so that a lost answer is no loss. That holds
+ *until the machine is enrolled by another use, or the key is revoked: what came to its end then
+ *cannot be had again by asking as before.
  *
  * All functions may be called from any thread; what they change is durable when they return 0, and
  * not changed at all otherwise.
@@ -58,7 +60,7 @@ struct agent_keys_claim {
 
 struct agent_keys_verdict {
 	bool bound; /* to this very machine */
-	bool again; /* this public key and machine have used it before */
+	bool again; /* this public key and machine have used it before, the last of the machine */
 };
 
 /* May this claim be granted? -EACCES for what is no valid key, without saying why, unless the
@@ -66,11 +68,11 @@ struct agent_keys_verdict {
  * up). */
 int agent_keys_check(struct agent_keys *keys, const struct agent_keys_claim *claim,
 	struct error *error, struct agent_keys_verdict *ret_verdict);
-/* The same, and notes the use. */
+/* The same, and notes the use; a new one ends all earlier uses by the machine, in one step. */
 int agent_keys_use(
 	struct agent_keys *keys, const struct agent_keys_claim *claim, struct error *error);
 
-/* -ENOENT. Revoking twice is fine. */
+/* -ENOENT. Its uses end with it. Revoking twice is fine. */
 int agent_keys_revoke(struct agent_keys *keys, const char *id, struct error *error);
 /* Revokes the keys bound to a machine, and lets no use by it be repeated. */
 int agent_keys_forget_machine(struct agent_keys *keys, const char *machine, struct error *error);

@@ -533,6 +533,23 @@ bool pki_certificate_ends(
 	return true;
 }
 
+bool pki_was_revoked(
+	struct pki *pki, const char *machine, const char *key_id, const uint8_t *public_key)
+{
+	bool revoked = false;
+	SCOPED_LOCK(&pki->lock);
+	for (const struct issued *issued = pki->list; issued; issued = issued->next) {
+		if (strcmp(issued->facts.name, machine) != 0 ||
+			strcmp(issued->key_id, key_id) != 0 ||
+			memcmp(issued->facts.key, public_key, TLS_FINGERPRINT_BYTES) != 0)
+			continue;
+		if (!issued->revoked)
+			return false;
+		revoked = true;
+	}
+	return revoked;
+}
+
 bool pki_has_certificate(struct pki *pki, const char *machine)
 {
 	int64_t now = clock_realtime_ns(pki->clock);

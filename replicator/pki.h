@@ -72,6 +72,10 @@ int pki_key_of(struct pki *pki, const char *serial, char ret_key_id[static PKI_K
  * ago. False: it has none that holds. */
 bool pki_certificate_ends(
 	struct pki *pki, const char *machine, int64_t *ret_ends_ns, bool *ret_overdue);
+/* Was all revoked that the registration key has won for this machine and public key? False if there
+ * was nothing. */
+bool pki_was_revoked(
+	struct pki *pki, const char *machine, const char *key_id, const uint8_t *public_key);
 /* Has the machine a certificate that holds? */
 bool pki_has_certificate(struct pki *pki, const char *machine);
 

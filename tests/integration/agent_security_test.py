@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from appliance import (BUILD, Appliance, check, die_with_parent,  # noqa: E402
@@ -26,6 +27,7 @@ HELLO = {"type": "hello", "machine": "web1", "versions": [1, 1], "version": "tes
          "boot": "b", "connections": 1, "zstd": False}
 REFUSED = 4
 UNREACHABLE = 6
+AT_ONCE_S = 3
 
 
 class Source:
@@ -221,7 +223,67 @@ def arguments_are_wiped(work):
     check("Max core file size        0 " in core, "core dumps are not off")
 
 
+def ask_again(port, source, key_text):
+    """What the appliance says to the pair of keys that `source` has, asking as at first."""
+    _, key_id, secret, _ = key_text.split(".")
+    key = source.state / "again.key"
+    key.write_text(source.identity["key"], encoding="ascii")
+    csr = subprocess.run(["openssl", "req", "-new", "-key", key, "-subj", "/CN=x"], check=True,
+                         capture_output=True, text=True).stdout
+    with Wire(port) as wire:
+        wire.say({"type": "enroll", "machine": source.machine, "csr": csr,
+                  "key": {"id": key_id, "secret": secret}})
+        return wire.hear()
+
+
+def welcomed(port, source):
+    with Wire(port, source.identity) as wire:
+        wire.say(HELLO | {"machine": source.machine})
+        return wire.hear()["type"] == "welcome"
+
+
+def used_keys(work, a, port):
+    """A machine that was replaced does not come back by the key that it was once enrolled with."""
+    step("a key that is used brings back nothing that was revoked")
+    a.call("machine", "add", "web4", "--source", "agent")
+    for bound in ((), ("--machine", "web4")):
+        first, second = (Source(work, f"web4-{len(bound)}-{i}", "web4") for i in (1, 2))
+        text, _ = new_key(a, *bound)
+        first.enroll(port, text)
+        heard = ask_again(port, first, text)
+        check(heard["type"] == "enrolled" and heard["certificate"] ==
+              first.identity["certificate"], f"asked again: {heard}")
+        other, other_id = new_key(a, "--machine", "web4")
+        second.enroll(port, other)
+        heard = ask_again(port, first, text)
+        check(heard["type"] == "error" and heard["code"] == "key-used" and heard["mend"],
+              f"revoked, and asked again: {heard}")
+        refused_at_handshake(port, first.identity, ["revoked"])
+        check(welcomed(port, second), "who came second was revoked by who was first")
+        check(ask_again(port, second, other)["type"] == "enrolled", "its own key is refused")
+        a.call("key", "revoke", other_id)
+        heard = ask_again(port, second, other)
+        check(heard["type"] == "error" and heard["code"] == "key-revoked" and heard["mend"],
+              f"with a revoked key: {heard}")
+        refused_at_handshake(port, second.identity, ["revoked"])
+
+
 # ── certificates ─────────────────────────────────────────────────────────────────────────────
+
+
+def hear_the_revocation(wire):
+    """Everything up to the end, which comes at once: one who only falls silent lives longer."""
+    wire.tls.settimeout(AT_ONCE_S)
+    deadline = time.monotonic() + AT_ONCE_S
+    heard = []
+    while True:
+        try:
+            heard.append(wire.hear())
+        except Ended as why:
+            check(time.monotonic() < deadline and "timed out" not in str(why),
+                  f"the session has not ended after {AT_ONCE_S} s: {why}")
+            return heard
+        check(time.monotonic() < deadline, f"the session goes on: {heard}")
 
 
 def certificates(work, a, port, web1, web2):
@@ -251,8 +313,8 @@ def certificates(work, a, port, web1, web2):
         check(wire.hear()["type"] == "welcome", "no welcome")
         text, key_id = new_key(a, "--machine", "web1")
         Source(work, "web1-new", "web1").enroll(port, text)
-        heard, end = wire.hear_the_end()
-        check(all(h["type"] not in ("mark", "cut.prepare") for h in heard), f"{heard}, {end}")
+        heard = hear_the_revocation(wire)
+        check(all(h["type"] not in ("mark", "cut.prepare") for h in heard), f"{heard}")
     refused_at_handshake(port, old, ["revoked"])
     new = Source(work, "web1-new", "web1")
     # Revoking the key revokes what was won with it, at once.
@@ -260,14 +322,14 @@ def certificates(work, a, port, web1, web2):
         wire.say(HELLO | {"machine": "web1"})
         check(wire.hear()["type"] == "welcome", "no welcome")
         a.call("key", "revoke", key_id)
-        wire.hear_the_end()
+        hear_the_revocation(wire)
     refused_at_handshake(port, new.identity, ["revoked"])
     # A machine that is removed.
     with Wire(port, web2.identity) as wire:
         wire.say(HELLO | {"machine": "web2"})
         check(wire.hear()["type"] == "welcome", "no welcome")
         a.call("machine", "remove", "web2")
-        wire.hear_the_end()
+        hear_the_revocation(wire)
     refused_at_handshake(port, web2.identity, ["revoked"])
 
 
@@ -446,6 +508,7 @@ def test(work):
         web3 = Source(work, "web3").identity
         arguments_are_wiped(work)
         certificates(work, a, port, web1, web2)
+        used_keys(work, a, port)
         renewal(a, port, web3, work)
         old_tls(port, new_key(a)[0])
         liars(a, port, web3)

@@ -209,6 +209,36 @@ static void revoking_and_removing_end_it(void **state)
 	assert_int_equal(use(f, &other, "web2", 0), 0);
 }
 
+/* Who enrols a machine anew ends whatever was won for it before, and with it the asking again. */
+static void a_new_use_ends_the_earlier_ones(void **state)
+{
+	struct fixture *f = *state;
+	struct registration_key first = make(f, NULL, 1), other = make(f, NULL, 2),
+				early = make(f, "web1", 1), bound = make(f, "web1", 1);
+	assert_int_equal(use(f, &first, "web1", 0), 0);
+	assert_int_equal(use(f, &other, "web2", 0), 0);
+	assert_int_equal(use(f, &early, "web1", 0), 0);
+	assert_int_equal(use(f, &first, "web1", 0), -EEXIST);
+	disk_full = true;
+	assert_int_equal(use(f, &bound, "web1", 1), -ENOSPC);
+	disk_full = false;
+	assert_int_equal(use(f, &early, "web1", 0), 0); /* nothing has taken its place */
+	assert_int_equal(use(f, &bound, "web1", 1), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(use(f, &first, "web1", 0), -EEXIST);
+		assert_int_equal(use(f, &early, "web1", 0), -EEXIST);
+		assert_int_equal(use(f, &bound, "web1", 1), 0);
+		assert_int_equal(use(f, &other, "web2", 0), 0);
+		reopen(f);
+	}
+	/* Of one key, too: its next use ends the one before. */
+	struct registration_key twice = make(f, "web1", 2);
+	assert_int_equal(use(f, &twice, "web1", 0), 0);
+	assert_int_equal(use(f, &twice, "web1", 1), 0);
+	assert_int_equal(use(f, &twice, "web1", 0), -EEXIST);
+	assert_int_equal(use(f, &twice, "web1", 1), 0);
+}
+
 static void orders_are_checked(void **state)
 {
 	struct fixture *f = *state;
@@ -337,7 +367,12 @@ static void certificates_are_remembered(void **state)
 	assert_int_equal(check(pki, first), 0);
 	assert_int_equal(issue(pki, key, "web1", "k1", &renewed), 0);
 	assert_string_not_equal(first, renewed);
+	assert_int_equal(certificate_read(renewed, NULL, &facts), 0);
+	assert_false(pki_was_revoked(pki, "web1", "k1", facts.key));
 	assert_int_equal(pki_revoke_key(pki, "k1", NULL), 0);
+	assert_true(pki_was_revoked(pki, "web1", "k1", facts.key));
+	assert_false(pki_was_revoked(pki, "web2", "k2", facts.key));
+	assert_false(pki_was_revoked(pki, "web1", "k2", facts.key));
 	assert_false(pki_has_certificate(pki, "web1"));
 	assert_true(pki_has_certificate(pki, "web2"));
 	pki_free(pki);
@@ -459,6 +494,7 @@ int main(void)
 		TEST(a_key_ends),
 		TEST(a_bound_key_is_one_machines),
 		TEST(revoking_and_removing_end_it),
+		TEST(a_new_use_ends_the_earlier_ones),
 		TEST(orders_are_checked),
 		TEST(a_full_disk_changes_nothing),
 		TEST(damaged_keys_are_found),
