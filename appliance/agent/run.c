@@ -1,6 +1,7 @@
 /*
  * landfall-agent run: replicates until it is told to stop. In the foreground; logs to stderr;
- * tells the service manager when the disks are tracked.
+ * tells the service manager when the disks are tracked. SIGTERM and SIGINT end it, SIGHUP has its
+ * session begin anew.
  */
 #include <errno.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "appliance/agent/command.h"
 #include "common/cleanup.h"
@@ -163,11 +165,26 @@ static int stop_signals(struct error *error)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	int fd = signalfd(-1, &set, SFD_CLOEXEC);
+	int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? error_set(error, -errno, NULL, "signals cannot be waited for: %s",
 				strerrordesc_np(errno))
 		      : fd;
+}
+
+/* Takes all signals that have come: SIGHUP counts only if none of them is to end it. `context`: the
+ * signals' file descriptor. */
+static bool only_hangups(void *context)
+{
+	const int *fd = context;
+	struct signalfd_siginfo info;
+	bool hangup = false, end = false;
+	while (read(*fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		hangup |= info.ssi_signo == SIGHUP;
+		end |= info.ssi_signo != SIGHUP;
+	}
+	return hangup && !end;
 }
 
 static void tell_ready(void *context)
@@ -206,6 +223,8 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 	if (stop < 0)
 		return agent_fail(&error);
 	options.stop_fd = stop;
+	options.begins_anew = only_hangups;
+	options.begins_anew_context = &stop;
 	options.pin_dir = find_pin_dir(arguments);
 	r = agent_run(&options, &error);
 	(void)notify_send("STOPPING=1");

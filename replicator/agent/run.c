@@ -100,7 +100,7 @@ static int agent_open(struct agent *a, struct error *error)
 	return 0;
 }
 
-/* True if it is to stop. */
+/* True if stop_fd is readable. */
 static bool rest(const struct agent *a, int ms)
 {
 	struct pollfd fd = { .fd = a->options->stop_fd, .events = POLLIN };
@@ -183,6 +183,16 @@ static bool is_final(int r)
 	return r == -EKEYREVOKED || r == -EKEYEXPIRED || r == -ENOENT;
 }
 
+/* stop_fd is readable: is it a wish to begin anew? Tracking goes on meanwhile, and what was sent
+ * and not acknowledged is sent by the next session, as after one that failed. */
+static bool begins_anew(const struct agent *a)
+{
+	if (!a->options->begins_anew || !a->options->begins_anew(a->options->begins_anew_context))
+		return false;
+	log_info("the session begins anew, with the identity read again");
+	return true;
+}
+
 static int run_sessions(struct agent *a, struct error *error)
 {
 	int wait_ms = RETRY_FIRST_MS;
@@ -191,6 +201,10 @@ static int run_sessions(struct agent *a, struct error *error)
 		*error = (struct error){ 0 };
 		int r = run_once(a, error, &worked);
 		agent_status_set_error(a->status, error);
+		if (r == 0 && begins_anew(a)) {
+			wait_ms = RETRY_FIRST_MS;
+			continue;
+		}
 		if (r == 0 || is_final(r))
 			return r;
 		log_warning("%s%s%s", error->message, error->mend[0] ? " → " : "", error->mend);
@@ -198,9 +212,12 @@ static int run_sessions(struct agent *a, struct error *error)
 		agent_status_write(a->status);
 		if (worked)
 			wait_ms = RETRY_FIRST_MS;
-		if (rest(a, wait_ms))
+		if (!rest(a, wait_ms))
+			wait_ms = MIN(wait_ms * 2, RETRY_LONGEST_MS);
+		else if (begins_anew(a))
+			wait_ms = RETRY_FIRST_MS;
+		else
 			return 0;
-		wait_ms = MIN(wait_ms * 2, RETRY_LONGEST_MS);
 	}
 }
 

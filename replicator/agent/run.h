@@ -34,7 +34,11 @@ struct agent_options {
 	bool zstd;
 	bool replicate_swap;
 	enum tracker_method method;
-	int stop_fd;                  /* readable: stop */
+	int stop_fd; /* readable: stop, or begin anew */
+	/* Takes from stop_fd why it is readable. True: a session shall begin anew, with everything
+	 * read again that sessions read; false: stop. NULL: always stop. */
+	bool (*begins_anew)(void *context);
+	void *begins_anew_context;
 	void (*ready)(void *context); /* once the disks are tracked; may be NULL */
 	void *ready_context;
 };
@@ -44,6 +48,6 @@ struct agent_options {
 #define AGENT_CONNECTIONS 2u
 #define AGENT_PIN_DIR "/sys/fs/bpf/landfall-agent"
 
-/* Works until stop_fd is readable (0), or something that trying again cannot mend: -ENOENT not
- * enrolled; -EKEYREVOKED, -EKEYEXPIRED; a disk that is not there. */
+/* Works until stop_fd is readable and it is no wish to begin anew (0), or something that trying
+ * again cannot mend: -ENOENT not enrolled; -EKEYREVOKED, -EKEYEXPIRED; a disk that is not there. */
 int agent_run(const struct agent_options *options, struct error *error);

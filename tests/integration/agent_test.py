@@ -4,6 +4,7 @@ was after every kind of end."""
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -84,6 +85,33 @@ def restarts(appliance, agent, disk):
         equal(appliance, disk, appliance.create_point("web"))
         costs.check_sent(3 * MIB, "for 1 MiB")
         costs.check_not_compared()
+
+
+def reloads(appliance, agent, disk):
+    step("SIGHUP: the session ends and begins anew, nothing that was written is lost")
+
+    def sessions():
+        return agent.log.read_text(encoding="utf-8").count("begins anew")
+
+    for _ in range(2):
+        costs = Costs(agent)
+        begun = sessions()
+        disk.write(34 * MIB, os.urandom(2 * MIB))
+        agent.process.send_signal(signal.SIGHUP)
+        wait_until(20, lambda: sessions() > begun or agent.process.poll() is not None,
+                   "SIGHUP is not heard")
+        check(agent.process.poll() is None, f"SIGHUP ended it: {agent.process.poll()}")
+        agent.wait_state("replicating")
+        equal(appliance, disk, appliance.create_point("web"))
+        costs.check_sent(6 * MIB, "for 2 MiB")
+        costs.check_not_compared()
+    appliance.kill()  # while it waits to try again, too
+    agent.wait_state("disconnected", "connecting")
+    begun = sessions()
+    agent.process.send_signal(signal.SIGHUP)
+    wait_until(20, lambda: sessions() > begun, "SIGHUP is not heard while it waits")
+    appliance.start()
+    agent.wait_state("replicating", seconds=90)
 
 
 def appliance_dies(appliance, agent, disk):
@@ -192,6 +220,7 @@ def test(work):
         # The port is another one after a restart unless it is named.
         appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
         appliance.write_config()
+        reloads(appliance, agent, disk)
         appliance_dies(appliance, agent, disk)
         grows(appliance, agent, disk)
         verifies(appliance, agent, disk)
