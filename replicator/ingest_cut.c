@@ -28,6 +28,7 @@
 struct members {
 	struct ingest_session *sessions[MEMBERS_MAX];
 	unsigned count;
+	int64_t begun_ns; /* the cut, by our clock */
 };
 
 /* ── who is there ────────────────────────────────────────────────────────────────────────── */
@@ -244,6 +245,7 @@ static uint64_t begin(struct ingest_group *g, struct members *members)
 {
 	SCOPED_LOCK(&g->ingest->lock);
 	uint64_t number = ++g->ingest->last_cut;
+	members->begun_ns = clock_realtime_ns(clock_system());
 	for (unsigned i = 0; i < members->count; i++)
 		members->sessions[i]->cut =
 			(struct ingest_cut){ .number = number, .stage = CUT_ASKED };
@@ -332,6 +334,11 @@ static bool all_at_rest(const struct members *members, struct error *ret_error)
 	return true;
 }
 
+int64_t ingest_cut_time(int64_t told_ns, int64_t begun_ns, int64_t now_ns)
+{
+	return MIN(MAX(told_ns, begun_ns), MAX(now_ns, begun_ns));
+}
+
 /* The point's time is the latest at which one of them stopped: by then all stood still. */
 static int seal(struct ingest_group *g, struct members *members, const struct group_due *due,
 	struct error *error, uint64_t *ret_point)
@@ -348,6 +355,8 @@ static int seal(struct ingest_group *g, struct members *members, const struct gr
 		if (due->kind == POINT_APPLICATION && !all_at_rest(members, &app_error))
 			seal.kind = POINT_CRASH;
 	}
+	seal.time_ns =
+		ingest_cut_time(seal.time_ns, members->begun_ns, clock_realtime_ns(clock_system()));
 	SCOPED_LOCK(&g->naming);
 	if (!all_whole(g, members))
 		return error_set(error, -EAGAIN, NULL, "disks came or went meanwhile");

@@ -231,6 +231,9 @@ int ingest_tell_settings(struct ingest_link *link, struct error *error);
 /* The group's thread runs while it has sessions. */
 int ingest_join_group(struct ingest_link *link, struct error *error);
 void ingest_leave_group(struct ingest_session *session);
+/* The time of a point: what the agents say, within what this appliance's clock saw of the cut.
+ * Their clocks may be wrong, or they may lie; a point from the future would never grow old. */
+int64_t ingest_cut_time(int64_t told_ns, int64_t begun_ns, int64_t now_ns);
 /* What the agent says of a cut. */
 int ingest_take_cut(struct ingest_link *link, const char *type, const struct json *message,
 	struct error *error);

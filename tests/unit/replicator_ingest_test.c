@@ -1,7 +1,7 @@
 /*
  * What is remembered of an agent's disks, when two threads write it down at once: a session that
  * has compared a disk, and an operator who wants it compared again. What ends up on the disk is
- * what was true last.
+ * what was true last. And the time of a point, of which agents may tell anything.
  */
 #include "tests/unit/cmocka_common.h"
 
@@ -153,11 +153,24 @@ static void test_last_truth_stays(void **state)
 	assert_int_equal(f->machine->disks[0].cursor, 0);
 }
 
+/* Agents' clocks may be wrong, or an agent may lie: a point is of the time of its cut. */
+static void test_time_of_a_cut(void **state)
+{
+	(void)state;
+	assert_int_equal(ingest_cut_time(150, 100, 200), 150);
+	assert_int_equal(ingest_cut_time(INT64_MAX, 100, 200), 200);
+	assert_int_equal(ingest_cut_time(INT64_MIN, 100, 200), 100);
+	assert_int_equal(ingest_cut_time(0, 100, 200), 100);
+	/* Our own clock was set back meanwhile. */
+	assert_int_equal(ingest_cut_time(150, 100, 50), 100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_round_trip, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_last_truth_stays, set_up, tear_down),
+		cmocka_unit_test(test_time_of_a_cut),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
