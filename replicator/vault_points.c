@@ -316,7 +316,7 @@ static int read_hashes(
 	struct vault_hashes *h = context;
 	struct blob_error e = { 0 };
 	struct backoff backoff;
-	char etag[BLOB_ETAG_BYTES];
+	char etag[BLOB_ETAG_BYTES] = ""; /* a read behind the end tells none */
 	int r;
 	backoff_start(&backoff, h->store, NULL);
 	do {
@@ -324,10 +324,11 @@ static int read_hashes(
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot read %s", h->name);
-	if (h->etag[0] && strcmp(h->etag, etag) != 0)
+	if (etag[0] && h->etag[0] && strcmp(h->etag, etag) != 0)
 		return error_set(error, -EAGAIN, "try again",
 			"%s was written anew while it was read", h->name);
-	memcpy(h->etag, etag, sizeof(etag));
+	if (etag[0])
+		memcpy(h->etag, etag, sizeof(etag));
 	return 0;
 }
 
