@@ -388,6 +388,22 @@ static int await_others(struct cut *cut)
 	return r < 0 ? error_set(&cut->error, r, NULL, "the cut was called off") : 0;
 }
 
+/* The last look. What turns out only now to have been read too early, as the disk was never idle
+ * before, is read again: its writes have ended. */
+static int look_and_take_again(struct cut *cut)
+{
+	struct session *s = cut->session;
+	uint64_t recalled = cut->recalled_bytes, bytes = 0;
+	look_for_losses(cut);
+	if (cut->lost || cut->recalled_bytes == recalled)
+		return 0;
+	int r = take_all(cut, &bytes);
+	cut->remainder_bytes += bytes;
+	return r == 0 ? pipeline_wait_read(
+				s->pipeline, (int64_t)s->options->freeze_timeout_ms * NS_PER_MS)
+		      : r;
+}
+
 /* `last`: however much is marked again, it is copied now; else it may have to be frozen anew. */
 static int copy_frozen(struct cut *cut, bool last)
 {
@@ -407,7 +423,7 @@ static int copy_frozen(struct cut *cut, bool last)
 		r = pipeline_wait_read(
 			s->pipeline, (int64_t)s->options->freeze_timeout_ms * NS_PER_MS);
 	if (r == 0)
-		look_for_losses(cut);
+		r = look_and_take_again(cut);
 	if (r < 0)
 		return error_set(&cut->error, r,
 			"let --freeze-timeout be longer, or points be rarer in busy hours",
@@ -592,7 +608,8 @@ static int make_point(struct cut *cut)
 	return r;
 }
 
-/* Nothing is newer than the last point, also not in what filesystems hold back in memory. */
+/* Nothing is newer than the last point, also not in what filesystems hold back in memory, and
+ * nothing is known to have been missed. */
 static bool is_unchanged(struct cut *cut)
 {
 	struct session *s = cut->session;
@@ -601,10 +618,12 @@ static bool is_unchanged(struct cut *cut)
 	if (prepare_freeze(cut) == 0)
 		freezer_sync(s->options->freezer);
 	freezer_release(s->options->freezer);
-	/* What went wrong goes wrong again where it is told. */
-	if (cut->error.code != 0)
-		cut->error = (struct error){ 0 };
-	return dirty_bytes(s) == 0;
+	look_for_losses(cut);
+	bool unchanged = !cut->lost && dirty_bytes(s) == 0;
+	/* What went wrong, or was missed, shows again where it is told. */
+	cut->error = (struct error){ 0 };
+	cut->lost = NULL;
+	return unchanged;
 }
 
 int session_make_cut(struct session *s, const struct json *message)
