@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ def run_test(test):
         signal.signal(number, lambda n, _: sys.exit(128 + n))
     work = pathlib.Path(tempfile.mkdtemp(prefix="landfall-e2e-", dir="/var/tmp"))
     code = 1
+    told = ""
     try:
         if os.geteuid() != 0:
             raise Skip("needs root")
@@ -100,12 +102,16 @@ def run_test(test):
         print(f"skipped: {why}")
         code = 77
     except Failure as failure:
-        print(f"FAILED: {failure}", file=sys.stderr)
+        told = f"FAILED: {failure}"
+    except Exception:  # pylint: disable=broad-except
+        told = traceback.format_exc()
     finally:
         if code == 1:
             for log in sorted(work.glob("*.log")):
                 text = log.read_text(encoding="utf-8", errors="replace")
                 print(f"--- the end of {log.name}\n{text[-3000:]}", file=sys.stderr)
+            # Last, because the end of a test's output is what a reader sees first.
+            print(told, file=sys.stderr)
         if os.environ.get("LANDFALL_KEEP"):
             print(f"kept: {work}", file=sys.stderr)
         else:

@@ -277,10 +277,21 @@ class Ledger:
         self.process = None
 
     def start(self):
+        """Starts the writer and returns once it has written (or was refused): what a test does next
+        then happens to a disk in use, however busy the machine is."""
         self.seed += 1
+        before = self.attempts()
         self.process = subprocess.Popen(
             [self.BINARY, "write", self.disk, self.ledger, str(self.blocks), str(self.seed)],
             preexec_fn=die_with_parent)
+        wait_until(90, lambda: self.process.poll() is not None or self.attempts() != before,
+                   "ackwriter does not begin to write")
+
+    def attempts(self):
+        try:
+            return pathlib.Path(self.ledger).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def refused(self):
         """The disk has refused a write or an fsync: the writer has ended by itself."""
