@@ -1,26 +1,19 @@
 /*
- * One object of three kinds. The lock guards `token`, `refresh_ns`, `fetching`; whoever sets
- * `fetching` owns `http` and `rng` until it clears it, so the fetch itself runs unlocked.
+ * One object of three kinds. The lock of `renewal` guards `token`; whoever fetches owns `http`,
+ * `rng` and `next` meanwhile.
  */
 #include "azureblob/credential.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "azureblob/sign.h"
 #include "azureblob/token.h"
 #include "common/base64.h"
-#include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/renewal.h"
 #include "common/utc.h"
-
-#define REFRESH_AHEAD_NS (300 * NS_PER_S)
-/* After a failed attempt to refresh a token that is still good. */
-#define REFRESH_PAUSE_NS (30 * NS_PER_S)
-/* How soon a thread that waits for another's fetch heeds its own stop. */
-#define WAIT_NS (200 * NS_PER_MS)
 
 enum kind { KIND_KEY, KIND_SAS, KIND_TOKEN };
 
@@ -34,26 +27,40 @@ struct azureblob_credential {
 	struct token_source source; /* KIND_TOKEN, and all below */
 	struct http *http;
 	struct rng rng;
-	pthread_mutex_t lock;
-	pthread_cond_t fetched;
+	struct renewal renewal;
 	struct token token;
-	int64_t refresh_ns; /* monotonic: when to look for a new one */
-	bool fetching;
+	struct token next; /* put by: fetched, and not in force yet */
 };
+
+static int fetch(void *owner, const struct http *behalf, bool patient, int64_t *ret_expires_ns,
+	struct http_error *ret_error)
+{
+	struct azureblob_credential *c = owner;
+	int r = token_fetch(
+		&c->source, c->http, behalf, c->clock, &c->rng, patient, &c->next, ret_error);
+	if (r == 0)
+		*ret_expires_ns = c->next.expires_ns;
+	return r;
+}
+
+static void replace(void *owner)
+{
+	struct azureblob_credential *c = owner;
+	token_free(&c->token);
+	c->token = c->next;
+	c->next = (struct token){ 0 };
+}
+
+static const struct renewal_ops token_ops = { fetch, replace };
 
 static struct azureblob_credential *make(enum kind kind, struct clock_source *clock)
 {
 	struct azureblob_credential *c = calloc(1, sizeof(*c));
-	pthread_condattr_t monotonic;
 	if (!c)
 		return NULL;
 	c->kind = kind;
 	c->clock = clock;
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->fetched, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	renewal_init(&c->renewal, &token_ops, c, clock);
 	return c;
 }
 
@@ -71,8 +78,7 @@ void azureblob_credential_free(struct azureblob_credential *c)
 	token_source_free(&c->source);
 	token_free(&c->token);
 	http_free(c->http);
-	pthread_cond_destroy(&c->fetched);
-	pthread_mutex_destroy(&c->lock);
+	renewal_destroy(&c->renewal);
 	free(c);
 }
 
@@ -117,17 +123,15 @@ int azureblob_credential_new_token(const struct azureblob_token_options *options
 	struct error *error)
 {
 	CLEANUP(credential_freep) struct azureblob_credential *c = make(KIND_TOKEN, clock);
-	uint64_t seed;
 	if (!c)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	int r = token_source_init(&c->source, options, error);
 	if (r == 0)
 		r = http_new(&options->http, &c->http, error);
-	if (r == 0 && (r = random_bytes(&seed, sizeof(seed))) < 0)
+	if (r == 0 && (r = rng_seed_randomly(&c->rng)) < 0)
 		error_set(error, r, NULL, "no randomness");
 	if (r < 0)
 		return r;
-	rng_seed(&c->rng, seed);
 	*ret_credential = TAKE(c);
 	return 0;
 }
@@ -144,70 +148,16 @@ int azureblob_credential_new_account(const struct azureblob_account *account,
 		"storage account %s: no credentials are given", account->name);
 }
 
-/* Holds the lock before and after, not meanwhile. */
-static int fetch(struct azureblob_credential *c, const struct http *behalf, bool patient,
-	struct http_error *ret_error)
-{
-	struct token token = { 0 };
-	c->fetching = true;
-	pthread_mutex_unlock(&c->lock);
-	int r = token_fetch(
-		&c->source, c->http, behalf, c->clock, &c->rng, patient, &token, ret_error);
-	int64_t now_ns = clock_monotonic_ns(c->clock);
-	pthread_mutex_lock(&c->lock);
-	c->fetching = false;
-	if (r == 0) {
-		int64_t life_ns = token.expires_ns - now_ns;
-		token_free(&c->token);
-		c->token = token;
-		c->refresh_ns = token.expires_ns - MIN(REFRESH_AHEAD_NS, life_ns / 2);
-	} else {
-		c->refresh_ns = now_ns + REFRESH_PAUSE_NS;
-	}
-	pthread_cond_broadcast(&c->fetched);
-	return r;
-}
-
-/* Another thread fetches: waits for it a moment. */
-static void wait_for_fetch(struct azureblob_credential *c)
-{
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += WAIT_NS;
-	if (until.tv_nsec >= NS_PER_S) {
-		until.tv_nsec -= NS_PER_S;
-		until.tv_sec++;
-	}
-	pthread_cond_timedwait(&c->fetched, &c->lock, &until);
-}
-
 int azureblob_credential_token(struct azureblob_credential *c, const struct http *behalf,
 	struct buf *ret_token, struct http_error *ret_error)
 {
 	if (c->kind != KIND_TOKEN)
 		return http_error_set(ret_error, -EINVAL, "this credential has no tokens");
-	SCOPED_LOCK(&c->lock);
-	for (;;) {
-		int64_t now_ns = clock_monotonic_ns(c->clock);
-		bool valid = c->token.text && now_ns < c->token.expires_ns;
-		struct http_error e = { 0 };
-		if (valid && (c->fetching || now_ns < c->refresh_ns))
-			break;
-		if (behalf && http_is_stopped(behalf))
-			return http_error_set(ret_error, -ECANCELED, "cancelled");
-		if (c->fetching) {
-			wait_for_fetch(c);
-			continue;
-		}
-		int r = fetch(c, behalf, !valid, &e);
-		if (r < 0 && !valid) {
-			if (ret_error)
-				*ret_error = e;
-			return r;
-		}
-		/* A refresh that failed leaves the old token, good for a while yet. */
-	}
-	int r = buf_append_text(ret_token, c->token.text);
+	SCOPED_LOCK(&c->renewal.lock);
+	int r = renewal_make_valid(&c->renewal, behalf, ret_error);
+	if (r < 0)
+		return r;
+	r = buf_append_text(ret_token, c->token.text);
 	return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 }
 
@@ -217,11 +167,12 @@ enum http_refusal azureblob_credential_refused(
 	if (c->kind != KIND_TOKEN)
 		return HTTP_REFUSED_FOR_GOOD;
 	const char *bearer = http_headers_get(headers, "Authorization");
-	SCOPED_LOCK(&c->lock);
-	if (!bearer || !c->token.text || strncmp(bearer, "Bearer ", 7) != 0 ||
+	SCOPED_LOCK(&c->renewal.lock);
+	if (!bearer || !c->renewal.held || strncmp(bearer, "Bearer ", 7) != 0 ||
 		strcmp(bearer + 7, c->token.text) != 0)
 		return HTTP_REFUSED_OLD;
 	token_free(&c->token);
+	c->renewal.held = false;
 	return HTTP_REFUSED_CURRENT;
 }
 

@@ -91,7 +91,6 @@ int http_calls_new(const struct http_service *service, void *context,
 	const struct http_options *http, const struct retry_policy *retry,
 	struct http_calls **ret_calls, struct error *error)
 {
-	uint64_t seed;
 	CLEANUP(http_calls_freep) struct http_calls *calls = calloc(1, sizeof(*calls));
 	if (!calls)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
@@ -101,10 +100,9 @@ int http_calls_new(const struct http_service *service, void *context,
 	calls->pace = *retry;
 	calls->pace.attempts = 0;
 	calls->clock = clock_system();
-	int r = random_bytes(&seed, sizeof(seed));
+	int r = rng_seed_randomly(&calls->rng);
 	if (r < 0)
 		return error_set(error, r, NULL, "no randomness");
-	rng_seed(&calls->rng, seed);
 	r = http_new(http, &calls->http, error);
 	if (r < 0)
 		return r;
@@ -177,6 +175,16 @@ void http_call_note(struct http_call *call, int r)
 		call->build_error = r;
 }
 
+bool http_call_format(
+	struct http_call *call, char *text, size_t room, const char *format, va_list args)
+{
+	int n = vsnprintf(text, room, format, args);
+	bool fits = n >= 0 && (size_t)n < room;
+	if (!fits)
+		http_call_note(call, -EINVAL);
+	return fits;
+}
+
 void http_call_query(struct http_call *call, const char *name, const char *value)
 {
 	if (value)
@@ -194,12 +202,9 @@ void http_call_headerf(struct http_call *call, const char *name, const char *for
 	char value[512];
 	va_list args;
 	va_start(args, format);
-	int n = vsnprintf(value, sizeof(value), format, args);
-	va_end(args);
-	if (n < 0 || (size_t)n >= sizeof(value))
-		http_call_note(call, -EINVAL);
-	else
+	if (http_call_format(call, value, sizeof(value), format, args))
 		http_call_header(call, name, value);
+	va_end(args);
 }
 
 void http_call_limit_attempts(struct http_call *call, unsigned attempts)

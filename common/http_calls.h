@@ -21,6 +21,7 @@
  */
 #pragma once
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -156,6 +157,9 @@ void http_call_begin(struct http_calls *calls, struct http_call *call, const cha
 	enum http_safety safety);
 /* Remembers what a step of one's own came to: 0 or -errno. */
 void http_call_note(struct http_call *call, int r);
+/* Formats a step's text. True if it fits into `room` bytes; else -EINVAL is remembered. */
+bool http_call_format(struct http_call *call, char *text, size_t room, const char *format,
+	va_list args) __attribute__((format(printf, 4, 0)));
 /* `value` NULL: nothing is added. */
 void http_call_query(struct http_call *call, const char *name, const char *value);
 void http_call_header(struct http_call *call, const char *name, const char *value);

@@ -80,3 +80,12 @@ int random_bytes(void *data, size_t n)
 	}
 	return 0;
 }
+
+int rng_seed_randomly(struct rng *rng)
+{
+	uint64_t seed;
+	int r = random_bytes(&seed, sizeof(seed));
+	if (r == 0)
+		rng_seed(rng, seed);
+	return r;
+}

@@ -13,6 +13,8 @@ struct rng {
 
 /* Any seed is fine; the same seed gives the same numbers for ever. */
 void rng_seed(struct rng *rng, uint64_t seed);
+/* Seeds from random_bytes: other numbers each time. 0 or -errno. */
+int rng_seed_randomly(struct rng *rng);
 uint64_t rng_next(struct rng *rng);
 /* Uniform in [0, limit); limit > 0. */
 uint64_t rng_below(struct rng *rng, uint64_t limit);

@@ -84,12 +84,9 @@ void ec2_call_fieldf(struct ec2_request *request, const char *value, const char 
 	char name[128];
 	va_list args;
 	va_start(args, format);
-	int n = vsnprintf(name, sizeof(name), format, args);
-	va_end(args);
-	if (n < 0 || (size_t)n >= sizeof(name))
-		http_call_note(&request->call, -EINVAL);
-	else
+	if (http_call_format(&request->call, name, sizeof(name), format, args))
 		ec2_call_field(request, name, value);
+	va_end(args);
 }
 
 const struct xml_node *ec2_call_answer(const struct ec2_request *request)

@@ -1,21 +1,16 @@
 /*
- * The lock guards `keys`, `turn`, `refresh_ns`, `fetching`; whoever sets `fetching` owns `http`,
- * `rng` and `source` until it clears it, so the fetch itself runs unlocked.
+ * The lock of `renewal` guards `keys` and `turn`; whoever fetches owns `http`, `rng`, `source` and
+ * `next` meanwhile.
  */
 #include "ec2/credential.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/renewal.h"
 #include "ec2/source.h"
-
-#define REFRESH_AHEAD_NS (300 * NS_PER_S)
-/* After a failed attempt to renew keys that are still good. */
-#define REFRESH_PAUSE_NS (30 * NS_PER_S)
 
 struct ec2_credential {
 	struct clock_source *clock;
@@ -23,13 +18,34 @@ struct ec2_credential {
 	struct ec2_source *source;
 	struct http *http;
 	struct rng rng;
-	pthread_mutex_t lock;
-	pthread_cond_t fetched;
+	struct renewal renewal;
 	struct ec2_keys keys;
-	unsigned turn;      /* of `keys`: how many there were before */
-	int64_t refresh_ns; /* monotonic: when to look for new ones */
-	bool fetching;
+	struct ec2_keys next; /* put by: fetched, and not in force yet */
+	unsigned turn;        /* of `keys`: how many there were before */
 };
+
+static int fetch(void *owner, const struct http *behalf, bool patient, int64_t *ret_expires_ns,
+	struct http_error *ret_error)
+{
+	struct ec2_credential *c = owner;
+	struct ec2_asker asker = { c->http, c->clock, &c->rng, c->settings, patient };
+	(void)behalf;
+	int r = ec2_source_fetch(c->source, &asker, &c->next, ret_error);
+	if (r == 0)
+		*ret_expires_ns = c->next.expires_ns;
+	return r;
+}
+
+static void replace(void *owner)
+{
+	struct ec2_credential *c = owner;
+	ec2_keys_free(&c->keys);
+	c->keys = c->next;
+	c->next = (struct ec2_keys){ 0 };
+	c->turn++;
+}
+
+static const struct renewal_ops keys_ops = { fetch, replace };
 
 void ec2_credential_free(struct ec2_credential *c)
 {
@@ -38,8 +54,7 @@ void ec2_credential_free(struct ec2_credential *c)
 	ec2_keys_free(&c->keys);
 	ec2_source_free(c->source);
 	http_free(c->http);
-	pthread_cond_destroy(&c->fetched);
-	pthread_mutex_destroy(&c->lock);
+	renewal_destroy(&c->renewal);
 	free(c);
 }
 
@@ -53,11 +68,9 @@ int ec2_credential_new(const struct ec2_credential_options *options, struct cloc
 {
 	CLEANUP(credential_freep) struct ec2_credential *c = calloc(1, sizeof(*c));
 	struct http_options http = options->http;
-	uint64_t seed;
 	if (!c)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->fetched, NULL);
+	renewal_init(&c->renewal, &keys_ops, c, clock);
 	c->clock = clock;
 	c->settings = options->settings;
 	if (!http.ca_file)
@@ -66,38 +79,10 @@ int ec2_credential_new(const struct ec2_credential_options *options, struct cloc
 		options->settings, options->role_arn, options->external_id, &c->source, error);
 	if (r == 0)
 		r = http_new(&http, &c->http, error);
-	if (r == 0 && (r = random_bytes(&seed, sizeof(seed))) < 0)
+	if (r == 0 && (r = rng_seed_randomly(&c->rng)) < 0)
 		error_set(error, r, NULL, "no randomness");
-	if (r < 0)
-		return r;
-	rng_seed(&c->rng, seed);
-	*ret_credential = TAKE(c);
-	return 0;
-}
-
-/* Holds the lock before and after, not meanwhile. */
-static int fetch(struct ec2_credential *c, bool patient, struct http_error *ret_error)
-{
-	struct ec2_asker asker = { c->http, c->clock, &c->rng, c->settings, patient };
-	struct ec2_keys keys = { 0 };
-	c->fetching = true;
-	pthread_mutex_unlock(&c->lock);
-	int r = ec2_source_fetch(c->source, &asker, &keys, ret_error);
-	int64_t now_ns = clock_monotonic_ns(c->clock);
-	pthread_mutex_lock(&c->lock);
-	c->fetching = false;
-	if (r == 0) {
-		ec2_keys_free(&c->keys);
-		c->keys = keys;
-		c->turn++;
-		c->refresh_ns = INT64_MAX;
-		if (keys.expires_ns != INT64_MAX)
-			c->refresh_ns = keys.expires_ns -
-					MIN(REFRESH_AHEAD_NS, (keys.expires_ns - now_ns) / 2);
-	} else {
-		c->refresh_ns = now_ns + REFRESH_PAUSE_NS;
-	}
-	pthread_cond_broadcast(&c->fetched);
+	if (r == 0)
+		*ret_credential = TAKE(c);
 	return r;
 }
 
@@ -105,27 +90,12 @@ static int fetch(struct ec2_credential *c, bool patient, struct http_error *ret_
 static int get_keys(struct ec2_credential *c, struct ec2_keys *ret_keys, unsigned *ret_turn,
 	struct http_error *ret_error)
 {
-	SCOPED_LOCK(&c->lock);
-	for (;;) {
-		int64_t now_ns = clock_monotonic_ns(c->clock);
-		bool valid = c->keys.access_key_id && now_ns < c->keys.expires_ns;
-		struct http_error e = { 0 };
-		if (valid && (c->fetching || now_ns < c->refresh_ns))
-			break;
-		if (c->fetching) {
-			pthread_cond_wait(&c->fetched, &c->lock);
-			continue;
-		}
-		int r = fetch(c, !valid, &e);
-		if (r < 0 && !valid) {
-			if (ret_error)
-				*ret_error = e;
-			return r;
-		}
-		/* A renewal that failed leaves the old keys, good for a while yet. */
-	}
-	int r = ec2_keys_make(c->keys.access_key_id, c->keys.secret_access_key,
-		c->keys.session_token, c->keys.expires_ns, ret_keys);
+	SCOPED_LOCK(&c->renewal.lock);
+	int r = renewal_make_valid(&c->renewal, NULL, ret_error);
+	if (r < 0)
+		return r;
+	r = ec2_keys_make(c->keys.access_key_id, c->keys.secret_access_key, c->keys.session_token,
+		c->keys.expires_ns, ret_keys);
 	if (r == 0)
 		*ret_turn = c->turn;
 	return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
@@ -152,9 +122,10 @@ enum http_refusal ec2_credential_refused(struct ec2_credential *c, unsigned turn
 {
 	if (ec2_source_is_static(c->source))
 		return HTTP_REFUSED_FOR_GOOD;
-	SCOPED_LOCK(&c->lock);
-	if (!c->keys.access_key_id || c->turn != turn)
+	SCOPED_LOCK(&c->renewal.lock);
+	if (!c->renewal.held || c->turn != turn)
 		return HTTP_REFUSED_OLD;
 	ec2_keys_free(&c->keys);
+	c->renewal.held = false;
 	return HTTP_REFUSED_CURRENT;
 }

@@ -160,11 +160,9 @@ int ec2_imds_find_region(const struct ec2_settings *settings, const struct http_
 	struct http *client = NULL;
 	struct http_error e = { 0 };
 	struct rng rng;
-	uint64_t seed;
-	int r = random_bytes(&seed, sizeof(seed));
+	int r = rng_seed_randomly(&rng);
 	if (r < 0)
 		return error_set(error, r, NULL, "no randomness");
-	rng_seed(&rng, seed);
 	r = http_new(http, &client, error);
 	if (r < 0)
 		return r;
