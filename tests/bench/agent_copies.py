@@ -54,9 +54,7 @@ def replicated(options, work, journal_bytes, policies=None):
             Appliance(options.bin, own, policies=policies or QUIET, listen="127.0.0.1:0", name="l",
                       journal_size=f"{journal_bytes // MIB}M") as appliance, \
             Agent(options.bin, own, "web") as agent:
-        # The same port after a restart: the agent knows no other.
-        appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
-        appliance.write_config()
+        appliance.keep_agent_port()
         appliance.call("machine", "add", "web", "--source", "agent")
         agent.enroll(appliance)
         yield appliance, agent

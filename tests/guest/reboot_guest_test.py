@@ -7,17 +7,15 @@ recovery points stay what they were all along; what is sent is what differs, pag
 afterwards the replica is the source, byte for byte.
 """
 
-import contextlib
 import pathlib
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test,  # noqa: E402
-                       step)
-from guest import Disk, Guest, make_image  # noqa: E402
-from source import MODULES, NETWORK, PAGE, Replica, Source  # noqa: E402
+from appliance import MIB, check, need, run_test, step  # noqa: E402
+from guest import Disk  # noqa: E402
+from source import PAGE, replicated_guest  # noqa: E402
 
 POLICY = {"default": {"point-interval": "3s", "vault-interval": "15s", "retention": "all:1h",
                       "rpo-alert": "2h"}}
@@ -98,8 +96,7 @@ def equal_at_rest(source, replica, name):
     source.guest.do("n=0; until umount /m 2>/dev/null || [ $n = 50 ]; do n=$((n + 1)); sleep 0.1; "
                     "done; [ $n -lt 50 ]")
     point = replica.appliance.create_point("web")
-    pages = replica.differing(point)
-    check(not pages, f"of {point}, {len(pages)} pages differ: {pages[:8]}")
+    replica.check_same(point)
     verdict = replica.appliance.call("verify", "web")["job"]["result"]
     check(verdict["verdict"] == "verified" and verdict["differing_bytes"] == 0, f"{verdict}")
     replica.keep(point)
@@ -119,26 +116,15 @@ def clean(source):
 
 def test(work):
     need("e2fsck", "mke2fs")
-    image = make_image(work, "shell_init.sh", MODULES, ["mke2fs"],
-                       [BUILD / "landfall-agent", BUILD / "tests" / "capture_load"])
     disks = {"data": Disk(work, "vdata", 192), "raw": Disk(work, "nraw", 64, "nvme")}
-    with contextlib.ExitStack() as parts:
-        service = parts.enter_context(StrictService(work))
-        appliance = parts.enter_context(
-            Appliance(BUILD, work, service.connection_string, policies=POLICY,
-                      listen="127.0.0.1:0"))
-        appliance.call("vault", "init")
-        appliance.call("machine", "add", "web", "--source", "agent")
-        guest = parts.enter_context(
-            Guest(work, "reboot", image, [Disk(work, "vstate", 32), *disks.values()],
-                  words=NETWORK, reboots=True))
-        source, replica = Source(guest, appliance), Replica(appliance, disks)
+    with replicated_guest(work, "reboot", POLICY, disks.values(), disks, reboots=True) as \
+            (guest, source, replica):
         first_sync(source, replica)
         restart(source, replica, "clean", lambda: clean(source))
         equal_at_rest(source, replica, "clean")
         restart(source, replica, "unclean", lambda: guest.monitor.call("system_reset"))
         equal_at_rest(source, replica, "unclean")
-        appliance.check_vault(orphans=2)
+        replica.appliance.check_vault(orphans=2)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ The guest runs shell_init.sh and has the disks vstate (the agent's state), vdata
 and nraw.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import re
 
-from appliance import MIB, check, shell, wait_until
+from agent import received_bytes
+from appliance import BUILD, MIB, Appliance, StrictService, check, shell, wait_until
+from guest import Disk, Guest, make_image
 
 MODULES = ("virtio_pci virtio_blk virtio_net virtio_scsi sd_mod nvme ext4 crc32c_generic "
            "crc32c-intel libcrc32c").split()
@@ -27,6 +30,23 @@ def pieces(path, size):
             yield data
 
 
+@contextlib.contextmanager
+def replicated_guest(work, name, policies, disks, protected, **options):
+    """A guest with these disks beside vstate, and an appliance that knows it as the machine web:
+    (guest, its Source, its Replica). `protected`: {name: disk} of those that are replicated from the
+    beginning."""
+    image = make_image(work, "shell_init.sh", MODULES, ["mke2fs"],
+                       [BUILD / "landfall-agent", BUILD / "tests" / "capture_load"])
+    with StrictService(work) as service, \
+            Appliance(BUILD, work, service.connection_string, policies=policies,
+                      listen="127.0.0.1:0") as appliance:
+        appliance.call("vault", "init")
+        appliance.call("machine", "add", "web", "--source", "agent")
+        with Guest(work, name, image, [Disk(work, "vstate", 32), *disks], words=NETWORK,
+                   **options) as guest:
+            yield guest, Source(guest, appliance), Replica(appliance, protected)
+
+
 class Replica:
     """The guest's disks as the appliance has them."""
 
@@ -37,7 +57,12 @@ class Replica:
         return f"{self.appliance.mount}/web/points/{point['name']}/{name}.vhd"
 
     def received(self):
-        return self.appliance.machine("web")["agent"]["received_bytes"]
+        return received_bytes(self.appliance)
+
+    def check_same(self, point):
+        """The point is what the disks hold."""
+        pages = self.differing(point)
+        check(not pages, f"of {point}, {len(pages)} pages differ: {pages[:8]}")
 
     def digests(self, point):
         found = {}

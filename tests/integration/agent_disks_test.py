@@ -8,11 +8,10 @@ other names: that is what it takes for the machine's disks.
 
 import os
 import pathlib
-import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from agent import Agent, LoopDisk
+from agent import Agent, LoopDisk, check_equal
 from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
                        wait_until)
 
@@ -75,11 +74,7 @@ def files(*disks):
 
 def equal(appliance, point, *disks):
     for disk in disks:
-        path = f"{appliance.mount}/web/points/{point['name']}/{name_of(disk)}.vhd"
-        with open(path, "rb") as there, open(disk.device, "rb") as here:
-            os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            for at in range(0, disk.size, MIB):
-                check(there.read(MIB) == here.read(MIB), f"{path} differs in MiB {at // MIB}")
+        check_equal(appliance, disk, point, name_of(disk))
 
 
 def protected(appliance):
@@ -208,8 +203,7 @@ def test(work):
             MachineAgent(BUILD, work, "web") as agent:
         appliance.call("vault", "init")
         appliance.call("policy", "set", "default", "point-interval=0", "vault-interval=1s")
-        appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
-        appliance.write_config()
+        appliance.keep_agent_port()
         named_and_absent(work, appliance, extra)
         appliance.call("machine", "add", "web", "--source", "agent")
         agent.enroll(appliance)

@@ -2,7 +2,6 @@
 one of them in the middle of a cut makes no point, thaws the other at once, and is made good by the
 next."""
 
-import os
 import pathlib
 import signal
 import subprocess

@@ -8,7 +8,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from agent import Agent, LoopDisk
+from agent import Agent, LoopDisk, check_equal
 from appliance import BUILD, MIB, Appliance, check, need, run_test, step, wait_until
 
 BURST = MIB  # a second's worth at 1 MiB/s
@@ -25,14 +25,6 @@ def limit(agent):
 def set_rates(appliance, agent, words, bytes_per_s):
     appliance.call("policy", "set", "default", *words)
     wait_until(15, lambda: limit(agent) == bytes_per_s, f"the agent has not heard of {words}")
-
-
-def equal(appliance, disk, point):
-    path = f"{appliance.mount}/web/points/{point['name']}/root.vhd"
-    with open(path, "rb") as there, open(disk.device, "rb") as here:
-        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for at in range(0, disk.size, MIB):
-            check(there.read(MIB) == here.read(MIB), f"MiB {at // MIB} differs")
 
 
 def first_synchronization(appliance, agent, disk):
@@ -54,7 +46,7 @@ def first_synchronization(appliance, agent, disk):
 
 def changes(appliance, agent, disk):
     step("changes at 1 MiB/s, by a rate of the agents' own")
-    equal(appliance, disk, appliance.create_point("web"))
+    check_equal(appliance, disk, appliance.create_point("web"))
     set_rates(appliance, agent, ["bandwidth=512K", "agent-bandwidth=1M"], MIB)
     disk.write(40 * MIB, os.urandom(8 * MIB))
     began = time.monotonic()
@@ -62,7 +54,7 @@ def changes(appliance, agent, disk):
     took = time.monotonic() - began
     print(f"8 MiB took {took:.1f} s")
     check(5 < took < 13, f"8 MiB took {took:.1f} s")
-    equal(appliance, disk, point)
+    check_equal(appliance, disk, point)
 
 
 def the_hour(appliance, agent):

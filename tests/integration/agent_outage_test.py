@@ -14,9 +14,9 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from agent import Agent, LoopDisk, Namespace
-from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, need, run_test, step,
-                       wait_until)
+from agent import Agent, LoopDisk, Namespace, check_equal, received_bytes
+from appliance import (BUILD, MIB, Appliance, Failure, StrictService, check, need, resident_bytes,
+                       run_test, step, wait_until)
 from capture import Load, Unseen
 from churn import percentile
 
@@ -72,25 +72,6 @@ class Writer:
         return len(self.touched) * BLOCK
 
 
-def memory_bytes(process):
-    text = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines()
-                if line.startswith("VmRSS"))
-
-
-def received(appliance):
-    return appliance.machine("web")["agent"]["received_bytes"]
-
-
-def equal(appliance, disk, point, name="root"):
-    path = f"{appliance.mount}/web/points/{point['name']}/{name}.vhd"
-    with open(path, "rb") as there, open(disk.device, "rb") as here:
-        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for at in range(0, disk.size, MIB):
-            n = min(MIB, disk.size - at)
-            check(there.read(n) == here.read(n), f"{path} differs in MiB {at // MIB}")
-
-
 def comparisons(agent):
     """Where each comparison with the appliance began that the agent has told of. Its log is asked, as
     its status may still be that of a process before."""
@@ -116,7 +97,7 @@ def outage(what, appliance, agent, disk, begin, end, seconds, anew=False, slack=
     settle(appliance, agent)
     with Writer(disk, 0, 2048) as calm:
         time.sleep(2)
-    before, compared, again = received(appliance), comparisons(agent), read_again(agent)
+    before, compared, again = received_bytes(appliance), comparisons(agent), read_again(agent)
     with Writer(disk, 4096, 2048) as writer:
         begin()
         time.sleep(seconds)
@@ -124,8 +105,8 @@ def outage(what, appliance, agent, disk, begin, end, seconds, anew=False, slack=
         writer.thread.join(30)
         end()
     point = settle(appliance, agent)
-    equal(appliance, disk, point)
-    sent = received(appliance) - (0 if anew else before)
+    check_equal(appliance, disk, point)
+    sent = received_bytes(appliance) - (0 if anew else before)
     dirty = writer.bytes + calm.bytes
     check(comparisons(agent) == compared, f"the disk was compared: {comparisons(agent)}")
     check(sent <= dirty + slack, f"{sent} bytes were sent for {dirty}")
@@ -151,10 +132,7 @@ class Setting:
             options = {"journal_size": "2G", "policies": POLICY, **self.options}
             self.appliance = enter(Appliance(BUILD, self.work, listen=f"{self.network.host}:0",
                                              **options))
-            # The port is another one after a restart unless it is named.
-            self.appliance.settings["appliance"]["listen"] = \
-                f"{self.network.host}:{self.appliance.agent_port()}"
-            self.appliance.write_config()
+            self.appliance.keep_agent_port()
             self.disk = enter(LoopDisk(self.work, "root", self.size))
             self.agent = enter(Agent(BUILD, self.work, "web", network=self.network))
         except BaseException:
@@ -200,10 +178,10 @@ def processes(work):
             time.sleep(2)
             x.appliance.start()
         outage("both are killed", x.appliance, x.agent, x.disk, both, both_again, 4, anew=True)
-        before = memory_bytes(x.agent.process)
+        before = resident_bytes(x.agent.process)
         outage("the appliance is away for long, and all is written again and again", x.appliance,
                x.agent, x.disk, x.appliance.stop, x.appliance.start, 20, anew=True)
-        after = memory_bytes(x.agent.process)
+        after = resident_bytes(x.agent.process)
         check(after < before + 8 * MIB, f"the agent grew from {before} to {after} bytes")
         outage("the agent is killed where it sends", x.appliance, x.agent, x.disk,
                lambda: (time.sleep(1.5), x.agent.kill()), x.agent.start, 3)
@@ -221,10 +199,10 @@ def full(work):
         service.admin("/down", {"mode": "refuse"})
         with Writer(x.disk, 0, 2048) as calm:
             time.sleep(2)
-        before, compared = received(x.appliance), comparisons(x.agent)
+        before, compared = received_bytes(x.appliance), comparisons(x.agent)
         with Writer(x.disk, 0, 512 * 256, run=256, pause=0.01) as writer:
             wait_until(120, lambda: writer.bytes > 400 * MIB, "it cannot be written")
-            slow, usual = percentile(writer.took, 0.5), percentile(calm.took, 0.5)
+            usual = percentile(calm.took, 0.5)
         print(f"{writer.bytes // MIB} MiB written, the journal {x.appliance.machine('web')['journal']}")
         wait_until(60, lambda: set(x.appliance.alerts("web")) & {"journal-full", "journal-filling"},
                    lambda: f"no alert: {x.appliance.alerts('web')}")
@@ -241,14 +219,14 @@ def full(work):
         x.agent.start()
         time.sleep(3)
         step("the appliance is stopped, and then killed, while nothing is taken")
-        sent = received(x.appliance) - before
+        sent = received_bytes(x.appliance) - before
         began = time.monotonic()
         x.appliance.stop()
         check(time.monotonic() - began < 30, "the appliance took long to stop")
         x.appliance.start()
         x.agent.wait_state("replicating", "freezing")
         time.sleep(3)
-        sent += received(x.appliance)
+        sent += received_bytes(x.appliance)
         x.appliance.kill()
         wait_until(40, lambda: x.agent.status().get("state") in ("disconnected", "connecting"),
                    lambda: f"the agent has not noticed: {x.agent.status()}")
@@ -258,8 +236,8 @@ def full(work):
         x.agent.wait_state("replicating", "freezing", seconds=240)
         # More than the journal holds: it can be opened once it is in the vault.
         point = x.appliance.create_point("web", wait="vault", timeout=300)
-        equal(x.appliance, x.disk, point)
-        sent += received(x.appliance)
+        check_equal(x.appliance, x.disk, point)
+        sent += received_bytes(x.appliance)
         dirty = writer.bytes + calm.bytes + calm_now.bytes
         print(f"{sent // MIB} MiB were sent for {dirty // MIB}, {read_again(x.agent)} KiB read again")
         check(sent <= dirty * 1.25 + 96 * MIB, f"{sent} bytes were sent for {dirty}")
@@ -290,7 +268,7 @@ def large(work):
             wait_until(120, lambda least=before: done() > least + 128 * MIB,
                        lambda: f"it does not get on: {x.agent.status()}")
             count = len(comparisons(x.agent))
-            total += received(x.appliance) if name == "appliance" else 0
+            total += received_bytes(x.appliance) if name == "appliance" else 0
             kill()
             time.sleep(1)
             start()
@@ -301,9 +279,9 @@ def large(work):
             reached = at
         x.agent.wait_state("replicating", "freezing", seconds=240)
         point = x.appliance.create_point("web", wait="vault", timeout=300)
-        equal(x.appliance, x.disk, point)
+        check_equal(x.appliance, x.disk, point)
         x.appliance.verify("web", point["number"])
-        total += received(x.appliance)
+        total += received_bytes(x.appliance)
         print(f"{total >> 20} MiB were sent for 544")
         check(total < 544 * MIB * 1.5, f"{total} bytes were sent")
         x.appliance.check_vault(orphans=2)
@@ -353,7 +331,7 @@ def unreadable(work):
         check(not x.appliance.points("web"), "there is a point of a disk that was not read")
         fails.unlink()
         point = settle(x.appliance, x.agent)
-        equal(x.appliance, x.disk, point)
+        check_equal(x.appliance, x.disk, point)
         step("what is written and cannot be read makes no point, and is in the next that is made")
         fails.touch()
         x.disk.write(50 * MIB, os.urandom(MIB))
@@ -364,7 +342,7 @@ def unreadable(work):
         check(x.appliance.points("web")[-1]["number"] == newest, "points go on being made")
         fails.unlink()
         point = settle(x.appliance, x.agent)
-        equal(x.appliance, x.disk, point)
+        check_equal(x.appliance, x.disk, point)
         wait_until(60, lambda: "agent-failing" not in x.appliance.alerts("web"), "the alert stays")
 
 
@@ -381,7 +359,7 @@ def slow(work):
         x.disk.write(8 * MIB, text[:12 * MIB])
         x.disk.write(32 * MIB, os.urandom(4 * MIB))
         point = x.appliance.create_point("web")
-        equal(x.appliance, x.disk, point)
+        check_equal(x.appliance, x.disk, point)
         wait_until(20, lambda: x.agent.status()["sent_bytes"] - before["sent_bytes"] >= 15 * MIB,
                    "the figures do not tell")
         after = x.agent.status()
@@ -412,7 +390,7 @@ def unseen(work):
             check(made >= 2 and again > 0, f"{made} points were made")
             check(comparisons(x.agent) == compared, "the disk was compared")
         x.disk.unmount()
-        equal(x.appliance, x.disk, settle(x.appliance, x.agent))
+        check_equal(x.appliance, x.disk, settle(x.appliance, x.agent))
         x.appliance.call("verify", "web")
 
 

@@ -6,18 +6,10 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from agent import Agent, LoopDisk
+from agent import Agent, LoopDisk, check_equal, received_bytes
 from appliance import BUILD, MIB, Appliance, check, need, run_test, step
 from churn import Counter, counter_in, instant
 from images import Filesystem
-
-
-def equal(appliance, disk, point):
-    path = f"{appliance.mount}/web/points/{point['name']}/data.vhd"
-    with open(path, "rb") as there, open(disk.device, "rb") as here:
-        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for at in range(0, disk.size, MIB):
-            check(there.read(MIB) == here.read(MIB), f"MiB {at // MIB} differs")
 
 
 def holds(appliance, work, point):
@@ -26,10 +18,6 @@ def holds(appliance, work, point):
         number = counter_in(there.at / "counter")
     appliance.remove_clone(clone)
     return number
-
-
-def received(appliance):
-    return appliance.machine("web")["agent"]["received_bytes"]
 
 
 def test(work):
@@ -62,12 +50,12 @@ def test(work):
         check(len(set(seen)) > 1, f"the points do not tell instants apart: {seen}")
 
         step("what changed is sent, and little more")
-        equal(appliance, data, appliance.create_point("web"))
-        before = received(appliance)
+        check_equal(appliance, data, appliance.create_point("web"), "data")
+        before = received_bytes(appliance)
         data.write(5 * MIB + 4096, os.urandom(8192))
         data.write(60 * MIB, os.urandom(MIB))
-        equal(appliance, data, appliance.create_point("web"))
-        sent = received(appliance) - before
+        check_equal(appliance, data, appliance.create_point("web"), "data")
+        sent = received_bytes(appliance) - before
         check(sent < 24 * MIB, f"{sent >> 10} KiB were sent for 1 MiB")
 
         step("also after the agent was away")
@@ -75,7 +63,7 @@ def test(work):
         data.write(30 * MIB, os.urandom(MIB))
         agent.start()
         agent.wait_state("replicating", "freezing")
-        equal(appliance, data, appliance.create_point("web"))
+        check_equal(appliance, data, appliance.create_point("web"), "data")
 
 
 run_test(test)

@@ -519,12 +519,10 @@ def test(work):
         a.write_config()
         with socket.create_server(("127.0.0.1", port)):
             a.start()
-            alert = wait_until(20, lambda: next((x for x in a.call("status")["appliance"]["alerts"] if
-                                                 x["code"] == "agents-port"), None), "no alert")
+            alert = wait_until(20, lambda: a.own_alerts().get("agents-port"), "no alert")
             check(alert["severity"] == "critical" and alert["mend"], f"{alert}")
         check(a.agent_port() == port, "it listens on another port")
-        wait_until(20, lambda: not any(x["code"] == "agents-port"
-                                       for x in a.call("status")["appliance"]["alerts"]), "the alert stays")
+        wait_until(20, lambda: "agents-port" not in a.own_alerts(), "the alert stays")
         step("a restart has forgotten nothing")
         refused_at_handshake(port, web1.identity, ["revoked"])
         with Wire(port, web3) as wire:

@@ -9,21 +9,11 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from agent import Agent, LoopDisk
+from agent import Agent, LoopDisk, check_equal
 from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
                        wait_until)
 
 POLICY = {"default": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert": "2h"}}
-
-
-def equal(appliance, disk, point, name="root"):
-    """The point's disk is the source, byte for byte."""
-    path = f"{appliance.mount}/web/points/{point['name']}/{name}.vhd"
-    with open(path, "rb") as there, open(disk.device, "rb") as here:
-        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for at in range(0, disk.size, MIB):
-            n = min(MIB, disk.size - at)
-            check(there.read(n) == here.read(n), f"{path} differs in MiB {at // MIB}")
 
 
 def sent(agent):
@@ -60,7 +50,7 @@ def first_sync(appliance, agent, disk):
     agent.start({"root": disk.device})
     agent.wait_state("replicating")
     point = appliance.create_point("web")
-    equal(appliance, disk, point)
+    check_equal(appliance, disk, point)
     check(sent(agent) < 7 * MIB, f"{sent(agent)} bytes were sent for 5 MiB")
 
 
@@ -69,7 +59,7 @@ def deltas(appliance, agent, disk):
     costs = Costs(agent)
     disk.write(17 * MIB + 8192, os.urandom(300_000 // 512 * 512))
     point = appliance.create_point("web")
-    equal(appliance, disk, point)
+    check_equal(appliance, disk, point)
     check(sent(agent) > costs.sent, "nothing was sent")
     costs.check_sent(MIB, "for 300,000")
 
@@ -82,7 +72,7 @@ def restarts(appliance, agent, disk):
         costs = Costs(agent, begun_anew=True)
         agent.start()
         agent.wait_state("replicating")
-        equal(appliance, disk, appliance.create_point("web"))
+        check_equal(appliance, disk, appliance.create_point("web"))
         costs.check_sent(3 * MIB, "for 1 MiB")
         costs.check_not_compared()
 
@@ -102,7 +92,7 @@ def reloads(appliance, agent, disk):
                    "SIGHUP is not heard")
         check(agent.process.poll() is None, f"SIGHUP ended it: {agent.process.poll()}")
         agent.wait_state("replicating")
-        equal(appliance, disk, appliance.create_point("web"))
+        check_equal(appliance, disk, appliance.create_point("web"))
         costs.check_sent(6 * MIB, "for 2 MiB")
         costs.check_not_compared()
     appliance.kill()  # while it waits to try again, too
@@ -121,7 +111,7 @@ def appliance_dies(appliance, agent, disk):
     disk.write(40 * MIB, os.urandom(2 * MIB))
     appliance.start()
     agent.wait_state("replicating", seconds=90)
-    equal(appliance, disk, appliance.create_point("web"))
+    check_equal(appliance, disk, appliance.create_point("web"))
     costs.check_not_compared()
 
 
@@ -132,7 +122,7 @@ def grows(appliance, agent, disk):
     wait_until(30, lambda: appliance.machine("web")["disks"][0]["size_bytes"] == disk.size,
                "the appliance does not know the new size")
     agent.wait_state("replicating")
-    equal(appliance, disk, appliance.create_point("web"))
+    check_equal(appliance, disk, appliance.create_point("web"))
 
 
 def verifies(appliance, agent, disk):
@@ -191,7 +181,7 @@ def repairs(appliance, disk):
     check(failed.returncode == 1 and verdict["differing_bytes"] == MIB, f"{failed}")
     verdict = appliance.call("verify", "web", "--repair")["job"]["result"]
     check(verdict["verdict"] == "repaired" and verdict["differing_bytes"] == MIB, f"{verdict}")
-    equal(appliance, disk, appliance.create_point("web"))
+    check_equal(appliance, disk, appliance.create_point("web"))
     verdict = appliance.call("verify", "web")["job"]["result"]
     check(verdict["verdict"] == "verified", f"{verdict}")
 
@@ -202,7 +192,7 @@ def resyncs(appliance, agent, disk):
     appliance.call("resync", "web")
     wait_until(30, lambda: agent.status()["compared_chunks"] > 0, "nothing is compared")
     agent.wait_state("replicating")
-    equal(appliance, disk, appliance.create_point("web"))
+    check_equal(appliance, disk, appliance.create_point("web"))
     wait_until(30, lambda: not agent.status()["disks"][0]["comparing"], "it goes on comparing")
     costs.check_sent(MIB, "for nothing")
 
@@ -217,9 +207,7 @@ def test(work):
         first_sync(appliance, agent, disk)
         deltas(appliance, agent, disk)
         restarts(appliance, agent, disk)
-        # The port is another one after a restart unless it is named.
-        appliance.settings["appliance"]["listen"] = f"127.0.0.1:{appliance.agent_port()}"
-        appliance.write_config()
+        appliance.keep_agent_port()
         reloads(appliance, agent, disk)
         appliance_dies(appliance, agent, disk)
         grows(appliance, agent, disk)

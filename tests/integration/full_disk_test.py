@@ -83,8 +83,7 @@ def scenario(service, appliance, ledger, small):
     appliance.create_point("m", "vault")
     step("the journal's disk fills up")
     small.fill()
-    alert = wait_until(30, lambda: next((a for a in appliance.call("status")["appliance"]["alerts"]
-                                         if a["code"] == "disk-full"), None), "no alert disk-full")
+    alert = wait_until(30, lambda: appliance.own_alerts().get("disk-full"), "no alert disk-full")
     check(str(small.at) in alert["text"] + alert["cause"] and alert["mend"], f"{alert}")
     until_refused(ledger)
     check(appliance.alive(), "the daemon has ended")
@@ -101,8 +100,8 @@ def scenario(service, appliance, ledger, small):
     step("room again")
     small.make_room()
     wait_until(60, lambda: appliance.machine("m")["state"] == "protected" and
-               not {a["code"] for a in appliance.call("status")["appliance"]["alerts"]} &
-               {"disk-full"}, lambda: f"it does not recover: {appliance.call('status')}")
+               "disk-full" not in appliance.own_alerts(),
+               lambda: f"it does not recover: {appliance.call('status')}")
     eventually_right(ledger, "after the restart")
     ledger.start()
     point = wait_until(60, lambda: sealed(appliance), "no point after the recovery")

@@ -14,38 +14,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,
                        wait_until)  # noqa: E402
-from images import Record, Scribbler, vault_of  # noqa: E402
+from images import Record, Writers, vault_of  # noqa: E402
 
 SIZE = 32 * MIB
-DISKS = ("d", "e")
+DISKS = ("m/d", "m/e")
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
 PAGE, MAGIC, FLUSH_BEGIN = 4096, 0x636572ff, 6
-
-
-class Writers:
-    """A scribbler on each disk, beginning with what the live disk holds."""
-
-    def __init__(self, appliance, work, seed):
-        self.writers = {}
-        for i, disk in enumerate(DISKS):
-            live = appliance.live("m", disk)
-            mirror = work / f"mirror-{seed}-{disk}"
-            mirror.write_bytes(pathlib.Path(live).read_bytes()[:SIZE])
-            self.writers[f"m/{disk}"] = Scribbler(live, mirror, SIZE, seed=seed * 10 + i)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for writer in self.writers.values():
-            writer.end()
-
-    def some(self, count):
-        for writer in self.writers.values():
-            writer.some(count)
-
-    def images(self):
-        return {disk: writer.image() for disk, writer in self.writers.items()}
 
 
 def make_point(appliance, record, writers, count, *more):
@@ -85,7 +59,7 @@ def test(work):
         appliance.call("machine", "add", "m", "--source", "fuse", "--disk", f"d={SIZE // MIB}M",
                        "--disk", f"e={SIZE // MIB}M", "--policy", "asked")
         record = Record(appliance, "m")
-        with Writers(appliance, work, 1) as writers:
+        with Writers(appliance, work, DISKS, SIZE, 1) as writers:
             for _ in range(4):
                 make_point(appliance, record, writers, 60)
             appliance.kill()
@@ -95,7 +69,7 @@ def test(work):
         appliance.start()
         check(appliance.machine("m")["disks"][0]["resync_needed"], "nobody needs a resync")
         appliance.refused(5, "point", "create", "m", says="--resynced")
-        with Writers(appliance, work, 2) as writers:
+        with Writers(appliance, work, DISKS, SIZE, 2) as writers:
             number = make_point(appliance, record, writers, 40, "--resynced")
             check(number > max(before), f"the number {number} was used before")
             step("what was flushed is exact, and the lost points are there again")
@@ -105,7 +79,7 @@ def test(work):
             make_point(appliance, record, writers, 40)
             appliance.kill()
         appliance.start()
-        with Writers(appliance, work, 3) as writers:
+        with Writers(appliance, work, DISKS, SIZE, 3) as writers:
             make_point(appliance, record, writers, 40)
         check(len(record.check_vault(vault_of(service))) == len(record.images), "points are gone")
         check(len(record.check_local()) == len(record.images), "not all can be read")

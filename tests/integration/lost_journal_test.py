@@ -7,16 +7,10 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step, wait_until)
+from appliance import (BUILD, MIB, Appliance, StrictService, appliance_with_web, check, run_test, step,
+                       wait_until)
 
 POLICY = {"default": {"point-interval": "0", "vault-interval": "1s"}}
-
-
-def write(appliance, machine, at, data):
-    with open(appliance.live(machine, "root"), "r+b", buffering=0) as live:
-        live.seek(at)
-        live.write(data)
-        os.fsync(live.fileno())
 
 
 def flip(path, at, bit):
@@ -29,11 +23,8 @@ def flip(path, at, bit):
 
 def journal_is_gone(work, service):
     step("a journal of which only the lock is left is not a new one")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="gone",
-                   container="gone") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
-        write(a, "web", 0, os.urandom(MIB))
+    with appliance_with_web(work, service, "gone", POLICY) as a:
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web", wait="vault")
         a.stop()
         for file in (a.journal / "web").iterdir():
@@ -52,13 +43,10 @@ def journal_is_gone(work, service):
 
 def disk_is_forgotten(work, service):
     step("a disk whose record is lost is no new disk: no point is made of its zeros")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="forgot",
-                   container="forgot") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
-        write(a, "web", 0, os.urandom(MIB))
+    with appliance_with_web(work, service, "forgot", POLICY) as a:
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web", wait="vault")
-        write(a, "web", 4 * MIB, os.urandom(MIB))
+        a.write("web", "root", 4 * MIB, os.urandom(MIB))
         a.kill()
         # The first record, behind the segment's header page: the disk's. No checkpoint names it.
         for checkpoint in (a.journal / "web").glob("checkpoint.*"):
@@ -69,7 +57,7 @@ def disk_is_forgotten(work, service):
         a.refused(5, "point", "create", "web", says="--resynced")
         check("--resynced" in alert["mend"] and "takeover" in alert["mend"], f"{alert}")
         step("the mend: the content written again")
-        write(a, "web", 0, os.urandom(16 * MIB))
+        a.write("web", "root", 0, os.urandom(16 * MIB))
         number = a.call("point", "create", "web", "--resynced", "--wait", "vault")["point"]["number"]
         wait_until(30, lambda: "resync-needed" not in a.alerts("web"), "the alert stays")
         check(a.machine("web")["state"] == "protected", f"it is {a.machine('web')['state']}")
@@ -88,13 +76,8 @@ def disk_is_forgotten(work, service):
         a.call("vault", "takeover", "--group", "web")
         wait_until(30, lambda: a.machine("web")["state"] == "protected", "it is not protected")
         check("resync-needed" not in a.alerts("web"), "the alert is there")
-        write(a, "web", MIB, os.urandom(MIB))
+        a.write("web", "root", MIB, os.urandom(MIB))
         a.verify("web", a.create_point("web", wait="vault")["number"])
-
-
-def appliance_alert(appliance, code):
-    return next((alert for alert in appliance.call("status")["appliance"]["alerts"]
-                 if alert["code"] == code), None)
 
 
 def own_files_are_damaged(work):
@@ -111,15 +94,15 @@ def own_files_are_damaged(work):
             was = path.read_bytes()
             flip(path, len(was) // 2, 1)
             a.start()
-            alert = wait_until(20, lambda: appliance_alert(a, "state-damaged"), f"{path}: no alert")
+            alert = wait_until(20, lambda: a.own_alerts().get("state-damaged"), f"{path}: no alert")
             check(path.name in alert["cause"] and alert["mend"], f"{path}: {alert}")
             check(path.read_bytes() == was, f"{path} is not what it was")
             a.agent_port()
-            write(a, "web", 0, b"works")
+            a.write("web", "root", 0, b"works")
             check(a.call("key", "list")["keys"][0]["id"] == key, "the key is lost")
             a.stop()
         a.start()
-        check(appliance_alert(a, "state-damaged") is None, "it is still said after another start")
+        check("state-damaged" not in a.own_alerts(), "it is still said after another start")
         a.stop()
 
         step("with its copy: agents are kept out, with words; the rest runs; the mend works")
@@ -129,9 +112,9 @@ def own_files_are_damaged(work):
             for each in (path, copy):
                 flip(each, len(was) // 2, 1)
             a.start()
-            write(a, "web", 0, b"works")
+            a.write("web", "root", 0, b"works")
             a.create_point("web")
-            alert = wait_until(20, lambda: appliance_alert(a, "agents-port"), f"{path}: no alert")
+            alert = wait_until(20, lambda: a.own_alerts().get("agents-port"), f"{path}: no alert")
             check(path.name in alert["cause"] and "restart landfalld" in alert["mend"],
                   f"{path}: {alert}")
             a.refused(1, "key", "create", says=(path.name, "restart landfalld"))
@@ -139,7 +122,7 @@ def own_files_are_damaged(work):
             path.write_bytes(was)  # from a backup
             a.start()
             a.agent_port()
-            wait_until(20, lambda: appliance_alert(a, "agents-port") is None,
+            wait_until(20, lambda: "agents-port" not in a.own_alerts(),
                        "the mend does not work")
             a.stop()
         for each in (files[1], files[1].with_name("agent_keys.json.copy")):
@@ -153,11 +136,8 @@ def own_files_are_damaged(work):
 
 def state_is_damaged(work, service):
     step("a flipped bit in a group's state is mended from its copy, and deletes nothing")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="state",
-                   container="state") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
-        write(a, "web", 0, os.urandom(MIB))
+    with appliance_with_web(work, service, "state", POLICY) as a:
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web", wait="vault")
         a.stop()
         state = a.state / "groups/web.json"
@@ -169,7 +149,7 @@ def state_is_damaged(work, service):
             a.start()
             wait_until(30, lambda: a.machine("web")["state"] == "protected", "it does not run")
             check(path.read_bytes() == was, f"{path} is not what it was")
-            alert = wait_until(20, lambda: appliance_alert(a, "state-damaged") or path == copy,
+            alert = wait_until(20, lambda: a.own_alerts().get("state-damaged") or path == copy,
                                "no alert")
             check(path == copy or "web.json" in alert["cause"] and alert["mend"], f"{alert}")
             a.stop()
@@ -183,7 +163,7 @@ def state_is_damaged(work, service):
         for path in (state, copy):
             path.rename(path.with_suffix(".away"))
         wait_until(90, lambda: a.machine("web")["state"] == "protected", "it does not come back")
-        write(a, "web", MIB, os.urandom(MIB))
+        a.write("web", "root", MIB, os.urandom(MIB))
         a.verify("web", a.create_point("web", wait="vault")["number"])
         check(state.exists() and copy.exists(), "it is not kept twice")
         a.call("machine", "remove", "web")

@@ -16,8 +16,7 @@ MIB = 1 << 20
 
 
 def mount_alert(a):
-    alerts = a.call("status")["appliance"]["alerts"]
-    return next((alert for alert in alerts if alert["code"] == "mount-lost"), None)
+    return a.own_alerts().get("mount-lost")
 
 
 def inspect_once(a):

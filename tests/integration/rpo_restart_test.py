@@ -7,15 +7,9 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step, wait_until)
+from appliance import MIB, StrictService, appliance_with_web, check, run_test, step, wait_until
 
 POLICY = {"default": {"point-interval": "0", "vault-interval": "1s", "rpo-alert": "6s"}}
-
-
-def write(appliance, data):
-    with open(appliance.live("web", "root"), "r+b", buffering=0) as live:
-        live.write(data)
-        os.fsync(live.fileno())
 
 
 def ages(appliance):
@@ -44,21 +38,18 @@ def never_younger(appliance, which):
 
 def unsealed(work, service):
     step("what is in no point yet")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="open",
-                   container="open") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
-        write(a, os.urandom(MIB))
+    with appliance_with_web(work, service, "open", POLICY) as a:
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web", wait="vault")
         a.call("machine", "pause", "web")
-        write(a, os.urandom(MIB))
+        a.write("web", "root", 0, os.urandom(MIB))
         wait_until(30, lambda: min(ages(a)) >= 6, "it does not grow old")
         never_younger(a, (0, 1))
         step("sealed, and not in the vault: across two starts and another point")
         a.create_point("web")
         wait_until(30, lambda: ages(a)[0] == 0, "the point does not count")
         never_younger(a, (1,))
-        write(a, os.urandom(MIB))
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web")
         never_younger(a, (1,))
         check(ages(a)[0] == 0, f"nothing has changed: {ages(a)}")
@@ -70,23 +61,17 @@ def unsealed(work, service):
 
 def never_in_the_vault(work, service):
     step("a machine of which nothing ever was in the vault: the alert comes after a start, too")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="none",
-                   container="none") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+    with appliance_with_web(work, service, "none", POLICY) as a:
         a.call("machine", "pause", "web")
-        write(a, os.urandom(MIB))
+        a.write("web", "root", 0, os.urandom(MIB))
         a.create_point("web")
         a.wait_alert("web", "rpo", 30)
         restart(a)
         a.wait_alert("web", "rpo", 20)
     step("nor in a point")
-    with Appliance(BUILD, work, service.connection_string, policies=POLICY, name="new",
-                   container="new") as a:
-        a.call("vault", "init")
-        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+    with appliance_with_web(work, service, "new", POLICY) as a:
         a.call("machine", "pause", "web")
-        write(a, os.urandom(MIB))
+        a.write("web", "root", 0, os.urandom(MIB))
         a.wait_alert("web", "rpo", 30)
         restart(a)
         started = time.monotonic()

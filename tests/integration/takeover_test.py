@@ -14,37 +14,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 import blobread  # noqa: E402
 from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,
                        wait_until)  # noqa: E402
-from images import Image, Record, Scribbler, vault_of  # noqa: E402
+from images import Image, Record, Writers, vault_of  # noqa: E402
 
 SIZE = 48 * MIB
 DISKS = ("m/d", "m/e", "n/d")
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
-
-
-class Writers:
-    """A scribbler on each disk of the group."""
-
-    def __init__(self, appliance, work, seed):
-        self.writers = {}
-        for i, disk in enumerate(DISKS):
-            live = appliance.live(*disk.split("/"))
-            mirror = work / f"mirror-{seed}-{i}"
-            mirror.write_bytes(pathlib.Path(live).read_bytes()[:SIZE])
-            self.writers[disk] = Scribbler(live, mirror, SIZE, seed=seed * 10 + i)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for writer in self.writers.values():
-            writer.end()
-
-    def some(self, count):
-        for writer in self.writers.values():
-            writer.some(count)
-
-    def images(self):
-        return {disk: writer.image() for disk, writer in self.writers.items()}
 
 
 def make_points(appliance, record, writers, count):
@@ -130,7 +104,7 @@ def test(work):
         first.call("machine", "add", "n", "--source", "fuse", "--disk", f"d={SIZE // MIB}M",
                    "--group", "g")
         record = Record(first, "g")
-        with Writers(first, work, 1) as writers:
+        with Writers(first, work, DISKS, SIZE, 1) as writers:
             make_points(first, record, writers, 5)
             kept = keep_two_points(service, first)
             step("the appliance dies in the middle of a flush, its disk with it")
@@ -155,11 +129,11 @@ def life_goes_on(work, service, record, kept):
         all_points_are_right(service, second, record)
         check([p["number"] for p in second.points("m") if p["keep"]] == [kept], "marks are lost")
         step("replication goes on, across restarts")
-        with Writers(second, work, 2) as writers:
+        with Writers(second, work, DISKS, SIZE, 2) as writers:
             make_points(second, record, writers, 2)
             second.kill()
         second.start()
-        with Writers(second, work, 3) as writers:
+        with Writers(second, work, DISKS, SIZE, 3) as writers:
             make_points(second, record, writers, 1)
         all_points_are_right(service, second, record)
         second.check_vault()

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import time
 
-from appliance import Failure, Skip, die_with_parent, end_process, is_mounted, shell, wait_until
+from appliance import (MIB, Failure, Skip, check, die_with_parent, end_process, is_mounted, shell,
+                       wait_until)
 
 BPF_FS = pathlib.Path("/sys/fs/bpf")
 
@@ -75,6 +76,21 @@ class LoopDisk:
             os.pwrite(descriptor, data, offset)
         finally:
             os.close(descriptor)
+
+
+def check_equal(appliance, disk, point, name="root", machine="web"):
+    """The point's disk is the source, byte for byte."""
+    path = f"{appliance.mount}/{machine}/points/{point['name']}/{name}.vhd"
+    with open(path, "rb") as there, open(disk.device, "rb") as here:
+        os.posix_fadvise(here.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for at in range(0, disk.size, MIB):
+            n = min(MIB, disk.size - at)
+            check(there.read(n) == here.read(n), f"{path} differs in MiB {at // MIB}")
+
+
+def received_bytes(appliance, machine="web"):
+    """What the appliance has taken from the machine's agent, since the one or the other started."""
+    return appliance.machine(machine)["agent"]["received_bytes"]
 
 
 class Namespace:

@@ -10,6 +10,7 @@
 Everything started here dies with the test, even if the test itself is killed.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -136,6 +137,12 @@ def end_process(process, seconds=10):
 def is_mounted(path):
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         return any(line.split()[4] == str(path) for line in table)
+
+
+def resident_bytes(process):
+    text = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines()
+                if line.startswith("VmRSS"))
 
 
 class StrictService:
@@ -383,6 +390,13 @@ class Appliance:
     def live(self, machine, disk):
         return f"{self.mount}/{machine}/live/{disk}.vhd"
 
+    def write(self, machine, disk, at, data):
+        """Durably, to the live disk."""
+        with open(self.live(machine, disk), "r+b", buffering=0) as live:
+            live.seek(at)
+            live.write(data)
+            os.fsync(live.fileno())
+
     def points(self, machine):
         return self.call("point", "list", machine)["points"]
 
@@ -391,6 +405,10 @@ class Appliance:
 
     def alerts(self, machine):
         return {alert["code"]: alert for alert in self.machine(machine)["alerts"]}
+
+    def own_alerts(self):
+        """The appliance's own."""
+        return {alert["code"]: alert for alert in self.call("status")["appliance"]["alerts"]}
 
     def wait_alert(self, machine, code, seconds=30):
         """Waits for an alert; it must tell its cause and its mend."""
@@ -424,9 +442,24 @@ class Appliance:
 
     def memory_bytes(self):
         """What of the daemon is resident."""
-        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) * 1024 for line in text.splitlines()
-                    if line.startswith("VmRSS"))
+        return resident_bytes(self.process)
+
+    def keep_agent_port(self):
+        """The agents' port is another one after a restart unless it is named."""
+        host = self.settings["appliance"]["listen"].rpartition(":")[0]
+        self.settings["appliance"]["listen"] = f"{host}:{self.agent_port()}"
+        self.write_config()
+
+
+@contextlib.contextmanager
+def appliance_with_web(work, service, name, policies):
+    """An appliance of that name, with a container of that name, and the machine web with the
+    disk root of 16 MiB, written to through the mount."""
+    with Appliance(BUILD, work, service.connection_string, policies=policies, name=name,
+                   container=name) as appliance:
+        appliance.call("vault", "init")
+        appliance.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        yield appliance
 
 
 class Rpc:

@@ -3,7 +3,6 @@ tells afterwards which instant an image shows."""
 
 import os
 import pathlib
-import shutil
 import struct
 import subprocess
 import sys

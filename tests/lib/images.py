@@ -3,6 +3,7 @@
     image = Image.of_file(path)          a VHD file of the mount: content and footer
     image = Image.of_vault(vault, …)     the same as the vault holds it, read by blobread's client
     Scribbler(disk, mirror, size, seed)  changes a disk and a plain file in the same way
+    Writers(appliance, work, disks, …)   a Scribbler on each of several disks
     Filesystem(work, disk, kind)         a filesystem on a live disk, mounted by way of a loop device
     Ledger                               ackwriter: a writer that knows what it was promised
 """
@@ -222,6 +223,32 @@ class Scribbler:
 
     def __exit__(self, *_):
         self.end()
+
+
+class Writers:
+    """A scribbler on each disk, ["<machine>/<disk>"], beginning with what the live disk holds."""
+
+    def __init__(self, appliance, work, disks, size, seed):
+        self.writers = {}
+        for i, disk in enumerate(disks):
+            live = appliance.live(*disk.split("/"))
+            mirror = work / f"mirror-{seed}-{i}"
+            mirror.write_bytes(pathlib.Path(live).read_bytes()[:size])
+            self.writers[disk] = Scribbler(live, mirror, size, seed=seed * 10 + i)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for writer in self.writers.values():
+            writer.end()
+
+    def some(self, count):
+        for writer in self.writers.values():
+            writer.some(count)
+
+    def images(self):
+        return {disk: writer.image() for disk, writer in self.writers.items()}
 
 
 class Filesystem:
