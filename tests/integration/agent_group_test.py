@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk
-from appliance import (BUILD, MIB, Appliance, check, need, run_test, shell, step, wait_until)
+from appliance import BUILD, MIB, Appliance, check, need, run_test, step, wait_until
 from churn import Counter, counter_in, instant
 from images import Filesystem
 

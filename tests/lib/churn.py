@@ -10,7 +10,7 @@ import threading
 import time
 from datetime import datetime, timezone
 
-from appliance import Failure, die_with_parent, end_process
+from appliance import Failure, die_with_parent
 
 FIO_JOB = ("fio", "--name=churn", "--rw=randrw", "--rwmixread=20", "--bssplit=4k/60:16k/30:128k/10",
            "--thread", "--time_based", "--runtime=3600", "--randrepeat=0", "--output-format=terse")
