@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Application-consistent points: what the commands around the freeze did is in them, they are called
 so only if every command succeeded, whatever fails is named, and no failure costs the other points."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Disks that come, grow and go while an agent runs: a new one is protected by itself unless excluded,
 and the others' recovery points neither wait for it nor show it before it is whole; one that goes is
 told of and stops nobody, and is compared when it is back.

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Two machines of a group: every recovery point shows both at one instant, and whatever happens to
 one of them in the middle of a cut makes no point, thaws the other at once, and is made good by the
 next."""

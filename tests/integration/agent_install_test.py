@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """landfall agent install and uninstall over a real sshd that sees a system of its own: what is
 installed lands in directories that only it has."""
 

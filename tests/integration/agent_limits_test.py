@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """An agent sends as fast as its appliance's policy allows at this hour, and no faster, a first
 synchronization as what changes later; and no limit makes filesystems stand still for longer."""
 

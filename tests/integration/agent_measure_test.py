@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """landfall-agent measure tells what was really written, and what follows from it."""
 
 import json

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Whatever is away, for however long: the machine goes on writing at its own pace, what it writes is
 marked in memory that does not grow, and afterwards what was written is sent, and nothing else.
 

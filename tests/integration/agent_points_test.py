@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Every recovery point of a busy machine is one instant of it.
 
 Two disks, ext4 and xfs, under fio, tar, sqlite and git, a point a second: each of them mounts, is

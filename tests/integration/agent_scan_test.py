@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Where nothing tells what changes: recovery points by reading everything, right all the same; what
 was sent is not sent again; and what cannot be read in time makes no point, and says so."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The agents' door: who is let in, who is not, and what strangers can do to it.
 
 Keys that are foreign, used up, another machine's or revoked; certificates that are foreign, revoked

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What lies in active swap counts as zeros, but for its header: of a device and of a file, switched on
 and off while the agent runs; and is replicated if that is wanted."""
 

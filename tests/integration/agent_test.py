@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The agent end to end: a live disk becomes recovery points that equal it, and goes on where it
 was after every kind of end."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Help, man pages, completion and sample configuration say the same as the programs do.
 
 Every command and option that --help knows stands in the man page under its command, and nothing

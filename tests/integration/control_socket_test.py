@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The control socket and jobs from outside: malformed calls, peers that vanish, close half, or may
 not call; jobs watched, canceled and resumed after SIGKILL; the command line following a job. Served
 by a daemon that is nothing else, since landfalld has no job that can be made to last, to fail and

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """landfalld as a service: it tells systemd how it fares, reloads, stops cleanly, refuses what it
 must refuse, and leaves nothing behind. Needs root and /dev/fuse."""
 

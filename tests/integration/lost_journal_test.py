@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What is lost on the appliance's disk is never taken for an empty machine: a journal that is gone, the
 record of a disk, the group's state."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The RPO across a crash: what waits for a point or for the vault is as old after a start as it was before,
 and its alert comes."""
 
