@@ -1,5 +1,5 @@
 /*
- * What the methods share: reading parameters, adding to results.
+ * What the methods share: reading parameters, adding to results, ending one or all.
  */
 #include <errno.h>
 
@@ -102,5 +102,59 @@ int json_add_alerts(
 		if (r == 0)
 			r = json_add_text(item, "mend", a->mend);
 	}
+	return r;
+}
+
+static bool find_next(
+	struct registry *registry, const struct ending *ending, char ret_id[static ENDING_ID_BYTES])
+{
+	SCOPED_LOCK(&registry->lock);
+	return ending->next(registry, ret_id);
+}
+
+static int end_all(struct registry *registry, const struct ending *ending, struct cJSON *ended,
+	struct error *error)
+{
+	char id[ENDING_ID_BYTES];
+	while (find_next(registry, ending, id)) {
+		int r = ending->end(registry, id, error);
+		if (r == -ENOENT)
+			continue; /* somebody else ended it meanwhile */
+		if (r == 0)
+			r = json_add_text(ended, NULL, id);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int ending_run(struct registry *registry, const struct ending *ending,
+	const struct cJSON *parameters, struct error *error, struct cJSON **ret_result)
+{
+	static const char *const names[] = { "id", "all", NULL };
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct cJSON *ended;
+	const char *id;
+	bool all;
+	int r = control_only(parameters, names, error);
+	if (r == 0)
+		r = parameter_text(parameters, "id", false, error, &id);
+	if (r == 0)
+		r = parameter_flag(parameters, "all", error, &all);
+	if (r == 0 && (id != NULL) == all)
+		r = error_set(error, -EINVAL, NULL, "give either an id or all");
+	if (r == 0)
+		r = json_new_object(&root);
+	if (r == 0)
+		r = json_add_array(root, ending->told, &ended);
+	if (r == 0 && all) {
+		r = end_all(registry, ending, ended, error);
+	} else if (r == 0) {
+		r = ending->end(registry, id, error);
+		if (r == 0)
+			r = json_add_text(ended, NULL, id);
+	}
+	if (r == 0)
+		*ret_result = TAKE(root);
 	return r;
 }

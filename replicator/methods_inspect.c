@@ -1,6 +1,7 @@
 /*
  * The methods inspect, inspect.list and inspect.close.
  */
+#include <assert.h>
 #include <errno.h>
 
 #include "replicator/inspect_internal.h"
@@ -135,56 +136,21 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 	return r;
 }
 
-static int close_all(struct registry *registry, struct cJSON *closed, struct error *error)
+static bool next_open(const struct registry *registry, char ret_id[static ENDING_ID_BYTES])
 {
-	for (;;) {
-		char id[INSPECTION_ID_BYTES] = "";
-		pthread_mutex_lock(&registry->lock);
-		if (registry->inspections)
-			memcpy(id, registry->inspections->id, sizeof(id));
-		pthread_mutex_unlock(&registry->lock);
-		if (!id[0])
-			return 0;
-		int r = inspect_close(registry, id, error);
-		if (r == 0)
-			r = json_add_text(closed, NULL, id);
-		else if (r == -ENOENT)
-			r = 0; /* somebody else closed it meanwhile */
-		if (r < 0)
-			return r;
-	}
+	if (!registry->inspections)
+		return false;
+	memcpy(ret_id, registry->inspections->id, INSPECTION_ID_BYTES);
+	return true;
 }
 
 static int method_close(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
-	static const char *const names[] = { "id", "all", NULL };
-	const char *id;
-	bool all;
-	CLEANUP(json_freep) struct cJSON *root = NULL;
-	struct cJSON *closed;
+	static const struct ending ending = { "closed", next_open, inspect_close };
+	static_assert(INSPECTION_ID_BYTES == ENDING_ID_BYTES, "an id fits");
 	(void)peer;
-	int r = control_only(parameters, names, error);
-	if (r == 0)
-		r = parameter_text(parameters, "id", false, error, &id);
-	if (r == 0)
-		r = parameter_flag(parameters, "all", error, &all);
-	if (r == 0 && (id != NULL) == all)
-		r = error_set(error, -EINVAL, NULL, "give either an id or all");
-	if (r == 0)
-		r = json_new_object(&root);
-	if (r == 0)
-		r = json_add_array(root, "closed", &closed);
-	if (r == 0 && all)
-		r = close_all(context, closed, error);
-	else if (r == 0) {
-		r = inspect_close(context, id, error);
-		if (r == 0)
-			r = json_add_text(closed, NULL, id);
-	}
-	if (r == 0)
-		*ret_result = TAKE(root);
-	return r;
+	return ending_run(context, &ending, parameters, error, ret_result);
 }
 
 int methods_inspect_register(struct registry *registry, struct control *control)

@@ -1,5 +1,5 @@
 /*
- * The methods point.list, show, create, keep, delete and clone.*, and the job point.vault.
+ * The methods point.list, show, create, keep and delete, and the job point.vault.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -8,7 +8,6 @@
 
 #define LIST_DEFAULT 1000u
 #define LIST_MOST 2000u
-#define CLONE_DEFAULT_QUOTA (1 * GIB)
 
 static int number_parameter(const struct cJSON *parameters, const char *name, uint64_t least,
 	uint64_t most, struct error *error, uint64_t *number)
@@ -349,101 +348,6 @@ static int method_delete(void *context, struct control_peer *peer, const struct 
 	return r;
 }
 
-/* ── clones ──────────────────────────────────────────────────────────────────────────────── */
-
-static int method_clone_create(void *context, struct control_peer *peer,
-	const struct cJSON *parameters, struct error *error, struct cJSON **ret_result)
-{
-	static const char *const names[] = { "machine", "point", "quota", NULL };
-	const char *machine, *point, *quota;
-	char text[24], id[24];
-	uint64_t bytes = CLONE_DEFAULT_QUOTA;
-	(void)peer;
-	int r = control_only(parameters, names, error);
-	if (r == 0)
-		r = parameter_text(parameters, "machine", true, error, &machine);
-	if (r == 0)
-		r = parameter_text(parameters, "quota", false, error, &quota);
-	if (r == 0)
-		r = point_parameter(parameters, text, error, &point);
-	if (r == 0 && quota && (size_parse(quota, &bytes) < 0 || bytes < MIB))
-		r = error_set(error, -EINVAL, "write e.g. 10G",
-			"'%.40s' is no quota of at least 1M", quota);
-	if (r == 0)
-		r = clone_create(context, machine, point, bytes, false, error, id);
-	struct cJSON *clone;
-	if (r == 0)
-		r = clone_json(context, id, &clone);
-	return r == 0 ? result_wrap("clone", clone, ret_result) : r;
-}
-
-static int method_clone_list(void *context, struct control_peer *peer,
-	const struct cJSON *parameters, struct error *error, struct cJSON **ret_result)
-{
-	static const char *const names[] = { "machine", NULL };
-	const char *machine;
-	struct cJSON *clones;
-	(void)peer;
-	int r = control_only(parameters, names, error);
-	if (r == 0)
-		r = parameter_text(parameters, "machine", false, error, &machine);
-	if (r == 0)
-		r = clones_json(context, machine, &clones);
-	return r == 0 ? result_wrap("clones", clones, ret_result) : r;
-}
-
-/* Removes one by id, or all that persons made. */
-static int remove_clones(struct registry *registry, const char *id, bool all, struct cJSON *removed,
-	struct error *error)
-{
-	if (!all) {
-		int r = clone_remove(registry, id, error);
-		return r == 0 ? json_add_text(removed, NULL, id) : r;
-	}
-	for (;;) {
-		char next[24] = "";
-		pthread_mutex_lock(&registry->lock);
-		for (struct clone_record *c = registry->clones; c; c = c->next)
-			if (!c->busy && !c->for_inspection)
-				memcpy(next, c->id, sizeof(next));
-		pthread_mutex_unlock(&registry->lock);
-		if (!next[0])
-			return 0;
-		int r = clone_remove(registry, next, error);
-		if (r == 0)
-			r = json_add_text(removed, NULL, next);
-		if (r < 0)
-			return r;
-	}
-}
-
-static int method_clone_remove(void *context, struct control_peer *peer,
-	const struct cJSON *parameters, struct error *error, struct cJSON **ret_result)
-{
-	static const char *const names[] = { "id", "all", NULL };
-	const char *id;
-	bool all;
-	CLEANUP(json_freep) struct cJSON *root = NULL;
-	struct cJSON *removed;
-	(void)peer;
-	int r = control_only(parameters, names, error);
-	if (r == 0)
-		r = parameter_text(parameters, "id", false, error, &id);
-	if (r == 0)
-		r = parameter_flag(parameters, "all", error, &all);
-	if (r == 0 && (id != NULL) == all)
-		r = error_set(error, -EINVAL, NULL, "give either an id or all");
-	if (r == 0)
-		r = json_new_object(&root);
-	if (r == 0)
-		r = json_add_array(root, "removed", &removed);
-	if (r == 0)
-		r = remove_clones(context, id, all, removed, error);
-	if (r == 0)
-		*ret_result = TAKE(root);
-	return r;
-}
-
 int methods_point_register(struct registry *registry, struct control *control)
 {
 	static const struct {
@@ -451,8 +355,7 @@ int methods_point_register(struct registry *registry, struct control *control)
 		control_method *method;
 	} methods[] = { { "point.list", method_list }, { "point.show", method_show },
 		{ "point.create", method_create }, { "point.keep", method_keep },
-		{ "point.delete", method_delete }, { "clone.create", method_clone_create },
-		{ "clone.list", method_clone_list }, { "clone.remove", method_clone_remove } };
+		{ "point.delete", method_delete } };
 	static const struct job_kind kind = { .name = "point.vault",
 		.resumable = true,
 		.steps = vault_steps,

@@ -413,6 +413,7 @@ int registry_register(struct registry *registry, struct control *control)
 		methods_status_register,
 		methods_machine_register,
 		methods_point_register,
+		methods_clone_register,
 		methods_policy_register,
 		methods_vault_register,
 		methods_inspect_register,

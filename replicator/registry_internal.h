@@ -268,6 +268,7 @@ unsigned inspect_count(struct registry *registry, const char *machine);
 int methods_status_register(struct registry *registry, struct control *control);
 int methods_machine_register(struct registry *registry, struct control *control);
 int methods_point_register(struct registry *registry, struct control *control);
+int methods_clone_register(struct registry *registry, struct control *control);
 int methods_policy_register(struct registry *registry, struct control *control);
 int methods_vault_register(struct registry *registry, struct control *control);
 int methods_inspect_register(struct registry *registry, struct control *control);
@@ -296,3 +297,16 @@ int json_add_double(struct cJSON *object, const char *name, double value);
 int json_add_alerts(
 	struct cJSON *object, const char *name, const struct alert *alerts, unsigned count);
 int json_add_item(struct cJSON *parent, const char *name, struct cJSON *item); /* taken over */
+
+/* A method that ends one thing, {"id": …}, or all of its kind, {"all": true}. */
+#define ENDING_ID_BYTES 24
+struct ending {
+	const char *told; /* the result's list of the ids that were ended */
+	/* One that is there and that nobody ends already; false: there is none. Under lock. */
+	bool (*next)(const struct registry *registry, char ret_id[static ENDING_ID_BYTES]);
+	/* Outside the lock. -ENOENT: it is gone. */
+	int (*end)(struct registry *registry, const char *id, struct error *error);
+};
+/* Reads the parameters and does it; stops at the first that cannot be ended. */
+int ending_run(struct registry *registry, const struct ending *ending,
+	const struct cJSON *parameters, struct error *error, struct cJSON **ret_result);
