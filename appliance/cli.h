@@ -102,6 +102,9 @@ int cli_call_own(struct cli *cli, struct cli_error *ret_error, struct cJSON **re
 /* The same and tells an error; with --json prints the result
  * and returns it as NULL. *ret_exit tells how that went. */
 struct cJSON *cli_run_method(struct cli *cli, enum exit_code *ret_exit);
+/* The same, and for people the result's array of that name as a table. */
+struct cli_rows;
+enum exit_code cli_run_list(struct cli *cli, const char *name, const struct cli_rows *rows);
 
 /* cli_job.c: as cli_run_method, for a command whose result has a job: follows it to its end,
  * showing progress. With --json the document's "job" is the job as it ended; with --detach, its
@@ -143,6 +146,9 @@ double cli_get_number(const struct cJSON *json, const char *name);
 bool cli_get_bool(const struct cJSON *json, const char *name);
 bool cli_has(const struct cJSON *json, const char *name);
 const struct cJSON *cli_get(const struct cJSON *json, const char *name);
+/* A count; 0 if it is missing. */
+const char *cli_get_count(
+	const struct cJSON *json, const char *name, char text[static CLI_TEXT_BYTES]);
 /* A size, a rate, an age; "-" for null. */
 const char *cli_get_size(
 	const struct cJSON *json, const char *name, char text[static CLI_TEXT_BYTES]);
@@ -157,6 +163,17 @@ struct cli_table;
 struct cli_table *cli_table_new(unsigned columns, const char *const *headings);
 void cli_table_add(struct cli_table *table, const char *cell); /* copied; NULL or "": "-" */
 void cli_table_print(struct cli_table *table, FILE *out);      /* and frees it */
+
+/* What a table shows of the items of an array, a row each. */
+#define CLI_COLUMNS_MAX 9
+struct cli_rows {
+	const char *headings[CLI_COLUMNS_MAX + 1]; /* as above; NULL after the last */
+	/* Adds an item's cells, one for each heading. */
+	void (*add)(struct cli_table *table, const struct cJSON *item);
+};
+/* On stdout; `items` NULL: the headings alone. */
+void cli_print_rows(const struct cli_rows *rows, const struct cJSON *items);
+
 /* "name:   value" lines. */
 void cli_print_field(const char *name, const char *value);
 /* Text of others: without control characters. */

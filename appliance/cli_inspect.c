@@ -9,31 +9,29 @@
 #include "common/cleanup.h"
 #include "common/json.h"
 
+static void add_filesystem(struct cli_table *table, const cJSON *fs)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_text(fs, "disk"));
+	cli_table_add(table, cli_get_count(fs, "partition", text));
+	cli_table_add(table, cli_get_text(fs, "type"));
+	cli_table_add(table, cli_get_text(fs, "label"));
+	cli_table_add(table, cli_get_size(fs, "size_bytes", text));
+	cli_table_add(table, cli_get_text(fs, "mounted_at"));
+	cli_table_add(table, cli_get_text(fs, "note"));
+}
+
 static void print_inspection(const cJSON *inspection)
 {
-	static const char *const headings[] = { "DISK", ">PART", "TYPE", "LABEL", ">SIZE",
-		"MOUNTED AT", "NOTE" };
-	char text[CLI_TEXT_BYTES];
+	static const struct cli_rows rows = {
+		{ "DISK", ">PART", "TYPE", "LABEL", ">SIZE", "MOUNTED AT", "NOTE" }, add_filesystem
+	};
 	cli_print_field("inspection", cli_get_text(inspection, "id"));
 	cli_print_field("machine", cli_get_text(inspection, "machine"));
 	cli_print_field("point", cli_get_text(cli_get(inspection, "point"), "name"));
 	cli_print_field("directory", cli_get_text(inspection, "directory"));
 	putchar('\n');
-	struct cli_table *table = cli_table_new(7, headings);
-	const cJSON *fs;
-	cJSON_ArrayForEach(fs, cli_get(inspection, "filesystems"))
-	{
-		cli_table_add(table, cli_get_text(fs, "disk"));
-		snprintf(text, sizeof(text), "%llu",
-			(unsigned long long)cli_get_u64(fs, "partition"));
-		cli_table_add(table, text);
-		cli_table_add(table, cli_get_text(fs, "type"));
-		cli_table_add(table, cli_get_text(fs, "label"));
-		cli_table_add(table, cli_get_size(fs, "size_bytes", text));
-		cli_table_add(table, cli_get_text(fs, "mounted_at"));
-		cli_table_add(table, cli_get_text(fs, "note"));
-	}
-	cli_table_print(table, stdout);
+	cli_print_rows(&rows, cli_get(inspection, "filesystems"));
 }
 
 static enum exit_code usage(struct cli *cli, const char *text)
@@ -81,25 +79,24 @@ static enum exit_code close_inspections(struct cli *cli)
 	return code;
 }
 
+static void add_inspection(struct cli_table *table, const cJSON *inspection)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_text(inspection, "id"));
+	cli_table_add(table, cli_get_text(inspection, "machine"));
+	cli_table_add(table, cli_get_text(cli_get(inspection, "point"), "name"));
+	cli_table_add(table, cli_time(cli_get_text(inspection, "opened"), text));
+	cli_table_add(table, cli_get_text(inspection, "directory"));
+}
+
 static enum exit_code list_inspections(struct cli *cli)
 {
-	static const char *const headings[] = { "ID", "MACHINE", "POINT", "OPENED", "DIRECTORY" };
+	static const struct cli_rows rows = { { "ID", "MACHINE", "POINT", "OPENED", "DIRECTORY" },
+		add_inspection };
 	CLEANUP(json_freep) cJSON *result = NULL;
-	char text[CLI_TEXT_BYTES];
 	enum exit_code code = call(cli, "inspect.list", NULL, &result);
-	if (!result)
-		return code;
-	struct cli_table *table = cli_table_new(5, headings);
-	const cJSON *item;
-	cJSON_ArrayForEach(item, cli_get(result, "inspections"))
-	{
-		cli_table_add(table, cli_get_text(item, "id"));
-		cli_table_add(table, cli_get_text(item, "machine"));
-		cli_table_add(table, cli_get_text(cli_get(item, "point"), "name"));
-		cli_table_add(table, cli_time(cli_get_text(item, "opened"), text));
-		cli_table_add(table, cli_get_text(item, "directory"));
-	}
-	cli_table_print(table, stdout);
+	if (result)
+		cli_print_rows(&rows, cli_get(result, "inspections"));
 	return code;
 }
 

@@ -209,29 +209,23 @@ enum exit_code cli_run_job(struct cli *cli, cJSON **ret_result, cJSON **ret_job)
 	return code;
 }
 
+static void add_job(struct cli_table *table, const cJSON *job)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_count(job, "id", text));
+	cli_table_add(table, cli_get_text(job, "kind"));
+	cli_table_add(table, cli_get_text(job, "subject"));
+	cli_table_add(table, cli_get_text(job, "state"));
+	cli_table_add(table, cli_time(cli_get_text(job, "created"), text));
+	cli_table_add(table, cli_time(cli_get_text(job, "finished"), text));
+}
+
 enum exit_code cli_job_list(struct cli *cli)
 {
-	static const char *const headings[] = { ">ID", "KIND", "SUBJECT", "STATE", "CREATED",
-		"FINISHED" };
-	enum exit_code code;
-	char text[CLI_TEXT_BYTES];
-	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (!result)
-		return code;
-	struct cli_table *table = cli_table_new(6, headings);
-	const cJSON *job;
-	cJSON_ArrayForEach(job, cli_get(result, "jobs"))
-	{
-		snprintf(text, sizeof(text), "%llu", (unsigned long long)cli_get_u64(job, "id"));
-		cli_table_add(table, text);
-		cli_table_add(table, cli_get_text(job, "kind"));
-		cli_table_add(table, cli_get_text(job, "subject"));
-		cli_table_add(table, cli_get_text(job, "state"));
-		cli_table_add(table, cli_time(cli_get_text(job, "created"), text));
-		cli_table_add(table, cli_time(cli_get_text(job, "finished"), text));
-	}
-	cli_table_print(table, stdout);
-	return code;
+	static const struct cli_rows rows = {
+		{ ">ID", "KIND", "SUBJECT", "STATE", "CREATED", "FINISHED" }, add_job
+	};
+	return cli_run_list(cli, "jobs", &rows);
 }
 
 static void print_progress(const cJSON *job)
@@ -251,12 +245,21 @@ static void print_progress(const cJSON *job)
 	cli_print_field("progress", text);
 }
 
+static void add_step(struct cli_table *table, const cJSON *step)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_text(step, "name"));
+	cli_table_add(table, cli_get_text(step, "state"));
+	cli_table_add(table, cli_time(cli_get_text(step, "started"), text));
+	cli_table_add(table, cli_time(cli_get_text(step, "finished"), text));
+}
+
 static void print_job(const cJSON *job)
 {
-	static const char *const headings[] = { "STEP", "STATE", "STARTED", "FINISHED" };
+	static const struct cli_rows rows = { { "STEP", "STATE", "STARTED", "FINISHED" },
+		add_step };
 	char text[CLI_TEXT_BYTES];
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)cli_get_u64(job, "id"));
-	cli_print_field("job", text);
+	cli_print_field("job", cli_get_count(job, "id", text));
 	cli_print_field("kind", cli_get_text(job, "kind"));
 	cli_print_field("subject", cli_get_text(job, "subject"));
 	cli_print_field("state", cli_get_text(job, "state"));
@@ -267,7 +270,7 @@ static void print_job(const cJSON *job)
 		cli_print_field("waits", cli_get_text(cli_get(job, "obstacle"), "message"));
 		cli_print_field("mend", cli_get_text(cli_get(job, "obstacle"), "mend"));
 	}
-	const cJSON *problem = cli_get(job, "error"), *result = cli_get(job, "result"), *step;
+	const cJSON *problem = cli_get(job, "error"), *result = cli_get(job, "result");
 	if (problem) {
 		cli_print_field("error", cli_get_text(problem, "message"));
 		cli_print_field("cause", cli_get_text(problem, "cause"));
@@ -279,15 +282,7 @@ static void print_job(const cJSON *job)
 			cli_print_field("result", b.data);
 	}
 	putchar('\n');
-	struct cli_table *table = cli_table_new(4, headings);
-	cJSON_ArrayForEach(step, cli_get(job, "steps"))
-	{
-		cli_table_add(table, cli_get_text(step, "name"));
-		cli_table_add(table, cli_get_text(step, "state"));
-		cli_table_add(table, cli_time(cli_get_text(step, "started"), text));
-		cli_table_add(table, cli_time(cli_get_text(step, "finished"), text));
-	}
-	cli_table_print(table, stdout);
+	cli_print_rows(&rows, cli_get(job, "steps"));
 }
 
 enum exit_code cli_job_show(struct cli *cli)

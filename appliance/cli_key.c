@@ -37,33 +37,28 @@ static void join_uses(const cJSON *key, struct buf *names)
 		buf_printf(names, "%s%s", names->len ? ", " : "", cli_get_text(use, "machine"));
 }
 
+static void add_key(struct cli_table *table, const cJSON *key)
+{
+	CLEANUP(buf_free) struct buf names = { 0 };
+	char text[CLI_TEXT_BYTES];
+	const char *machine = cli_get_text(key, "machine");
+	join_uses(key, &names);
+	cli_table_add(table, cli_get_text(key, "id"));
+	cli_table_add(table, cli_get_text(key, "state"));
+	cli_table_add(table, *machine ? machine : "any machine");
+	cli_table_add(table, cli_time(cli_get_text(key, "expires"), text));
+	snprintf(text, sizeof(text), "%d/%llu", cJSON_GetArraySize(cli_get(key, "uses")),
+		(unsigned long long)cli_get_u64(key, "max_uses"));
+	cli_table_add(table, text);
+	cli_table_add(table, names.data);
+}
+
 enum exit_code cli_key_list(struct cli *cli)
 {
-	static const char *const headings[] = { "KEY", "STATE", "FOR", "EXPIRES", ">USES",
-		"USED BY" };
-	enum exit_code code;
-	char text[CLI_TEXT_BYTES];
-	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (!result)
-		return code;
-	struct cli_table *table = cli_table_new(6, headings);
-	const cJSON *key;
-	cJSON_ArrayForEach(key, cli_get(result, "keys"))
-	{
-		CLEANUP(buf_free) struct buf names = { 0 };
-		const char *machine = cli_get_text(key, "machine");
-		join_uses(key, &names);
-		cli_table_add(table, cli_get_text(key, "id"));
-		cli_table_add(table, cli_get_text(key, "state"));
-		cli_table_add(table, *machine ? machine : "any machine");
-		cli_table_add(table, cli_time(cli_get_text(key, "expires"), text));
-		snprintf(text, sizeof(text), "%d/%llu", cJSON_GetArraySize(cli_get(key, "uses")),
-			(unsigned long long)cli_get_u64(key, "max_uses"));
-		cli_table_add(table, text);
-		cli_table_add(table, names.data);
-	}
-	cli_table_print(table, stdout);
-	return code;
+	static const struct cli_rows rows = {
+		{ "KEY", "STATE", "FOR", "EXPIRES", ">USES", "USED BY" }, add_key
+	};
+	return cli_run_list(cli, "keys", &rows);
 }
 
 enum exit_code cli_key_revoke(struct cli *cli)

@@ -24,18 +24,24 @@ static void print_figures(const cJSON *machine)
 	char text[CLI_TEXT_BYTES];
 	print_point_field("newest point", cli_get(machine, "newest_point"));
 	print_point_field("newest in vault", cli_get(machine, "newest_vault_point"));
-	snprintf(text, sizeof(text), "%llu",
-		(unsigned long long)cli_get_u64(machine, "point_count"));
-	cli_print_field("points", text);
+	cli_print_field("points", cli_get_count(machine, "point_count", text));
 	print_rpo("rpo", machine, "rpo_local_s");
 	print_rpo("rpo vault", machine, "rpo_vault_s");
 	cli_print_field("lag", cli_get_size(machine, "lag_bytes", text));
 }
 
+static void add_disk(struct cli_table *table, const cJSON *disk)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_text(disk, "id"));
+	cli_table_add(table, cli_get_size(disk, "size_bytes", text));
+	cli_table_add(table, cli_get_text(disk, "path"));
+	cli_table_add(table, cli_get_bool(disk, "resync_needed") ? "resync needed" : "");
+}
+
 static void print_machine(const cJSON *machine)
 {
-	static const char *const headings[] = { "DISK", ">SIZE", "PATH", "NOTE" };
-	char text[CLI_TEXT_BYTES];
+	static const struct cli_rows rows = { { "DISK", ">SIZE", "PATH", "NOTE" }, add_disk };
 	cli_print_field("machine", cli_get_text(machine, "name"));
 	cli_print_field("group", cli_get_text(machine, "group"));
 	cli_print_field("source", cli_get_text(machine, "source"));
@@ -47,16 +53,7 @@ static void print_machine(const cJSON *machine)
 			cli_get_text(cli_get(machine, "agent"), "certificate_expires"));
 	print_figures(machine);
 	putchar('\n');
-	struct cli_table *table = cli_table_new(4, headings);
-	const cJSON *disk;
-	cJSON_ArrayForEach(disk, cli_get(machine, "disks"))
-	{
-		cli_table_add(table, cli_get_text(disk, "id"));
-		cli_table_add(table, cli_get_size(disk, "size_bytes", text));
-		cli_table_add(table, cli_get_text(disk, "path"));
-		cli_table_add(table, cli_get_bool(disk, "resync_needed") ? "resync needed" : "");
-	}
-	cli_table_print(table, stdout);
+	cli_print_rows(&rows, cli_get(machine, "disks"));
 }
 
 enum exit_code cli_machine_add(struct cli *cli)
@@ -68,34 +65,29 @@ enum exit_code cli_machine_add(struct cli *cli)
 	return code;
 }
 
+static void add_machine(struct cli_table *table, const cJSON *machine)
+{
+	char text[CLI_TEXT_BYTES];
+	const cJSON *disks = cli_get(machine, "disks"), *disk;
+	uint64_t bytes = 0;
+	cJSON_ArrayForEach(disk, disks) bytes += cli_get_u64(disk, "size_bytes");
+	cli_table_add(table, cli_get_text(machine, "name"));
+	cli_table_add(table, cli_get_text(machine, "group"));
+	cli_table_add(table, cli_get_text(machine, "source"));
+	cli_table_add(table, cli_get_text(machine, "policy"));
+	cli_table_add(table, cli_get_text(machine, "state"));
+	cli_table_add(table, cli_get_text(machine, "health"));
+	snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(disks));
+	cli_table_add(table, text);
+	cli_table_add(table, cli_size(bytes, text));
+}
+
 enum exit_code cli_machine_list(struct cli *cli)
 {
-	static const char *const headings[] = { "MACHINE", "GROUP", "SOURCE", "POLICY", "STATE",
-		"HEALTH", ">DISKS", ">SIZE" };
-	enum exit_code code;
-	char text[CLI_TEXT_BYTES];
-	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (!result)
-		return code;
-	struct cli_table *table = cli_table_new(8, headings);
-	const cJSON *machine, *disk;
-	cJSON_ArrayForEach(machine, cli_get(result, "machines"))
-	{
-		uint64_t bytes = 0;
-		const cJSON *disks = cli_get(machine, "disks");
-		cJSON_ArrayForEach(disk, disks) bytes += cli_get_u64(disk, "size_bytes");
-		cli_table_add(table, cli_get_text(machine, "name"));
-		cli_table_add(table, cli_get_text(machine, "group"));
-		cli_table_add(table, cli_get_text(machine, "source"));
-		cli_table_add(table, cli_get_text(machine, "policy"));
-		cli_table_add(table, cli_get_text(machine, "state"));
-		cli_table_add(table, cli_get_text(machine, "health"));
-		snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(disks));
-		cli_table_add(table, text);
-		cli_table_add(table, cli_size(bytes, text));
-	}
-	cli_table_print(table, stdout);
-	return code;
+	static const struct cli_rows rows = { { "MACHINE", "GROUP", "SOURCE", "POLICY", "STATE",
+						      "HEALTH", ">DISKS", ">SIZE" },
+		add_machine };
+	return cli_run_list(cli, "machines", &rows);
 }
 
 enum exit_code cli_machine_show(struct cli *cli)

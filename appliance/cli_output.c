@@ -99,3 +99,12 @@ cJSON *cli_run_method(struct cli *cli, enum exit_code *ret_exit)
 	}
 	return result;
 }
+
+enum exit_code cli_run_list(struct cli *cli, const char *name, const struct cli_rows *rows)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	if (result)
+		cli_print_rows(rows, cli_get(result, name));
+	return code;
+}

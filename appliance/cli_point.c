@@ -30,8 +30,7 @@ static void notes(const cJSON *point, char *text, size_t n)
 static void add_point(struct cli_table *table, const cJSON *point)
 {
 	char text[CLI_TEXT_BYTES];
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)cli_get_u64(point, "number"));
-	cli_table_add(table, text);
+	cli_table_add(table, cli_get_count(point, "number", text));
 	cli_table_add(table, cli_time(cli_get_text(point, "time"), text));
 	cli_table_add(table, cli_get_text(point, "kind"));
 	cli_table_add(table, where(point));
@@ -40,12 +39,9 @@ static void add_point(struct cli_table *table, const cJSON *point)
 	cli_table_add(table, text);
 }
 
-static struct cli_table *point_table(void)
-{
-	static const char *const headings[] = { ">NUMBER", "TIME", "KIND", "WHERE", ">CHANGED",
-		"NOTES" };
-	return cli_table_new(6, headings);
-}
+static const struct cli_rows point_rows = {
+	{ ">NUMBER", "TIME", "KIND", "WHERE", ">CHANGED", "NOTES" }, add_point
+};
 
 /* Takes the pages one after another; a page's points move into the first page's document, so
  * that --json is one document with all of them. */
@@ -87,18 +83,8 @@ enum exit_code cli_point_list(struct cli *cli)
 		return cli_fail(cli, &error);
 	if (cli->json)
 		return cli_print_json(all);
-	struct cli_table *table = point_table();
-	const cJSON *point;
-	cJSON_ArrayForEach(point, cli_get(all, "points")) add_point(table, point);
-	cli_table_print(table, stdout);
+	cli_print_rows(&point_rows, cli_get(all, "points"));
 	return EXIT_DONE;
-}
-
-static void print_point(const cJSON *point)
-{
-	struct cli_table *table = point_table();
-	add_point(table, point);
-	cli_table_print(table, stdout);
 }
 
 enum exit_code cli_point_show(struct cli *cli)
@@ -110,7 +96,9 @@ enum exit_code cli_point_show(struct cli *cli)
 		cli_print_field("point", cli_get_text(point, "name"));
 		cli_print_field("path", cli_get_text(point, "path"));
 		putchar('\n');
-		print_point(point);
+		struct cli_table *table = cli_table_new(6, point_rows.headings);
+		add_point(table, point);
+		cli_table_print(table, stdout);
 	}
 	return code;
 }
@@ -148,26 +136,16 @@ enum exit_code cli_point_delete(struct cli *cli)
 	return code;
 }
 
-static void print_clones(const cJSON *clones)
+static void add_clone(struct cli_table *table, const cJSON *clone)
 {
-	static const char *const headings[] = { "ID", "MACHINE", ">POINT", ">USED", ">QUOTA", "FOR",
-		"PATH" };
 	char text[CLI_TEXT_BYTES];
-	const cJSON *clone;
-	struct cli_table *table = cli_table_new(7, headings);
-	cJSON_ArrayForEach(clone, clones)
-	{
-		cli_table_add(table, cli_get_text(clone, "id"));
-		cli_table_add(table, cli_get_text(clone, "machine"));
-		snprintf(text, sizeof(text), "%llu",
-			(unsigned long long)cli_get_u64(clone, "point"));
-		cli_table_add(table, text);
-		cli_table_add(table, cli_get_size(clone, "used_bytes", text));
-		cli_table_add(table, cli_get_size(clone, "quota_bytes", text));
-		cli_table_add(table, cli_get_text(clone, "owner"));
-		cli_table_add(table, cli_get_text(clone, "path"));
-	}
-	cli_table_print(table, stdout);
+	cli_table_add(table, cli_get_text(clone, "id"));
+	cli_table_add(table, cli_get_text(clone, "machine"));
+	cli_table_add(table, cli_get_count(clone, "point", text));
+	cli_table_add(table, cli_get_size(clone, "used_bytes", text));
+	cli_table_add(table, cli_get_size(clone, "quota_bytes", text));
+	cli_table_add(table, cli_get_text(clone, "owner"));
+	cli_table_add(table, cli_get_text(clone, "path"));
 }
 
 enum exit_code cli_clone_create(struct cli *cli)
@@ -184,11 +162,10 @@ enum exit_code cli_clone_create(struct cli *cli)
 
 enum exit_code cli_clone_list(struct cli *cli)
 {
-	enum exit_code code;
-	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (result)
-		print_clones(cli_get(result, "clones"));
-	return code;
+	static const struct cli_rows rows = {
+		{ "ID", "MACHINE", ">POINT", ">USED", ">QUOTA", "FOR", "PATH" }, add_clone
+	};
+	return cli_run_list(cli, "clones", &rows);
 }
 
 enum exit_code cli_clone_remove(struct cli *cli)

@@ -64,31 +64,27 @@ enum exit_code cli_policy_show(struct cli *cli)
 	return code;
 }
 
+static void add_policy(struct cli_table *table, const cJSON *policy)
+{
+	char text[CLI_TEXT_BYTES];
+	const cJSON *settings = cli_get(policy, "settings");
+	cli_table_add(table, cli_get_text(policy, "name"));
+	cli_table_add(table, cli_get_text(policy, "origin"));
+	cli_table_add(table, cli_get_text(settings, "point-interval"));
+	cli_table_add(table, cli_get_text(settings, "vault-interval"));
+	cli_table_add(table, cli_get_text(settings, "app-interval"));
+	cli_table_add(table, cli_get_text(settings, "retention"));
+	cli_table_add(table, cli_get_text(settings, "rpo-alert"));
+	cli_table_add(table, cli_get_text(settings, "bandwidth"));
+	snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(cli_get(policy, "machines")));
+	cli_table_add(table, text);
+}
+
 enum exit_code cli_policy_list(struct cli *cli)
 {
-	static const char *const headings[] = { "POLICY", "ORIGIN", ">POINT", ">VAULT", ">APP",
-		"RETENTION", ">ALERT", "BANDWIDTH", ">MACHINES" };
-	enum exit_code code;
-	char text[CLI_TEXT_BYTES];
-	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (!result)
-		return code;
-	struct cli_table *table = cli_table_new(9, headings);
-	const cJSON *policy;
-	cJSON_ArrayForEach(policy, cli_get(result, "policies"))
-	{
-		const cJSON *settings = cli_get(policy, "settings");
-		cli_table_add(table, cli_get_text(policy, "name"));
-		cli_table_add(table, cli_get_text(policy, "origin"));
-		cli_table_add(table, cli_get_text(settings, "point-interval"));
-		cli_table_add(table, cli_get_text(settings, "vault-interval"));
-		cli_table_add(table, cli_get_text(settings, "app-interval"));
-		cli_table_add(table, cli_get_text(settings, "retention"));
-		cli_table_add(table, cli_get_text(settings, "rpo-alert"));
-		cli_table_add(table, cli_get_text(settings, "bandwidth"));
-		snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(cli_get(policy, "machines")));
-		cli_table_add(table, text);
-	}
-	cli_table_print(table, stdout);
-	return code;
+	static const struct cli_rows rows = { { "POLICY", "ORIGIN", ">POINT", ">VAULT", ">APP",
+						      "RETENTION", ">ALERT", "BANDWIDTH",
+						      ">MACHINES" },
+		add_policy };
+	return cli_run_list(cli, "policies", &rows);
 }

@@ -65,32 +65,25 @@ static void print_appliance(const cJSON *appliance)
 	}
 }
 
-static void print_table(const cJSON *machines)
+static void add_machine(struct cli_table *table, const cJSON *machine)
 {
-	static const char *const headings[] = { "MACHINE", "STATE", "HEALTH", ">RPO", ">RPO VAULT",
-		">LAG", ">WRITES", ">FLUSH", ">POINTS" };
 	char text[CLI_TEXT_BYTES];
-	const cJSON *machine;
-	struct cli_table *table = cli_table_new(9, headings);
-	cJSON_ArrayForEach(machine, machines)
-	{
-		cli_table_add(table, cli_get_text(machine, "name"));
-		cli_table_add(table, cli_get_text(machine, "state"));
-		cli_table_add(table, cli_get_text(machine, "health"));
-		cli_table_add(table, cli_get_age(machine, "rpo_local_s", text));
-		cli_table_add(table, cli_get_age(machine, "rpo_vault_s", text));
-		cli_table_add(table, cli_get_size(machine, "lag_bytes", text));
-		cli_table_add(table, cli_get_rate(machine, "write_bytes_per_s", text));
-		cli_table_add(table, cli_get_rate(machine, "flush_bytes_per_s", text));
-		snprintf(text, sizeof(text), "%llu",
-			(unsigned long long)cli_get_u64(machine, "point_count"));
-		cli_table_add(table, text);
-	}
-	cli_table_print(table, stdout);
+	cli_table_add(table, cli_get_text(machine, "name"));
+	cli_table_add(table, cli_get_text(machine, "state"));
+	cli_table_add(table, cli_get_text(machine, "health"));
+	cli_table_add(table, cli_get_age(machine, "rpo_local_s", text));
+	cli_table_add(table, cli_get_age(machine, "rpo_vault_s", text));
+	cli_table_add(table, cli_get_size(machine, "lag_bytes", text));
+	cli_table_add(table, cli_get_rate(machine, "write_bytes_per_s", text));
+	cli_table_add(table, cli_get_rate(machine, "flush_bytes_per_s", text));
+	cli_table_add(table, cli_get_count(machine, "point_count", text));
 }
 
 static void print_status(const cJSON *result)
 {
+	static const struct cli_rows rows = { { "MACHINE", "STATE", "HEALTH", ">RPO", ">RPO VAULT",
+						      ">LAG", ">WRITES", ">FLUSH", ">POINTS" },
+		add_machine };
 	const cJSON *appliance = cli_get(result, "appliance"), *machine;
 	const cJSON *machines = cli_get(result, "machines");
 	print_appliance(appliance);
@@ -99,7 +92,7 @@ static void print_status(const cJSON *result)
 	if (cJSON_GetArraySize(machines) == 0)
 		puts("No machine is protected yet: landfall machine add --help");
 	else
-		print_table(machines);
+		cli_print_rows(&rows, machines);
 	print_alerts("the appliance", cli_get(appliance, "alerts"));
 	cJSON_ArrayForEach(machine, machines)
 		print_alerts(cli_get_text(machine, "name"), cli_get(machine, "alerts"));

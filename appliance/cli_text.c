@@ -99,6 +99,12 @@ const char *cli_get_size(const cJSON *json, const char *name, char text[static C
 	return cli_has(json, name) ? cli_size(cli_get_u64(json, name), text) : "-";
 }
 
+const char *cli_get_count(const cJSON *json, const char *name, char text[static CLI_TEXT_BYTES])
+{
+	snprintf(text, CLI_TEXT_BYTES, "%llu", (unsigned long long)cli_get_u64(json, name));
+	return text;
+}
+
 const char *cli_get_rate(const cJSON *json, const char *name, char text[static CLI_TEXT_BYTES])
 {
 	if (!cli_has(json, name))
@@ -198,4 +204,15 @@ void cli_table_print(struct cli_table *table, FILE *out)
 	}
 	free(table->cells);
 	free(table);
+}
+
+void cli_print_rows(const struct cli_rows *rows, const cJSON *items)
+{
+	unsigned columns = 0;
+	while (rows->headings[columns])
+		columns++;
+	struct cli_table *table = cli_table_new(columns, rows->headings);
+	const cJSON *item;
+	cJSON_ArrayForEach(item, items) rows->add(table, item);
+	cli_table_print(table, stdout);
 }

@@ -25,8 +25,7 @@ enum exit_code cli_vault_init(struct cli *cli)
 static void print_count(const char *name, const cJSON *found)
 {
 	char text[CLI_TEXT_BYTES];
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)cli_get_u64(found, name));
-	cli_print_field(name, text);
+	cli_print_field(name, cli_get_count(found, name, text));
 }
 
 enum exit_code cli_vault_check(struct cli *cli)
@@ -45,31 +44,27 @@ enum exit_code cli_vault_check(struct cli *cli)
 	return code;
 }
 
+static void add_group(struct cli_table *table, const cJSON *group)
+{
+	char text[CLI_TEXT_BYTES];
+	cli_table_add(table, cli_get_text(group, "name"));
+	cli_table_add(table, cli_get_text(group, "from"));
+	snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(cli_get(group, "machines")));
+	cli_table_add(table, text);
+	cli_table_add(table, cli_get_count(group, "points", text));
+	cli_table_add(table, cli_get_text(cli_get(group, "newest_point"), "name"));
+	cli_table_add(table, cli_get_text(group, "set_aside"));
+}
+
 enum exit_code cli_vault_takeover(struct cli *cli)
 {
-	static const char *const headings[] = { "GROUP", "FROM", ">MACHINES", ">POINTS", "NEWEST",
-		"JOURNAL SET ASIDE" };
+	static const struct cli_rows rows = { { "GROUP", "FROM", ">MACHINES", ">POINTS", "NEWEST",
+						      "JOURNAL SET ASIDE" },
+		add_group };
 	CLEANUP(json_freep) cJSON *result = NULL, *job = NULL;
-	char text[CLI_TEXT_BYTES];
 	enum exit_code code = cli_run_job(cli, &result, &job);
-	const cJSON *found = cli_get(job, "result"), *group;
-	if (!found)
-		return code;
-	if (cJSON_GetArraySize(cli_get(found, "groups")) == 0)
-		return code; /* it failed before the first */
-	struct cli_table *table = cli_table_new(6, headings);
-	cJSON_ArrayForEach(group, cli_get(found, "groups"))
-	{
-		cli_table_add(table, cli_get_text(group, "name"));
-		cli_table_add(table, cli_get_text(group, "from"));
-		snprintf(text, sizeof(text), "%d", cJSON_GetArraySize(cli_get(group, "machines")));
-		cli_table_add(table, text);
-		snprintf(text, sizeof(text), "%llu",
-			(unsigned long long)cli_get_u64(group, "points"));
-		cli_table_add(table, text);
-		cli_table_add(table, cli_get_text(cli_get(group, "newest_point"), "name"));
-		cli_table_add(table, cli_get_text(group, "set_aside"));
-	}
-	cli_table_print(table, stdout);
+	const cJSON *groups = cli_get(cli_get(job, "result"), "groups");
+	if (cJSON_GetArraySize(groups) > 0) /* else it failed before the first */
+		cli_print_rows(&rows, groups);
 	return code;
 }
