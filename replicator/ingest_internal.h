@@ -6,7 +6,8 @@
  *	ingest_disks.c    which disks, continue or compare
  *	ingest_compare.c  answering hashes and pages
  *	ingest_verify.c   the head against the source
- *	ingest_cut.c      cuts: one thread for each group that has a session
+ *	ingest_group.c    one thread for each group that has a session: when to cut
+ *	ingest_cut.c      a cut, from asking to sealing
  *	ingest_settings.c what the policy asks of agents now
  *	ingest_state.c    state/agents/<machine>.json
  *
@@ -226,11 +227,20 @@ int ingest_take_verified(struct ingest_link *link, const struct json *message, s
 /* Tells the agent what the policy asks of it, if it does not know. First connection only. */
 int ingest_tell_settings(struct ingest_link *link, struct error *error);
 
+/* ── ingest_group.c ──────────────────────────────────────────────────────────────────────── */
+
+/* The session's machine is one of its group; the group's thread runs while it has sessions. 0, or
+ * -errno with `error` filled. Outside the lock. */
+int ingest_join_group(struct ingest_link *link, struct error *error);
+/* Waits for the thread if this was the last session. Nothing if it never joined. Outside the lock.
+ */
+void ingest_leave_group(struct ingest_session *session);
+
 /* ── ingest_cut.c ────────────────────────────────────────────────────────────────────────── */
 
-/* The group's thread runs while it has sessions. */
-int ingest_join_group(struct ingest_link *link, struct error *error);
-void ingest_leave_group(struct ingest_session *session);
+/* Makes the point that is due. 0; -EAGAIN: not all machines are there and whole; else why no point
+ * was made, which is logged and told to the agents. On the group's thread, outside the lock. */
+int ingest_try_cut(struct ingest_group *group, const struct group_due *due);
 /* The time of a point: what the agents say, within what this appliance's clock saw of the cut.
  * Their clocks may be wrong, or they may lie; a point from the future would never grow old. */
 int64_t ingest_cut_time(int64_t told_ns, int64_t begun_ns, int64_t now_ns);
