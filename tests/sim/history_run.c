@@ -133,6 +133,36 @@ int run_dead(struct run *run, int r, const char *what)
 	run_fail(run, "%s answers %d (%s) for no reason", what, r, strerror(-r));
 }
 
+struct model_disk *run_any_disk(struct run *run)
+{
+	struct model_state *live = &run->model.live;
+	unsigned start = live->disk_count ? (unsigned)run_below(run, live->disk_count) : 0;
+	for (unsigned i = 0; i < live->disk_count; i++) {
+		struct model_disk *d = &live->disks[(start + i) % live->disk_count];
+		if (!d->disk.removed)
+			return d;
+	}
+	return NULL;
+}
+
+int run_staged(struct run *run, int r, struct model_op *op, const char *what)
+{
+	run->totals->steps++;
+	if (r < 0)
+		return run_dead(run, r, what);
+	if (op->lsn < run->last_lsn || op->lsn != history_staged_lsn(run->history))
+		run_fail(run, "%s: lsn %" PRIu64 " after %" PRIu64 ", staged %" PRIu64, what,
+			op->lsn, run->last_lsn, history_staged_lsn(run->history));
+	run->last_lsn = op->lsn;
+	model_stage(&run->model, op);
+	run_trace(run,
+		"%s: lsn %" PRIu64 " disk %u lba %" PRIu64 "+%" PRIu64 " tag %" PRIu64
+		" number %" PRIu64 " size %" PRIu64,
+		what, op->lsn, op->disk, op->lba, op->sectors, op->tag, op->number,
+		op->added.size_bytes);
+	return 0;
+}
+
 void run_restart(struct run *run, unsigned how)
 {
 	run_close(run);

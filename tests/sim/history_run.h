@@ -104,14 +104,35 @@ int run_verify_points(struct run *run);
 int run_dead(struct run *run, int r, const char *what);
 /* Takes note of what is durable by now. */
 void run_note_durable(struct run *run);
+/* What a staging call gave, `r` and op->lsn, is checked and taken into the model. 0 or -EIO. */
+int run_staged(struct run *run, int r, struct model_op *op, const char *what);
+/* A disk that is not removed, by chance; NULL if there is none. */
+struct model_disk *run_any_disk(struct run *run);
 
-/* ── steps ───────────────────────────────────────────────────────────────────────────────── */
+/* Chance: uniform in [0, limit); limit > 0. */
+static inline uint64_t run_below(struct run *run, uint64_t limit)
+{
+	return rng_below(&run->rng, limit);
+}
+
+/* ── steps of the journal: history_steps.c ───────────────────────────────────────────────── */
 
 int step_add_disk(struct run *run, uint32_t sectors);
 int step_write(struct run *run, uint16_t disk, uint64_t lba, uint32_t sectors);
 int step_zero(struct run *run, uint16_t disk, uint64_t lba, uint64_t sectors);
 int step_seal(struct run *run);
 int step_commit(struct run *run);
+int step_trim(struct run *run, uint64_t target_bytes);
+int step_maintain(struct run *run);
+/* An orderly end, or one that forgets what is staged, and a new start. */
+int step_reopen(struct run *run, bool commit);
+/* What goes on while a drain or a flush is under way. */
+int step_disturb(struct run *run);
+/* Any step of these and of those below, by chance. */
+int step_random(struct run *run);
+
+/* ── steps of the vault: history_steps_vault.c ───────────────────────────────────────────── */
+
 /* Flushes a point, or goes on with the flush that is pending; does nothing if there is nothing
  * to flush. */
 int step_flush(struct run *run);
@@ -121,20 +142,18 @@ int step_flush_begin(struct run *run, uint64_t number);
 int step_flush_commit(struct run *run, uint64_t number);
 int step_drain(struct run *run);
 int step_drain_to_memory(struct run *run);
-/* What goes on while a drain or a flush is under way. */
-int step_disturb(struct run *run);
 /* Its parts, for other vaults: began with that number, ended. */
 int step_drain_begin(struct run *run, uint64_t *ret_number, uint64_t *ret_cut, uint64_t *ret_lsn);
 int step_drain_commit(struct run *run, const struct view *view);
-int step_trim(struct run *run, uint64_t target_bytes);
-int step_maintain(struct run *run);
-/* An orderly end, or one that forgets what is staged, and a new start. */
-int step_reopen(struct run *run, bool commit);
-/* The current content of every disk equals the live model. */
-int step_read_all(struct run *run);
-/* The catalogue equals the durable model. */
-int step_check_points(struct run *run);
 /* Begins with disks and points found in a vault; cut short, it began with fewer. */
 int step_take_over(struct run *run);
-/* Any of these and more, by chance. */
-int step_random(struct run *run);
+
+/* ── steps that look: history_steps_look.c ───────────────────────────────────────────────── */
+
+/* The current content of every disk equals the live model; of one of them, a stretch does. */
+int step_read_all(struct run *run);
+int step_read_some(struct run *run);
+/* The catalogue equals the durable model. */
+int step_check_points(struct run *run);
+/* Opens a view, reads in one that is open, or closes it. */
+int step_view(struct run *run);
