@@ -26,6 +26,7 @@ struct azureblob_account {
 	bool path_style; /* the endpoint's path begins with the account */
 };
 
+/* Wipes what is secret; it is empty afterwards. */
 void azureblob_account_free(struct azureblob_account *account);
 
 /* 0, -EINVAL (with what is wrong and never a secret in `error`) or -ENOMEM. */

@@ -104,6 +104,7 @@ void azureblob_wakeup(struct azureblob *client);
 /* Closes kept connections and gives memory back, unless something is under way: for a client
  * that has nothing to do for a while. */
 void azureblob_rest(struct azureblob *client);
+/* What was asked of the service since azureblob_new. */
 void azureblob_get_stats(const struct azureblob *client, struct http_calls_stats *ret_stats);
 /* Not while it is under way. */
 void azureblob_request_free(struct azureblob_request *request);

@@ -10,6 +10,7 @@
 int azureblob_container_create(struct azureblob *client, struct http_error *error);
 /* -ENOENT if it is not. */
 int azureblob_container_check(struct azureblob *client, struct http_error *error);
+/* With all that is in it. -ENOENT if it is not there. */
 int azureblob_container_delete(struct azureblob *client, struct http_error *error);
 
 /* Put Blob, an empty page blob of `size_bytes` (a multiple of 512, at most 8 TiB). -EEXIST if
@@ -17,7 +18,8 @@ int azureblob_container_delete(struct azureblob *client, struct http_error *erro
 int azureblob_create(struct azureblob *client, const char *blob, uint64_t size_bytes,
 	const struct http_headers *metadata, struct http_error *error);
 
-/* With an ETag to match it is not repeated after an unknown end: a repetition would be refused. */
+/* To a multiple of 512 bytes; what is cut off is lost, what is new is zeros. -ENOENT, -ESTALE.
+ * With an ETag to match it is not repeated after an unknown end: a repetition would be refused. */
 int azureblob_resize(struct azureblob *client, const char *blob, uint64_t size_bytes,
 	const struct azureblob_conditions *conditions, struct http_error *error);
 
@@ -40,6 +42,7 @@ struct azureblob_properties {
  * came. */
 int azureblob_get_properties(struct azureblob *client, const char *blob, const char *snapshot,
 	struct http_error *error, struct azureblob_properties *ret_properties);
+/* They are empty afterwards. */
 void azureblob_properties_free(struct azureblob_properties *properties);
 
 /* Replaces all metadata. */

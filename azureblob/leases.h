@@ -15,8 +15,11 @@
  * -EBUSY if another is. `seconds`: 15 to 60, or AZUREBLOB_LEASE_FOREVER. */
 int azureblob_lease_acquire(struct azureblob *client, const char *blob, const char *lease_id,
 	int seconds, struct http_error *error);
+/* A lease of limited time begins anew, an expired one too if nobody has written since; -ESTALE if
+ * it is not held under that id. */
 int azureblob_lease_renew(
 	struct azureblob *client, const char *blob, const char *lease_id, struct http_error *error);
+/* The lease goes on under another id; -ESTALE if it is held under neither. */
 int azureblob_lease_change(struct azureblob *client, const char *blob, const char *lease_id,
 	const char *new_lease_id, struct http_error *error);
 /* 0 also if an earlier attempt of this call had released it. */

@@ -23,7 +23,9 @@ struct token_source {
 	char *imds_endpoint;  /* no slash at its end */
 };
 
+/* Wipes the text; it is empty afterwards. */
 void token_free(struct token *token);
+/* It is empty afterwards. */
 void token_source_free(struct token_source *source);
 /* Fills in the defaults and what the environment says. 0, -EINVAL or -ENOMEM. */
 int token_source_init(struct token_source *source, const struct azureblob_token_options *options,

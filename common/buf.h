@@ -14,8 +14,11 @@ struct buf {
 	size_t capacity;
 };
 
-/* All return 0, or -ENOMEM with the buffer unchanged. Not thread-safe. */
+/* All return 0, or -ENOMEM with the buffer unchanged. One thread at a time for each buffer. */
+
+/* Makes room for `more` bytes and the NUL behind what is there. */
 int buf_reserve(struct buf *b, size_t more);
+/* Appends bytes, a text without its NUL, a formatted text. */
 int buf_append(struct buf *b, const void *data, size_t n);
 int buf_append_text(struct buf *b, const char *text);
 int buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));

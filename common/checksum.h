@@ -12,5 +12,6 @@ struct hash128 {
 	uint64_t high;
 };
 
+/* Of `n` bytes, 0 of them too. Cannot fail. Any thread. */
 uint64_t checksum64(const void *data, size_t n);
 struct hash128 checksum128(const void *data, size_t n);

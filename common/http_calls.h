@@ -145,6 +145,7 @@ void http_calls_pause(struct http_calls *calls, int64_t ns);
 void http_calls_rest(struct http_calls *calls);
 /* True once one of the options' `stop` is set. */
 bool http_calls_is_stopped(const struct http_calls *calls);
+/* Since http_calls_new. */
 void http_calls_get_stats(const struct http_calls *calls, struct http_calls_stats *ret_stats);
 
 /*
@@ -160,7 +161,8 @@ void http_call_note(struct http_call *call, int r);
 /* Formats a step's text. True if it fits into `room` bytes; else -EINVAL is remembered. */
 bool http_call_format(struct http_call *call, char *text, size_t room, const char *format,
 	va_list args) __attribute__((format(printf, 4, 0)));
-/* `value` NULL: nothing is added. */
+/* Adds a query parameter, escaped here; a header; a header with a formatted value of up to 511
+ * bytes. `value` NULL: nothing is added. */
 void http_call_query(struct http_call *call, const char *name, const char *value);
 void http_call_header(struct http_call *call, const char *name, const char *value);
 void http_call_headerf(struct http_call *call, const char *name, const char *format, ...)

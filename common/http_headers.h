@@ -16,7 +16,7 @@ struct http_header {
 	size_t value_at;
 };
 
-/* Zeroed is empty. */
+/* Zeroed is empty. One thread at a time. */
 struct http_headers {
 	struct buf text;
 	struct http_header *items; /* owned */
@@ -24,6 +24,7 @@ struct http_headers {
 	size_t capacity;
 };
 
+/* Releases the memory; the table is empty and usable afterwards. */
 void http_headers_free(struct http_headers *headers);
 /* Forgets the fields, keeps the memory. */
 void http_headers_clear(struct http_headers *headers);
@@ -43,5 +44,6 @@ int http_headers_parse_line(struct http_headers *headers, const char *line, size
 
 /* The first field of that name; NULL if there is none. Borrowed until the table changes. */
 const char *http_headers_get(const struct http_headers *headers, const char *name);
+/* Field `i`, below `count`. Borrowed likewise. */
 const char *http_headers_name(const struct http_headers *headers, size_t i);
 const char *http_headers_value(const struct http_headers *headers, size_t i);

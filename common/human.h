@@ -1,5 +1,5 @@
 /*
- * Durations, sizes, times of day and names as people write them.
+ * Durations, sizes, times of day and names as people write them. Pure functions: any thread.
  */
 #pragma once
 

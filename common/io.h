@@ -108,6 +108,7 @@ static inline int io_writev(
 	return file->io->ops->write(file, iov, count, offset);
 }
 
+/* The same of one piece. */
 int io_write(struct io_file *file, const void *data, size_t n, uint64_t offset);
 
 /* Makes all completed writes of this file, and its size, durable. */

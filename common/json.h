@@ -52,11 +52,14 @@ struct json {
  * thread. */
 int json_parse(const char *text, size_t n, const struct json_limits *limits,
 	struct cJSON **ret_json, struct error *error);
+/* For CLEANUP; NULL is fine. */
 void json_freep(struct cJSON **json);
 
 /* `name` stands before the path in errors; borrowed. */
 void json_root(const struct cJSON *json, const char *name, struct json *ret_at);
 
+/* The field of that name of the object `at`, which must be there. 0, -ENOENT or -EBADMSG. Any
+ * thread that has the document. */
 int json_get_text(const struct json *at, const char *name, const char **ret, struct error *error);
 int json_get_u64(const struct json *at, const char *name, uint64_t *ret, struct error *error);
 int json_get_i64(const struct json *at, const char *name, int64_t *ret, struct error *error);
@@ -64,6 +67,7 @@ int json_get_bool(const struct json *at, const char *name, bool *ret, struct err
 int json_get_object(const struct json *at, const char *name, struct json *ret, struct error *error);
 int json_get_array(const struct json *at, const char *name, struct json *ret, struct error *error);
 
+/* The same if it is there. 1, 0 (missing or null: `*ret` is left alone) or -EBADMSG. */
 int json_find_text(const struct json *at, const char *name, const char **ret, struct error *error);
 int json_find_u64(const struct json *at, const char *name, uint64_t *ret, struct error *error);
 int json_find_i64(const struct json *at, const char *name, int64_t *ret, struct error *error);

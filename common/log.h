@@ -18,6 +18,7 @@ enum log_level {
 /* What is less urgent than `level` is dropped. Default: info. */
 void log_set_level(enum log_level level);
 
+/* One line; `format` has no newline. Mostly by the macros below. */
 void log_message(enum log_level level, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 

@@ -9,5 +9,6 @@
 /* "READY=1\nSTATUS=…". 0 also where nobody wants to know; -errno otherwise. Any thread. */
 int notify_send(const char *state);
 
-/* How often "WATCHDOG=1" must come, from $WATCHDOG_USEC and $WATCHDOG_PID; 0: never. */
+/* How often "WATCHDOG=1" must come at the least, from $WATCHDOG_USEC and $WATCHDOG_PID; 0: never.
+ * Any thread. */
 int64_t notify_watchdog_ns(void);

@@ -1,6 +1,6 @@
 /*
  * URLs: percent-encoding, taking apart, putting together (RFC 3986). Only what http and https
- * need; no relative references, no IDN.
+ * need; no relative references, no IDN. Any thread, each with a buffer of its own.
  */
 #pragma once
 
@@ -35,9 +35,11 @@ struct url {
 /* Takes `text` apart. Only http and https, no user part, no fragment, no blanks or control
  * characters. 0, -EINVAL or -ENOMEM; `*ret_url` is untouched then. */
 int url_parse(const char *text, struct url *ret_url);
+/* Releases the parts; `url` is empty afterwards. */
 void url_free(struct url *url);
 
-/* Appends the host, and the port where the scheme's own does not say it: what Host: carries. */
+/* Appends the host, and the port where the scheme's own does not say it: what Host: carries. 0 or
+ * -ENOMEM. */
 int url_append_authority(struct buf *b, const struct url *url);
 
 /* Calls `each` for every name=value of a query (no '?' in front), both unescaped, '+' kept; a

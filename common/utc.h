@@ -1,5 +1,5 @@
 /*
- * UTC times as text, without the C library's locale or time zone.
+ * UTC times as text, without the C library's locale or time zone. Pure functions: any thread.
  */
 #pragma once
 

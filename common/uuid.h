@@ -11,7 +11,7 @@ struct uuid {
 	uint8_t bytes[16];
 };
 
-/* A new random one. 0 or -errno. */
+/* A new random one. 0 or -errno of getrandom(2). Any thread, as all here. */
 int uuid_generate(struct uuid *ret_uuid);
 /* Lower case with hyphens. */
 void uuid_format(const struct uuid *uuid, char ret_text[static UUID_TEXT_BYTES]);

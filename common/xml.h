@@ -48,6 +48,7 @@ extern const struct xml_limits xml_limits_default;
  * (may be NULL) says where. Any thread; no state is shared. */
 int xml_parse(const void *data, size_t n, const struct xml_limits *limits, struct xml **ret_xml,
 	struct error *error);
+/* With all nodes; NULL is fine. */
 void xml_free(struct xml *xml);
 
 static inline void xml_freep(struct xml **xml)
@@ -55,6 +56,7 @@ static inline void xml_freep(struct xml **xml)
 	xml_free(*xml);
 }
 
+/* The outermost element, never NULL. Reading a document: any thread, several at once. */
 const struct xml_node *xml_root(const struct xml *xml);
 
 /* The first element at `path` ("Blobs/Blob") below `node`; NULL if there is none, or if `node`

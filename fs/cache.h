@@ -24,7 +24,9 @@ struct cache_stats {
 
 /* `path` is a file of its own, emptied. capacity ≥ 1 MiB, else -EINVAL. Any thread afterwards. */
 int cache_new(struct io *io, const char *path, uint64_t capacity_bytes, struct cache **ret_cache);
+/* After the last base over it. Removes the file. NULL is fine. */
 void cache_free(struct cache *cache);
+/* Counts since the start. */
 void cache_stats(struct cache *cache, struct cache_stats *ret_stats);
 /* Evicts down to `capacity_bytes`, below what was asked for at the start; for a full disk. */
 int cache_shrink(struct cache *cache, uint64_t capacity_bytes);

@@ -21,7 +21,7 @@ struct cache_key {
 
 struct cache_index;
 
-/* slots > 0 */
+/* slots > 0. 0 or -ENOMEM. */
 int cache_index_new(uint32_t slots, struct cache_index **ret_index);
 void cache_index_free(struct cache_index *index);
 
@@ -38,6 +38,7 @@ void cache_index_publish(struct cache_index *index, uint32_t slot, const struct 
 /* Frees a taken or published slot; if it is pinned, when the last pin goes. */
 void cache_index_drop(struct cache_index *index, uint32_t slot);
 
+/* A taken or published slot stays until it is unpinned as often as it was pinned. */
 void cache_index_pin(struct cache_index *index, uint32_t slot);
 void cache_index_unpin(struct cache_index *index, uint32_t slot);
 

@@ -33,7 +33,9 @@ struct extent {
 
 struct extent_map;
 
+/* An empty one. 0 or -ENOMEM. */
 int extent_map_new(struct extent_map **ret_map);
+/* NULL is fine. */
 void extent_map_free(struct extent_map *map);
 
 /* Maps [e->lba, e->lba + e->sectors) to e, over whatever was there. Longer zero extents than

@@ -103,13 +103,15 @@ int history_grow_disk(
  * from the vault: what points from there on have in the base shows again. */
 int history_import_size(struct history *history, uint16_t disk, uint64_t size_bytes,
 	uint64_t from_point, uint64_t *ret_lsn);
+/* Staged. Points that were sealed before show it on; new ones do not. -ENOENT. */
 int history_remove_disk(struct history *history, uint16_t disk, uint64_t *ret_lsn);
-/* A comparison with the source has made the head right again. */
+/* A comparison with the source has made the head right again; or one is needed. Staged. -ENOENT. */
 int history_clear_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn);
 int history_set_resync(struct history *history, uint16_t disk, uint64_t *ret_lsn);
 
 /* Copies up to `max` disks, by rising id; returns how many there are. */
 unsigned history_disks(struct history *history, struct history_disk *ret_disks, unsigned max);
+/* The disk with that id, removed or not. 0 or -ENOENT. */
 int history_disk(struct history *history, uint16_t disk, struct history_disk *ret_disk);
 
 /* ── writing ─────────────────────────────────────────────────────────────────────────────── */
@@ -157,6 +159,7 @@ int history_bookmark(
 /* Makes everything staged when it was called durable and returns the highest durable lsn. One
  * caller at a time. -EIO, -ENOSPC (of the filesystem): the history has failed. */
 int history_commit(struct history *history, uint64_t *ret_durable_lsn);
+/* The highest lsn that was given out, and the highest that is durable. */
 uint64_t history_staged_lsn(struct history *history);
 uint64_t history_durable_lsn(struct history *history);
 /* Bytes staged and not yet durable. */
@@ -234,7 +237,9 @@ bool history_point_hides(struct history *history, uint64_t number, uint16_t disk
  * with what changed, no others, and keeps the vault point from being dropped.
  * -ENOENT: no such point; -ENODATA: damaged, or its segments are gone. */
 int history_view_open(struct history *history, uint64_t number, struct view **ret_view);
+/* Lets go of what it holds. NULL is fine. */
 void view_close(struct view *view);
+/* The number of its point. */
 uint64_t view_number(const struct view *view);
 /* The vault point below; 0 if there is none (then what is unmapped is zero). */
 uint64_t view_base_number(const struct view *view);
@@ -311,9 +316,9 @@ struct history_drain {
 };
 
 /* Records that a round begins: of what is staged about `most_bytes` of the journal's oldest, up to
- * `ret_cut`; 0: all. Staged; the first time it writes
- * checkpoints, too, so that older releases refuse the journal. -EBUSY: a sealed point must be
- * flushed first; -EUCLEAN: the base must be repaired first; -EINVAL: it cannot do it. */
+ * `ret_cut`; 0: all. Staged; the first time it writes checkpoints, too, so that older releases
+ * refuse the journal. -EBUSY: a sealed point must be flushed first; -EUCLEAN: the base must be
+ * repaired first; -EINVAL: it cannot do it. */
 int history_drain_begin(struct history *history, uint64_t most_bytes, uint64_t *ret_number,
 	uint64_t *ret_cut, uint64_t *ret_lsn);
 /* What the round has to send, once its beginning is durable: view_next_change and view_read.
@@ -324,6 +329,7 @@ int history_drain_view(
  * the last round's. Staged. -ESTALE: a point was sealed meanwhile, and has all of it. */
 int history_drain_commit(struct history *history, const struct view *view, const void *proof,
 	size_t n, uint64_t *ret_lsn);
+/* Where draining stands. */
 void history_drain_state(struct history *history, struct history_drain *ret_drain);
 /* What a flush of the point has to send: as history_view_open or, if it was drained, what was not;
  * the rest is then read from the base as it lies there. */
@@ -352,12 +358,13 @@ struct history_stats {
 	bool failed;
 };
 
+/* As of now; the counts since the opening. */
 void history_stats(struct history *history, struct history_stats *ret_stats);
+/* In the place of the options' limit_bytes; 0: none. Nothing is trimmed by it. */
 void history_set_limit(struct history *history, uint64_t limit_bytes);
 
 /* Unlinks the oldest segments whose every record is at or below the newest vault point, or drained,
- * until
- * used_bytes ≤ target; local-only points that need them are dropped first (durably). Segments
+ * until used_bytes ≤ target; local-only points that need them are dropped first (durably). Segments
  * held by views stay until these are closed. Returns what is used now; that it is still above
  * the target is no error. */
 int history_trim(struct history *history, uint64_t target_bytes, uint64_t *ret_used_bytes);

@@ -244,9 +244,11 @@ unsigned record_block_count(const struct journal_extent *e);
 /* The hashes of the blocks of n bytes that begin at a block's beginning. */
 void record_hash_blocks(const void *payload, size_t n, uint64_t *ret_hashes);
 bool record_blocks_good(const uint64_t *hashes, const void *payload, size_t n);
+/* Whether it is the header of segment `seq` of this history's group, whole. */
 bool segment_header_check(
 	const struct history *history, const struct journal_segment *header, uint64_t seq);
 
+/* Fills it with its checksum. */
 void segment_header_make(const struct history *history, const struct segment *segment,
 	struct journal_segment *ret_header);
 
@@ -260,6 +262,8 @@ struct scan {
 	uint32_t window_bytes, window_next;
 };
 
+/* Opens the segment's file for reading from its beginning to its end. Needs no lock. -errno of the
+ * disk, -ENOMEM. */
 int scan_open(struct history *history, uint64_t seq, struct scan *ret_scan);
 void scan_close(struct scan *scan);
 /* The page at `offset`, NULL beyond the file's end. Valid until the next call. */
@@ -273,6 +277,7 @@ int scan_payloads(
 struct scan_end {
 	uint64_t offset, lsn, hash;
 };
+/* Called for each record; other than 0 ends the walk and is returned. */
 typedef int scan_each(void *context, uint64_t offset, const struct journal_record *record);
 /* Walks the chain from `end` (in: where and after what to start; out: where it stopped) as far as
  * it is valid and up to lsn_limit. Records above `verify_above` have their payloads proven. */
@@ -384,6 +389,7 @@ struct run {
 
 #define RUN_AHEAD 8u /* extents that are hinted at before they are inserted */
 
+/* It is empty afterwards. */
 void run_free(struct run *run);
 /* The runs of a segment up to last_lsn: from its index, or scanned. -EBADMSG if neither will do.
  * `segment` is a copy of the values, so that commits do not change it meanwhile. */
@@ -433,14 +439,22 @@ struct replay {
 };
 
 /* replay_files.c */
+/* Finds the segments there are and reads their headers. */
 int replay_collect_links(struct history *history, struct replay *replay);
+/* A segment file that is needed no more: removed once no checkpoint names it. 0 or -ENOMEM. */
 int replay_add_leftover(struct history *history, uint64_t seq);
+/* Fills the error for a segment that cannot be read; returns `code`. */
 int replay_read_fault(struct history *history, struct replay *replay, uint64_t seq, int code);
 
+/* Brings the history to what its files say, from checkpoint and segments. Before anybody else knows
+ * it; takes no locks. */
 int replay_all(struct history *history, struct replay *replay);
+/* Logs a structure that failed its checksum, and counts it in the report. */
 void replay_fault(struct replay *replay, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+/* The records from and to, both included, are lost. 0 or -ENOMEM. */
 int replay_note_lost(struct replay *replay, uint64_t from, uint64_t to);
+/* Walks the chain of records through the segments, up to those after stop_lsn (UINT64_MAX: all). */
 int replay_segments(struct history *history, struct replay *replay, uint64_t stop_lsn);
 
 /* damage.c */

@@ -62,6 +62,7 @@ struct node {
 	uint32_t number;  /* of the point or the clone */
 };
 
+/* There and back; pure. */
 fuse_ino_t node_ino(const struct node *node);
 struct node node_of(fuse_ino_t ino);
 
@@ -256,7 +257,10 @@ void attributes_free(struct machine *machine);
 
 /* ── open files ──────────────────────────────────────────────────────────────────────────── */
 
+/* The file of that inode with a reference more, its store made if nobody has it open. -EROFS,
+ * -ESTALE, -ENOENT, what opening the store came to. Not under the lock, as file_release. */
 int file_open(struct mount *mount, fuse_ino_t ino, bool for_writing, struct open_file **ret_file);
+/* Gives the reference back; the last one frees the file. */
 void file_release(struct open_file *file);
 /* Around each request: -EIO once its machine is gone. */
 int file_enter(struct open_file *file);
@@ -281,6 +285,7 @@ void buffers_free(struct buffers *buffers);
 
 /* ── gates ───────────────────────────────────────────────────────────────────────────────── */
 
+/* `limit`: how many requests are worked on at once. */
 void gate_init(struct gate *gate, unsigned limit);
 void gate_destroy(struct gate *gate);
 /* Has the request answered: now, or later by another thread; `request` is copied for that. */
@@ -291,6 +296,7 @@ void write_gates_free(struct mount *mount);
 
 /* ── handlers ────────────────────────────────────────────────────────────────────────────── */
 
+/* The table that libfuse calls. */
 const struct fuse_lowlevel_ops *mount_ops(void);
 /* Does what it asks for and answers. */
 void request_answer(const struct request *request);

@@ -17,7 +17,9 @@ enum overlay_state {
 
 struct overlay;
 
+/* Of a disk of that many sectors, all OVERLAY_BELOW. 0 or -ENOMEM. */
 int overlay_new(uint64_t sectors, struct overlay **ret_overlay);
+/* NULL is fine. */
 void overlay_free(struct overlay *overlay);
 
 /* The state at `lba` and for how many sectors from there, at most `sectors`, it is the same. */
@@ -32,5 +34,5 @@ uint64_t overlay_zero_cost(const struct overlay *overlay, uint64_t lba, uint64_t
 int overlay_set_data(struct overlay *overlay, uint64_t lba, uint64_t sectors);
 int overlay_set_zero(struct overlay *overlay, uint64_t lba, uint64_t sectors);
 
-/* Makes the chunks of [lba, lba + sectors), so that setting them cannot fail. */
+/* Makes the chunks of [lba, lba + sectors), so that setting them cannot fail. 0 or -ENOMEM. */
 int overlay_reserve(struct overlay *overlay, uint64_t lba, uint64_t sectors);

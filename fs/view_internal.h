@@ -41,6 +41,7 @@ struct view {
 	struct view *lower;
 };
 
+/* NULL: the point does not have it. */
 struct view_disk *view_find_disk(const struct view *view, uint16_t id);
 /* As view_read; `pass` may be NULL. */
 int view_read_in_pass(struct view *view, struct view_pass *pass, uint16_t disk, uint64_t lba,
