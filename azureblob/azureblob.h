@@ -89,9 +89,6 @@ int azureblob_new(const struct azureblob_options *options, struct azureblob **re
 /* Requests under way are dropped without being handed back. NULL is fine. */
 void azureblob_free(struct azureblob *client);
 
-/* "account/container", for messages; as long as the client. */
-const char *azureblob_name(const struct azureblob *client);
-
 /* Hands back one finished request. Waits up to `timeout_ms` (0: only looks; -1: for ever). 0,
  * -ETIMEDOUT, or -EINTR after azureblob_wakeup. */
 int azureblob_wait(struct azureblob *client, int timeout_ms, struct azureblob_request **ret_done);
@@ -101,9 +98,6 @@ size_t azureblob_pending(const struct azureblob *client);
 void azureblob_cancel(struct azureblob *client, struct azureblob_request *request);
 /* Makes azureblob_wait return -EINTR. Any thread. */
 void azureblob_wakeup(struct azureblob *client);
-/* Closes kept connections and gives memory back, unless something is under way: for a client
- * that has nothing to do for a while. */
-void azureblob_rest(struct azureblob *client);
 /* What was asked of the service since azureblob_new. */
 void azureblob_get_stats(const struct azureblob *client, struct http_calls_stats *ret_stats);
 /* Not while it is under way. */

@@ -210,9 +210,10 @@ int azureblob_delete(struct azureblob *client, const char *blob, const char *sna
 	return r == -ENOENT && request.call.may_have_happened ? 0 : r;
 }
 
-int azureblob_copy_start(struct azureblob *client, const char *source, const char *snapshot,
-	const char *blob, struct http_error *error,
-	char ret_copy_id[static AZUREBLOB_COPY_ID_BYTES])
+#define COPY_ID_BYTES 48
+
+static int start_copy(struct azureblob *client, const char *source, const char *snapshot,
+	const char *blob, struct http_error *error, char ret_copy_id[static COPY_ID_BYTES])
 {
 	CLEANUP_REQUEST struct azureblob_request request = { 0 };
 	CLEANUP(buf_free) struct buf url = { 0 };
@@ -231,10 +232,11 @@ int azureblob_copy_start(struct azureblob *client, const char *source, const cha
 	if (r < 0)
 		return r;
 	return azureblob_call_answer_copy(
-		&request, "x-ms-copy-id", ret_copy_id, AZUREBLOB_COPY_ID_BYTES, error);
+		&request, "x-ms-copy-id", ret_copy_id, COPY_ID_BYTES, error);
 }
 
-int azureblob_copy_poll(
+/* 1 once it is done, 0 while it goes on. */
+static int poll_copy(
 	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error)
 {
 	CLEANUP(azureblob_properties_free) struct azureblob_properties p = { 0 };
@@ -254,24 +256,13 @@ int azureblob_copy_poll(
 		error, -EIO, "copy to %s: %s: %s", blob, p.copy_status, p.copy_description);
 }
 
-int azureblob_copy_abort(
-	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error)
-{
-	CLEANUP_REQUEST struct azureblob_request request = { 0 };
-	azureblob_call_begin(client, &request, "PUT", blob, HTTP_REPEATABLE);
-	http_call_query(&request.call, "comp", "copy");
-	http_call_query(&request.call, "copyid", copy_id);
-	http_call_header(&request.call, "x-ms-copy-action", "abort");
-	return http_call_perform(&request.call, error);
-}
-
 int azureblob_copy(struct azureblob *client, const char *source, const char *snapshot,
 	const char *blob, struct http_error *error)
 {
-	char copy_id[AZUREBLOB_COPY_ID_BYTES];
+	char copy_id[COPY_ID_BYTES];
 	int64_t pause_ns = 50 * NS_PER_MS;
-	int r = azureblob_copy_start(client, source, snapshot, blob, error, copy_id);
-	while (r == 0 && (r = azureblob_copy_poll(client, blob, copy_id, error)) == 0) {
+	int r = start_copy(client, source, snapshot, blob, error, copy_id);
+	while (r == 0 && (r = poll_copy(client, blob, copy_id, error)) == 0) {
 		http_calls_pause(client->calls, pause_ns);
 		pause_ns = MIN(pause_ns * 2, 5 * NS_PER_S);
 	}

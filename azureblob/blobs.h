@@ -98,20 +98,9 @@ int azureblob_list(struct azureblob *client, const struct azureblob_list_options
 	int (*each)(void *context, const struct azureblob_item *item), void *context,
 	struct http_error *error);
 
-/*
- * Copy Blob, within the account: from a blob or its snapshot to a name that is not taken
- * (-EEXIST). It goes on at the service; the new blob can't be changed meanwhile.
- */
-#define AZUREBLOB_COPY_ID_BYTES 48
-int azureblob_copy_start(struct azureblob *client, const char *source, const char *snapshot,
-	const char *blob, struct http_error *error,
-	char ret_copy_id[static AZUREBLOB_COPY_ID_BYTES]);
-/* 1 once it is done, 0 while it goes on, -ECANCELED if aborted, -EIO if it failed; -ESTALE if
+/* Copy Blob, within the account: from a blob or its snapshot (NULL: the base) to a name that is not
+ * taken (-EEXIST), and waits for the end. It goes on at the service if this fails; the new blob
+ * can't be changed meanwhile. -ECANCELED if somebody aborted it, -EIO if it failed, -ESTALE if
  * another copy has taken its place. */
-int azureblob_copy_poll(
-	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error);
-int azureblob_copy_abort(
-	struct azureblob *client, const char *blob, const char *copy_id, struct http_error *error);
-/* Starts and waits for the end. */
 int azureblob_copy(struct azureblob *client, const char *source, const char *snapshot,
 	const char *blob, struct http_error *error);

@@ -131,11 +131,8 @@ int azureblob_new(
 	client->checksum = options->checksum;
 	client->endpoint = strdup(options->account->endpoint);
 	client->container = strdup(options->container);
-	if (!client->endpoint || !client->container ||
-		asprintf(&client->name, "%s/%s", options->account->name, options->container) < 0) {
-		client->name = NULL;
+	if (!client->endpoint || !client->container)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	}
 	int r = http_calls_new(&blob_service, client, &options->http,
 		options->retry.attempts > 0 ? &options->retry : &policy, &client->calls, error);
 	if (r < 0)
@@ -151,13 +148,7 @@ void azureblob_free(struct azureblob *client)
 	http_calls_free(client->calls);
 	free(client->endpoint);
 	free(client->container);
-	free(client->name);
 	free(client);
-}
-
-const char *azureblob_name(const struct azureblob *client)
-{
-	return client->name;
 }
 
 size_t azureblob_pending(const struct azureblob *client)
@@ -193,9 +184,4 @@ void azureblob_cancel(struct azureblob *client, struct azureblob_request *reques
 void azureblob_wakeup(struct azureblob *client)
 {
 	http_calls_wakeup(client->calls);
-}
-
-void azureblob_rest(struct azureblob *client)
-{
-	http_calls_rest(client->calls);
 }

@@ -10,6 +10,5 @@ struct azureblob {
 	struct http_calls *calls;
 	char *endpoint;
 	char *container;
-	char *name;
 	enum azureblob_checksum checksum;
 };

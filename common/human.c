@@ -10,6 +10,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
@@ -115,6 +116,29 @@ int size_format(uint64_t bytes, struct buf *ret_text)
 			return buf_printf(ret_text, "%" PRIu64 "%c", bytes / unit, letters[i]);
 	}
 	return buf_printf(ret_text, "%" PRIu64, bytes);
+}
+
+const char *human_size(double bytes, char ret_text[static HUMAN_TEXT_BYTES])
+{
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };
+	unsigned unit = 0;
+	for (; bytes >= 1024 && unit + 1 < ARRAY_SIZE(units); unit++)
+		bytes /= 1024;
+	snprintf(ret_text, HUMAN_TEXT_BYTES, "%.*f %s", unit == 0 ? 0 : 1, bytes, units[unit]);
+	return ret_text;
+}
+
+const char *human_time(double seconds, char ret_text[static HUMAN_TEXT_BYTES])
+{
+	if (seconds < 120)
+		snprintf(ret_text, HUMAN_TEXT_BYTES, "%.0f s", seconds);
+	else if (seconds < 7200)
+		snprintf(ret_text, HUMAN_TEXT_BYTES, "%.0f min", seconds / 60);
+	else if (seconds < 172800)
+		snprintf(ret_text, HUMAN_TEXT_BYTES, "%.1f h", seconds / 3600);
+	else
+		snprintf(ret_text, HUMAN_TEXT_BYTES, "%.1f days", seconds / 86400);
+	return ret_text;
 }
 
 int minute_parse(const char **text, uint16_t *ret_minute)

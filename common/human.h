@@ -21,6 +21,12 @@ int duration_format(int64_t seconds, struct buf *ret_text);
 /* Likewise for size_parse: "20M", "1000". */
 int size_format(uint64_t bytes, struct buf *ret_text);
 
+/* For people to read, rounded: "512 B", "1.5 GiB"; "17 s", "12 min", "4.2 h", "3.0 days". Return
+ * ret_text. */
+#define HUMAN_TEXT_BYTES 32
+const char *human_size(double bytes, char ret_text[static HUMAN_TEXT_BYTES]);
+const char *human_time(double seconds, char ret_text[static HUMAN_TEXT_BYTES]);
+
 /* Reads "HH:MM", 00:00 to 24:00, at *text and moves it behind. 0 or -EINVAL. */
 int minute_parse(const char **text, uint16_t *ret_minute);
 

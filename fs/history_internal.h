@@ -270,9 +270,6 @@ void scan_close(struct scan *scan);
 int scan_page(struct scan *scan, uint64_t offset, const void **ret_page);
 /* 0 with the record, or NULL if there is none that is valid. */
 int scan_record(struct scan *scan, uint64_t offset, const struct journal_record **ret_record);
-/* Proves the payloads of a record just returned (copied by the caller). */
-int scan_payloads(
-	struct scan *scan, uint64_t offset, const struct journal_record *record, bool *ret_good);
 
 struct scan_end {
 	uint64_t offset, lsn, hash;
@@ -452,8 +449,6 @@ int replay_all(struct history *history, struct replay *replay);
 /* Logs a structure that failed its checksum, and counts it in the report. */
 void replay_fault(struct replay *replay, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
-/* The records from and to, both included, are lost. 0 or -ENOMEM. */
-int replay_note_lost(struct replay *replay, uint64_t from, uint64_t to);
 /* Walks the chain of records through the segments, up to those after stop_lsn (UINT64_MAX: all). */
 int replay_segments(struct history *history, struct replay *replay, uint64_t stop_lsn);
 

@@ -60,7 +60,9 @@ static bool is_fuse_mount(const char *path)
 	return found;
 }
 
-int mount_clean_stale(const char *path)
+/* Takes down a mount whose server has died (ENOTCONN), if there is one at `path`. 0 also if there
+ * is none; -EBUSY: a living one. */
+static int clean_stale(const char *path)
 {
 	struct statvfs st;
 	/* One dead daemon after another may have left mounts on top of each other. The kernel never
@@ -84,7 +86,7 @@ int mount_clean_stale(const char *path)
 /* The directory, free of dead mounts. */
 static int prepare_path(const char *path, struct error *error)
 {
-	int r = mount_clean_stale(path);
+	int r = clean_stale(path);
 	if (r == -EBUSY)
 		return error_set(error, r,
 			"stop the daemon that serves it, or configure another path",

@@ -64,7 +64,3 @@ int mount_remove_machine(struct mount *mount, const char *name);
 int mount_add_clone(
 	struct mount *mount, const char *machine, const char *clone_name, struct clone *clone);
 int mount_remove_clone(struct mount *mount, const char *machine, const char *clone_name);
-
-/* Takes down a mount whose server has died (ENOTCONN), if there is one at `path`. 0 also if there
- * is none; -EBUSY: a living one. */
-int mount_clean_stale(const char *path);

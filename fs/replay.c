@@ -23,7 +23,8 @@
 
 #include "fs/history_internal.h"
 
-int replay_note_lost(struct replay *replay, uint64_t from, uint64_t to)
+/* The records from and to, both included, are lost. 0 or -ENOMEM. */
+static int note_lost(struct replay *replay, uint64_t from, uint64_t to)
 {
 	struct lost_range *grown =
 		realloc(replay->lost, (replay->lost_count + 1) * sizeof(*replay->lost));
@@ -315,7 +316,7 @@ static int lose(struct walk *walk, uint64_t from, uint64_t to)
 		walk->history->directory, from, to);
 	walk->history->head_floor = MAX(walk->history->head_floor, to);
 	int r = disk_clear_maps(walk->history);
-	return r < 0 ? r : replay_note_lost(walk->replay, from, to);
+	return r < 0 ? r : note_lost(walk->replay, from, to);
 }
 
 static int walk_segment(struct walk *walk, unsigned i)

@@ -81,7 +81,8 @@ int scan_record(struct scan *scan, uint64_t offset, const struct journal_record 
 	return 0;
 }
 
-int scan_payloads(
+/* Proves the payloads of a record just returned (copied by the caller). */
+static int prove_payloads(
 	struct scan *scan, uint64_t offset, const struct journal_record *record, bool *ret_good)
 {
 	*ret_good = true;
@@ -128,7 +129,7 @@ int scan_chain(struct scan *scan, uint64_t first_lsn, uint64_t lsn_limit, uint64
 		memcpy(copy, record, sizeof(*copy));
 		if (copy->lsn > verify_above) {
 			bool good;
-			r = scan_payloads(scan, end->offset, copy, &good);
+			r = prove_payloads(scan, end->offset, copy, &good);
 			if (r < 0)
 				return r;
 			if (!good)

@@ -13,6 +13,7 @@
 
 #include "common/bytes.h"
 #include "common/clock.h"
+#include "common/human.h"
 #include "common/utc.h"
 
 /* The next evaluation under construction. */
@@ -34,32 +35,14 @@ static struct alert *raise_alert(struct board *board, const char *code, bool cri
 
 #define SAY(field, ...) snprintf(field, sizeof(field), __VA_ARGS__)
 
-const char *alert_human_bytes(uint64_t bytes, char ret_text[static ALERT_HUMAN_BYTES])
+static const char *size_text(uint64_t bytes, char ret_text[static HUMAN_TEXT_BYTES])
 {
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
-	double value = (double)bytes;
-	unsigned unit = 0;
-	while (value >= 1024.0 && unit + 1 < ARRAY_SIZE(units)) {
-		value /= 1024.0;
-		unit++;
-	}
-	snprintf(
-		ret_text, ALERT_HUMAN_BYTES, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-	return ret_text;
+	return human_size((double)bytes, ret_text);
 }
 
-const char *alert_human_age(int64_t ns, char ret_text[static ALERT_HUMAN_BYTES])
+static const char *age_text(int64_t ns, char ret_text[static HUMAN_TEXT_BYTES])
 {
-	double s = (double)ns / (double)NS_PER_S;
-	if (s < 120.0)
-		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.0f s", s);
-	else if (s < 7200.0)
-		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.0f min", s / 60.0);
-	else if (s < 172800.0)
-		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.1f h", s / 3600.0);
-	else
-		snprintf(ret_text, ALERT_HUMAN_BYTES, "%.1f days", s / 86400.0);
-	return ret_text;
+	return human_time((double)ns / (double)NS_PER_S, ret_text);
 }
 
 /* The machine that commands are to name. */
@@ -212,12 +195,12 @@ static void rule_rpo(const struct alert_facts *f, struct board *board)
 	if (!f->vault_configured || f->rpo_alert_s == 0 || f->taken_over || f->open_failed ||
 		f->rpo_vault_age_ns <= f->rpo_alert_s * NS_PER_S)
 		return;
-	char age[ALERT_HUMAN_BYTES], allowed[ALERT_HUMAN_BYTES], lag[ALERT_HUMAN_BYTES],
-		rate[ALERT_HUMAN_BYTES];
+	char age[HUMAN_TEXT_BYTES], allowed[HUMAN_TEXT_BYTES], lag[HUMAN_TEXT_BYTES],
+		rate[HUMAN_TEXT_BYTES];
 	struct alert *a = raise_alert(board, "rpo", true);
 	SAY(a->text, "%s: changes as old as %s are not in the vault; the policy allows %s",
-		f->machine, alert_human_age(f->rpo_vault_age_ns, age),
-		alert_human_age(f->rpo_alert_s * NS_PER_S, allowed));
+		f->machine, age_text(f->rpo_vault_age_ns, age),
+		age_text(f->rpo_alert_s * NS_PER_S, allowed));
 	if (f->paused) {
 		SAY(a->cause, "replication is paused");
 		SAY(a->mend, "run 'landfall machine resume %s'", member_of(f));
@@ -226,9 +209,8 @@ static void rule_rpo(const struct alert_facts *f, struct board *board)
 			f->vault_reachable ? f->flush_error.message : f->vault_error.message);
 		SAY(a->mend, "mend what keeps the vault from being written; see the other alert");
 	} else {
-		SAY(a->cause, "%s wait to be sent, and %s/s flow",
-			alert_human_bytes(f->lag_bytes, lag),
-			alert_human_bytes(f->flush_bytes_per_s, rate));
+		SAY(a->cause, "%s wait to be sent, and %s/s flow", size_text(f->lag_bytes, lag),
+			size_text(f->flush_bytes_per_s, rate));
 		SAY(a->mend, "give it more bandwidth (policy, line), or allow more with "
 			     "'landfall policy set … rpo-alert=…'");
 	}
@@ -238,10 +220,10 @@ static void rule_journal_fill(const struct alert_facts *f, struct board *board)
 {
 	if (f->open_failed || (!f->refusing && f->allowed_bytes_per_s == 0))
 		return;
-	char rate[ALERT_HUMAN_BYTES], limit[ALERT_HUMAN_BYTES];
+	char rate[HUMAN_TEXT_BYTES], limit[HUMAN_TEXT_BYTES];
 	struct alert *a =
 		raise_alert(board, f->refusing ? "journal-full" : "journal-filling", f->refusing);
-	alert_human_bytes(f->journal_limit_bytes, limit);
+	size_text(f->journal_limit_bytes, limit);
 	if (f->refusing)
 		SAY(a->text,
 			"%s: the journal is full (%.0f %% of %s): writes wait, then are "
@@ -251,7 +233,7 @@ static void rule_journal_fill(const struct alert_facts *f, struct board *board)
 		SAY(a->text,
 			"%s: the journal is filling (%.0f %% of %s): writes are slowed to %s/s",
 			f->machine, f->fill * 100.0, limit,
-			alert_human_bytes(f->allowed_bytes_per_s, rate));
+			size_text(f->allowed_bytes_per_s, rate));
 	const char *cause = "the source writes faster than the vault takes it";
 	char resume[128];
 	const char *mend = "give it more bandwidth, or a larger [journal] size";
@@ -275,13 +257,13 @@ static void rule_agent_away(const struct alert_facts *f, struct board *board)
 	if (!f->agent_machine || f->agent_away_since_ns == 0 || f->open_failed || f->paused)
 		return;
 	int64_t away_ns = f->now_ns - f->agent_away_since_ns;
-	char age[ALERT_HUMAN_BYTES];
+	char age[HUMAN_TEXT_BYTES];
 	struct alert *a = raise_alert(
 		board, "agent-away", f->rpo_alert_s > 0 && away_ns > f->rpo_alert_s * NS_PER_S);
 	a->since_ns = f->agent_away_since_ns;
 	SAY(a->text, "%s: no recovery points are made, since the agent of machine %s is away%s%s",
 		f->machine, f->agent_machine, f->agent_never_came ? "" : " for ",
-		f->agent_never_came ? "" : alert_human_age(away_ns, age));
+		f->agent_never_came ? "" : age_text(away_ns, age));
 	SAY(a->cause, "%s",
 		f->agent_never_came
 			? "it has not come since the appliance was started, or is not enrolled yet"
@@ -326,13 +308,13 @@ static void rule_app_failing(const struct alert_facts *f, struct board *board)
 
 static void rule_certificate(const struct alert_facts *f, struct board *board)
 {
-	char age[ALERT_HUMAN_BYTES];
+	char age[HUMAN_TEXT_BYTES];
 	if (!f->certificate_machine || f->open_failed)
 		return;
 	struct alert *a = raise_alert(board, "agent-certificate", false);
 	SAY(a->text, "%s: the certificate of machine %s ends in %s; then its agent is refused",
 		f->machine, f->certificate_machine,
-		alert_human_age(MAX(f->certificate_ends_ns - f->now_ns, (int64_t)0), age));
+		age_text(MAX(f->certificate_ends_ns - f->now_ns, (int64_t)0), age));
 	SAY(a->cause, "its agent has not renewed it, though it ought to have weeks ago");
 	SAY(a->mend,
 		"on machine %s: see that landfall-agent runs and reaches the appliance, and its "
@@ -418,14 +400,14 @@ static void rule_disk_full(const struct appliance_facts *f, struct board *board)
 	/* The journal is promised its size; a filesystem that cannot hold it will fail writes. */
 	if (f->journal_free_bytes >= may_grow && f->journal_free_bytes >= GIB / 4)
 		return;
-	char left[ALERT_HUMAN_BYTES], more[ALERT_HUMAN_BYTES];
+	char left[HUMAN_TEXT_BYTES], more[HUMAN_TEXT_BYTES];
 	bool critical = f->journal_free_bytes < MIN(GIB, may_grow / 10 + 128 * MIB);
 	struct alert *a = raise_alert(board, "disk-full", critical);
 	SAY(a->text,
 		"%s: %s are left on the journal's filesystem, and the journal may still grow "
 		"by %s",
-		f->journal_directory, alert_human_bytes(f->journal_free_bytes, left),
-		alert_human_bytes(may_grow, more));
+		f->journal_directory, size_text(f->journal_free_bytes, left),
+		size_text(may_grow, more));
 	SAY(a->cause,
 		"[journal] size is more than the filesystem holds, or something else fills it");
 	SAY(a->mend, "make room there, or lower [journal] size in landfall.conf and reload");

@@ -104,8 +104,3 @@ const char *alert_health_text(enum alert_health health);
 
 /* Whether the vault answered and would not have us, as opposed to being out of reach. */
 bool alert_is_refusal(int code);
-
-/* "1.5 GiB", "17 s", "4.2 h": for people. Return ret_text. */
-#define ALERT_HUMAN_BYTES 24
-const char *alert_human_bytes(uint64_t bytes, char ret_text[static ALERT_HUMAN_BYTES]);
-const char *alert_human_age(int64_t ns, char ret_text[static ALERT_HUMAN_BYTES]);

@@ -175,8 +175,6 @@ int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint
 int group_wait_request(struct group *group, uint64_t request, uint8_t kind, unsigned timeout_ms,
 	struct error *error, uint64_t *ret_number);
 
-/* Flushes what is sealed as soon as it can. */
-void group_flush_now(struct group *group);
 /* Waits until point `number` or a later one is in the vault. 0; -ETIMEDOUT after timeout_ms;
  * -ESTALE: taken over; -ENOTCONN: no vault is configured; -ECANCELED: the group ends. */
 int group_wait_vault(

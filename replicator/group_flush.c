@@ -228,13 +228,6 @@ void group_stop_flush_locked(struct group *group)
 
 /* ── waiting ─────────────────────────────────────────────────────────────────────────────── */
 
-void group_flush_now(struct group *group)
-{
-	SCOPED_LOCK(&group->lock);
-	group->flush_asked = true;
-	pthread_cond_signal(&group->flush_wake);
-}
-
 int group_wait_vault(struct group *group, uint64_t number, unsigned timeout_ms, struct error *error)
 {
 	if (!group->service)

@@ -75,7 +75,6 @@ void jobs_unwatch(struct jobs *jobs, uint64_t watch);
 
 /* For steps: */
 const struct cJSON *job_parameters(const struct job *job);
-uint64_t job_id(const struct job *job);
 /* True once the job was canceled or the appliance stops: return -ECANCELED soon; the step is
  * begun anew if the job resumes. Any thread. */
 bool job_should_stop(const struct job *job);

@@ -246,11 +246,6 @@ const cJSON *job_parameters(const struct job *job)
 	return job->parameters;
 }
 
-uint64_t job_id(const struct job *job)
-{
-	return job->id;
-}
-
 bool job_should_stop(const struct job *job)
 {
 	return atomic_load(&job->stop);

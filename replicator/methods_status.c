@@ -7,7 +7,9 @@
 #include "replicator/agents.h"
 #include "replicator/registry_internal.h"
 
-const char *machine_state(const struct machine_entry *machine, const struct group_status *status)
+/* Under lock: "new", "protected", … */
+static const char *machine_state(
+	const struct machine_entry *machine, const struct group_status *status)
 {
 	if (machine->removing)
 		return "removing";

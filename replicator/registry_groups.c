@@ -176,7 +176,8 @@ static int add_settings(
 	return r;
 }
 
-int registry_settings(struct registry *registry, const struct group_entry *entry, char **ret_text)
+/* owner.json's settings of a group; the caller frees the text. Under change_lock. */
+static int settings_of(struct registry *registry, const struct group_entry *entry, char **ret_text)
 {
 	CLEANUP(json_freep) struct cJSON *root = NULL;
 	CLEANUP(buf_free) struct buf text = { 0 };
@@ -194,7 +195,7 @@ int registry_push_settings(
 	struct registry *registry, struct group_entry *entry, struct error *error)
 {
 	CLEANUP_FREE char *settings = NULL;
-	int r = registry_settings(registry, entry, &settings);
+	int r = settings_of(registry, entry, &settings);
 	if (r < 0)
 		return error_set(error, r, NULL, "group %s: its settings: %s", entry->name,
 			strerrordesc_np(-r));
@@ -300,7 +301,7 @@ static int new_group(struct registry *registry, struct group_entry *entry,
 	CLEANUP_FREE char *directory = registry_group_directory(registry, entry->name);
 	CLEANUP_FREE char *state_path = registry_group_state_path(registry, entry->name);
 	CLEANUP_FREE char *settings = NULL;
-	if (!directory || !state_path || registry_settings(registry, entry, &settings) < 0)
+	if (!directory || !state_path || settings_of(registry, entry, &settings) < 0)
 		return error_set(error, -ENOMEM, NULL, "group %s: out of memory", entry->name);
 	struct group_options options = { .io = registry->io,
 		.clock = registry->clock,

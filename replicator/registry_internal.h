@@ -182,8 +182,6 @@ void registry_hide_machine(struct registry *registry, struct machine_entry *mach
 /* Looks whether the mount is there, and puts it back if somebody took it away: for whoever is about
  * to name a path in it. Fails with words if it cannot be put back. */
 int registry_check_mount(struct registry *registry, struct error *error);
-/* owner.json's settings of a group; the caller frees the text. Under change_lock. */
-int registry_settings(struct registry *registry, const struct group_entry *entry, char **ret_text);
 /* Writes them to the group. */
 int registry_push_settings(
 	struct registry *registry, struct group_entry *entry, struct error *error);
@@ -278,8 +276,6 @@ int methods_metrics_register(struct registry *registry, struct control *control)
 /* Everything `status` tells of one machine. Under lock. */
 int machine_to_json(
 	struct registry *registry, const struct machine_entry *machine, struct cJSON **ret_json);
-/* Under lock: "new", "protected", … */
-const char *machine_state(const struct machine_entry *machine, const struct group_status *status);
 
 /* One policy as `policy.show` tells it. -ENOENT. */
 int policy_json(struct registry *registry, const char *name, struct cJSON **ret_json);

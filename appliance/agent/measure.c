@@ -22,29 +22,6 @@
 #define PRICE_MONTH_GB 0.045
 #define PRICE_TRAFFIC_GB 0.09
 
-static const char *human(double bytes, char text[static 32])
-{
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };
-	unsigned unit = 0;
-	for (; bytes >= 1024 && unit < 5; unit++)
-		bytes /= 1024;
-	snprintf(text, 32, "%.*f %s", unit == 0 ? 0 : 1, bytes, units[unit]);
-	return text;
-}
-
-static const char *human_time(double seconds, char text[static 32])
-{
-	if (seconds < 120)
-		snprintf(text, 32, "%.0f s", seconds);
-	else if (seconds < 7200)
-		snprintf(text, 32, "%.0f min", seconds / 60);
-	else if (seconds < 172800)
-		snprintf(text, 32, "%.1f h", seconds / 3600);
-	else
-		snprintf(text, 32, "%.1f days", seconds / 86400);
-	return text;
-}
-
 /* ── words ───────────────────────────────────────────────────────────────────────────────── */
 
 static int read_time(const struct agent_arguments *arguments, const char *name, int64_t least,
@@ -103,41 +80,41 @@ static int read_rates(const struct agent_arguments *arguments, struct measure_ra
 
 static void print_disk(const struct measure_disk *d)
 {
-	char a[32], b[32], c[32];
-	printf("disk %s, %s: %s written in %llu requests", d->id, human((double)d->bytes, a),
-		human((double)d->written_bytes, b), (unsigned long long)d->requests);
+	char a[HUMAN_TEXT_BYTES], b[HUMAN_TEXT_BYTES], c[HUMAN_TEXT_BYTES];
+	printf("disk %s, %s: %s written in %llu requests", d->id, human_size((double)d->bytes, a),
+		human_size((double)d->written_bytes, b), (unsigned long long)d->requests);
 	if (d->requests > 0)
-		printf(" of %s", human((double)d->written_bytes / (double)d->requests, c));
-	printf("; %s of it changed", human((double)d->changed_bytes, a));
+		printf(" of %s", human_size((double)d->written_bytes / (double)d->requests, c));
+	printf("; %s of it changed", human_size((double)d->changed_bytes, a));
 	for (unsigned k = 0; k < MEASURE_SIZES; k++)
 		if (d->by_block[k] > 0)
 			printf("%s %s in blocks of %s", k == 0 ? ":" : ",",
-				human((double)d->by_block[k], b),
-				human((double)measure_block_bytes[k], c));
+				human_size((double)d->by_block[k], b),
+				human_size((double)measure_block_bytes[k], c));
 	printf("%s\n", d->trusted ? "" : " (some writes were missed: it is more)");
 }
 
 static void print_all(const struct measurement *m, const struct measure_rates *rates,
 	const struct measure_needs *needs)
 {
-	char a[32], b[32];
+	char a[HUMAN_TEXT_BYTES], b[HUMAN_TEXT_BYTES];
 	for (unsigned i = 0; i < m->disk_count; i++)
 		print_disk(&m->disks[i]);
-	printf("written: %s/s on average", human(m->written_bytes_per_s, a));
-	printf(", %s in the busiest second, over %s\n", human(m->peak_bytes_per_s, a),
+	printf("written: %s/s on average", human_size(m->written_bytes_per_s, a));
+	printf(", %s in the busiest second, over %s\n", human_size(m->peak_bytes_per_s, a),
 		human_time(m->seconds, b));
 	for (unsigned k = 0; k < MEASURE_WINDOWS; k++) {
 		const struct measure_window *w = &m->windows[k];
 		if (w->count == 0)
 			continue;
 		printf("changed in %u s: %s on average", measure_window_s[k],
-			human(w->mean_bytes, a));
-		printf(", %s at most\n", human(w->most_bytes, a));
+			human_size(w->mean_bytes, a));
+		printf(", %s at most\n", human_size(w->most_bytes, a));
 	}
 	printf("\nto have it in the vault within %s:\n", human_time((double)rates->rpo_s, a));
-	printf("  bandwidth            %s/s\n", human(needs->bandwidth_bytes_per_s, a));
+	printf("  bandwidth            %s/s\n", human_size(needs->bandwidth_bytes_per_s, a));
 	printf("  journal              %s, to bridge %s without the vault\n",
-		human(needs->journal_bytes, a), human_time((double)rates->outage_s, b));
+		human_size(needs->journal_bytes, a), human_time((double)rates->outage_s, b));
 	printf("  first copy           %s at most\n", human_time(needs->first_sync_s, a));
 	printf("  requests a day       %.0f, with %.2f GB\n", needs->requests_day, needs->gb_day);
 	printf("  cost                 %.2f for the first copy at most, %.2f a month at most\n",

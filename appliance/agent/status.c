@@ -7,6 +7,7 @@
 
 #include "appliance/agent/command.h"
 #include "common/cleanup.h"
+#include "common/human.h"
 #include "common/io.h"
 #include "common/json.h"
 #include "replicator/agent/status.h"
@@ -31,11 +32,8 @@ static double number_of(const struct json *at, const char *name)
 
 static void print_bytes(const char *what, double bytes)
 {
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
-	unsigned unit = 0;
-	for (; bytes >= 1024 && unit < 4; unit++)
-		bytes /= 1024;
-	printf("%s%.*f %s", what, unit == 0 ? 0 : 1, bytes, units[unit]);
+	char text[HUMAN_TEXT_BYTES];
+	printf("%s%s", what, human_size(bytes, text));
 }
 
 static void print_error(const struct json *at, const char *indent)

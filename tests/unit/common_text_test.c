@@ -1,5 +1,6 @@
 /*
- * common/base64, hmac, url, xml, json, http_headers: what is read from and written to services.
+ * common/base64, hmac, human, url, xml, json, http_headers: what is read from and written to
+ * services.
  */
 #include "tests/unit/cmocka_common.h"
 
@@ -14,6 +15,7 @@
 #include "common/cleanup.h"
 #include "common/hmac.h"
 #include "common/http_headers.h"
+#include "common/human.h"
 #include "common/json.h"
 #include "common/rng.h"
 #include "common/url.h"
@@ -360,6 +362,28 @@ static void headers_are_found_without_case(void **state)
 	assert_null(http_headers_get(&h, "ETag"));
 }
 
+static void sizes_and_times_are_rounded_for_people(void **state)
+{
+	(void)state;
+	static const struct {
+		double value;
+		const char *size, *time;
+	} cases[] = {
+		{ 0, "0 B", "0 s" },
+		{ 119, "119 B", "119 s" },
+		{ 1023, "1023 B", "17 min" },
+		{ 1024, "1.0 KiB", "17 min" },
+		{ 7200, "7.0 KiB", "2.0 h" },
+		{ 172800, "168.8 KiB", "2.0 days" },
+		{ 1.5 * (double)GIB, "1.5 GiB", "18641.4 days" },
+	};
+	char text[HUMAN_TEXT_BYTES];
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_string_equal(human_size(cases[i].value, text), cases[i].size);
+		assert_string_equal(human_time(cases[i].value, text), cases[i].time);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -372,6 +396,7 @@ int main(void)
 		cmocka_unit_test(json_is_strict),
 		cmocka_unit_test(json_integers_survive_writing),
 		cmocka_unit_test(headers_are_found_without_case),
+		cmocka_unit_test(sizes_and_times_are_rounded_for_people),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
