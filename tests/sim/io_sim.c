@@ -1,5 +1,6 @@
 /*
- * The simulated disk: names, open files, faults, crashes. Contents are in io_sim_node.c.
+ * The simulated disk as a program sees it: names, open files, faults that come. What a crash leaves
+ * is in io_sim_crash.c, contents are in io_sim_node.c.
  *
  * Names have two states like contents: as seen, and durable. A change of names is logged with its
  * directory until that is synced. A rename is one change: it is durable when either directory is
@@ -32,10 +33,7 @@ static struct io_sim *sim_of(struct io *io)
 	return CONTAINER_OF(io, struct io_sim, io);
 }
 
-static void trace(struct io_sim *sim, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void trace(struct io_sim *sim, const char *format, ...)
+void sim_trace(struct io_sim *sim, const char *format, ...)
 {
 	if (!sim->trace)
 		return;
@@ -77,7 +75,7 @@ static int sim_rename(struct io *io, const char *from, const char *to)
 	if (r < 0)
 		return r;
 	enum verdict v = begin(sim, IO_SIM_RENAME);
-	trace(sim, "rename %s to %s (%d)", from, to, v);
+	sim_trace(sim, "rename %s to %s (%d)", from, to, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
 	names_change(sim, from_directory, from_last, to_directory, to_last, node);
@@ -100,7 +98,7 @@ static int sim_unlink(struct io *io, const char *path)
 	if (r < 0)
 		return r;
 	enum verdict v = begin(sim, IO_SIM_UNLINK);
-	trace(sim, "unlink %s (%d)", path, v);
+	sim_trace(sim, "unlink %s (%d)", path, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
 	names_change(sim, directory, last, NULL, NULL, node);
@@ -121,7 +119,7 @@ static int sim_make_dir(struct io *io, const char *path)
 	if (names_look_up(sim, path, &node) == 0)
 		return -EEXIST;
 	enum verdict v = begin(sim, IO_SIM_MAKE_DIR);
-	trace(sim, "make_dir %s (%d)", path, v);
+	sim_trace(sim, "make_dir %s (%d)", path, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
 	names_change(sim, NULL, NULL, directory, last, names_new_node(sim, true));
@@ -141,7 +139,7 @@ static int sim_sync_dir(struct io *io, const char *path)
 	if (r < 0)
 		return r;
 	enum verdict v = begin(sim, IO_SIM_SYNC_DIR);
-	trace(sim, "sync_dir %s (%d)", path, v);
+	sim_trace(sim, "sync_dir %s (%d)", path, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
 	sim->off = v == CRASH_IN_IT;
@@ -207,7 +205,7 @@ static int sim_open(struct io *io, const char *path, unsigned flags, struct io_f
 		if (r != -ENOENT || !(flags & IO_CREATE))
 			return r;
 		enum verdict v = begin(sim, IO_SIM_CREATE);
-		trace(sim, "create %s (%d)", path, v);
+		sim_trace(sim, "create %s (%d)", path, v);
 		if (v == FAIL_IT)
 			return sim->fault.error;
 		node = names_new_node(sim, false);
@@ -247,7 +245,7 @@ static int sim_read(struct io_file *file, void *data, size_t n, uint64_t offset,
 	if ((f->flags & IO_DIRECT) && !is_aligned(offset | n | (uintptr_t)data, IO_DIRECT_ALIGN))
 		return -EINVAL;
 	if (begin(sim, IO_SIM_READ) == FAIL_IT) {
-		trace(sim, "read of %zu at %" PRIu64 " fails", n, offset);
+		sim_trace(sim, "read of %zu at %" PRIu64 " fails", n, offset);
 		return sim->fault.error;
 	}
 	uint64_t bytes = f->node->seen.bytes;
@@ -314,7 +312,7 @@ static int sim_write(struct io_file *file, const struct iovec *iov, int count, u
 	if ((f->flags & IO_DIRECT) && !is_aligned(offset | bits, IO_DIRECT_ALIGN))
 		return -EINVAL;
 	enum verdict v = begin(sim, IO_SIM_WRITE);
-	trace(sim, "write %p %" PRIu64 " at %" PRIu64 " (%d)", (void *)f->node, n, offset, v);
+	sim_trace(sim, "write %p %" PRIu64 " at %" PRIu64 " (%d)", (void *)f->node, n, offset, v);
 	if (v == GO_ON && sim->lie == IO_SIM_LIE_LOST_WRITE && rng_below(&sim->rng, 40) == 0)
 		return 0;
 	if (v == GO_ON && !has_room(sim, f->node, offset, offset + n))
@@ -353,7 +351,7 @@ static int sim_datasync(struct io_file *file)
 	if (!f)
 		return -EIO;
 	enum verdict v = begin(sim, IO_SIM_DATASYNC);
-	trace(sim, "datasync %p (%d)", (void *)f->node, v);
+	sim_trace(sim, "datasync %p (%d)", (void *)f->node, v);
 	if (v == FAIL_IT) {
 		fail_sync(sim, f->node);
 		return sim->fault.error;
@@ -378,7 +376,7 @@ static int resize(struct io_file *file, uint64_t bytes, enum io_sim_op op)
 		return -EBADF;
 	struct node *node = f->node;
 	enum verdict v = begin(sim, op);
-	trace(sim, "%s %p to %" PRIu64 " (%d)", op == IO_SIM_ALLOCATE ? "allocate" : "truncate",
+	sim_trace(sim, "%s %p to %" PRIu64 " (%d)", op == IO_SIM_ALLOCATE ? "allocate" : "truncate",
 		(void *)node, bytes, v);
 	if (v == FAIL_IT)
 		return sim->fault.error;
@@ -449,7 +447,7 @@ static const struct io_ops sim_ops = {
 	.free_bytes = sim_free_bytes,
 };
 
-/* ── crashes ─────────────────────────────────────────────────────────────────────────────── */
+/* ── life ────────────────────────────────────────────────────────────────────────────────── */
 
 int io_sim_new(uint64_t seed, struct io_sim **ret_sim)
 {
@@ -495,219 +493,6 @@ struct io *io_sim_io(struct io_sim *sim)
 uint64_t io_sim_ops(const struct io_sim *sim)
 {
 	return sim->ops;
-}
-
-void io_sim_crash_at(struct io_sim *sim, uint64_t op)
-{
-	sim->crash_at = op;
-}
-
-void io_sim_power_cut(struct io_sim *sim)
-{
-	trace(sim, "power cut");
-	sim->off = true;
-}
-
-bool io_sim_is_off(const struct io_sim *sim)
-{
-	return sim->off;
-}
-
-bool io_sim_external_op(struct io_sim *sim)
-{
-	if (!sim->off && ++sim->ops == sim->crash_at)
-		sim->off = true;
-	return sim->off;
-}
-
-static bool keeps_name(void *context, const struct name_change *c)
-{
-	const struct settlement *s = context;
-	if (s->keep == IO_SIM_KEEP_SUBSET)
-		return s->ordered_names ? c->sequence < s->names_cut
-					: rng_below(s->rng, 100) < s->percent;
-	int fate = settlement_of(s, c->sequence);
-	return fate == 1 || (fate == 2 && rng_below(s->rng, 2));
-}
-
-/* One of the changes that are pending, by its number; 0 if there is none. */
-static uint64_t choose_pending(struct io_sim *sim)
-{
-	uint64_t seen = 0, chosen = 0;
-	for (const struct name_change *c = sim->name_changes; c; c = c->next)
-		if (rng_below(&sim->rng, ++seen) == 0)
-			chosen = c->sequence;
-	for (const struct node *node = sim->nodes; node; node = node->next)
-		for (const struct change *c = node->changes; c; c = c->next)
-			if (rng_below(&sim->rng, ++seen) == 0)
-				chosen = c->sequence;
-	return chosen;
-}
-
-static void mark(struct node *node)
-{
-	if (node->marked)
-		return;
-	node->marked = true;
-	for (struct entry *e = node->durable_names; e; e = e->next)
-		mark(e->node);
-}
-
-/* Ends what no name leads to any more. */
-static void sweep(struct io_sim *sim)
-{
-	mark(sim->root);
-	struct node **link = &sim->nodes;
-	while (*link) {
-		struct node *node = *link;
-		if (node->marked) {
-			node->marked = false;
-			link = &node->next;
-			continue;
-		}
-		*link = node->next;
-		names_free(&node->names);
-		names_free(&node->durable_names);
-		node_free(node);
-	}
-}
-
-static void lose_sector(struct node *node)
-{
-	uint64_t offset = round_down(node->synced_offset, SECTOR_BYTES);
-	if (offset + SECTOR_BYTES > node->durable.bytes)
-		return;
-	unsigned char before[SECTOR_BYTES] = { 0 };
-	if (node->synced_before)
-		memcpy(before, node->synced_before->data + offset % PAGE_BYTES, SECTOR_BYTES);
-	content_write(&node->durable, offset, before, SECTOR_BYTES, 0);
-}
-
-void io_sim_power_on(struct io_sim *sim, enum io_sim_keep keep)
-{
-	struct settlement s = { .rng = &sim->rng, .keep = keep };
-	static const unsigned char percents[] = { 5, 50, 50, 95 };
-	s.percent = percents[rng_below(&sim->rng, sizeof(percents))];
-	s.ordered_names = rng_below(&sim->rng, 2);
-	s.names_cut = choose_pending(sim);
-	s.cut = keep == IO_SIM_KEEP_TORN ? sim->last_write : choose_pending(sim);
-	trace(sim, "power on, keep %d", (int)keep);
-
-	names_settle(sim, NULL, keeps_name, &s);
-	for (struct node *node = sim->nodes; node; node = node->next)
-		node_settle(node, &s);
-	if (sim->lie == IO_SIM_LIE_LOST_SECTOR && sim->synced_last)
-		lose_sector(sim->synced_last);
-	sim->synced_last = NULL;
-	sweep(sim);
-	for (struct node *node = sim->nodes; node; node = node->next) {
-		content_copy(&node->seen, &node->durable);
-		node->reserved_bytes = MIN(node->reserved_bytes, node->seen.bytes);
-		names_free(&node->names);
-		for (struct entry *e = node->durable_names; e; e = e->next)
-			names_set(&node->names, e->name, e->node);
-	}
-	sim->epoch++;
-	sim->off = false;
-	sim->crash_at = 0;
-	sim->fault.after = 0;
-}
-
-void io_sim_kill(struct io_sim *sim)
-{
-	trace(sim, "killed");
-	sim->epoch++;
-	sim->off = false;
-	sim->crash_at = 0;
-	sim->fault.after = 0;
-}
-
-/* ── faults and rot ──────────────────────────────────────────────────────────────────────── */
-
-void io_sim_fail(struct io_sim *sim, unsigned ops, uint64_t after, int error, bool cached)
-{
-	sim->fault.ops = ops;
-	sim->fault.after = after;
-	sim->fault.error = error;
-	sim->fault.cached = cached;
-	sim->fault.done = false;
-}
-
-bool io_sim_has_failed(const struct io_sim *sim)
-{
-	return sim->fault.done;
-}
-
-void io_sim_set_room(struct io_sim *sim, uint64_t bytes)
-{
-	sim->room = bytes;
-}
-
-void io_sim_lie(struct io_sim *sim, enum io_sim_lie lie)
-{
-	sim->lie = lie;
-}
-
-void io_sim_set_stamp(struct io_sim *sim, uint64_t stamp)
-{
-	sim->stamp = stamp;
-}
-
-static void each_file(struct node *directory, const char *prefix,
-	void (*each)(void *context, const char *path, uint64_t bytes), void *context)
-{
-	for (struct entry *e = directory->names; e; e = e->next) {
-		char path[1024];
-		snprintf(path, sizeof(path), "%s/%s", prefix, e->name);
-		if (e->node->is_directory)
-			each_file(e->node, path, each, context);
-		else
-			each(context, path, e->node->seen.bytes);
-	}
-}
-
-void io_sim_each_file(struct io_sim *sim,
-	void (*each)(void *context, const char *path, uint64_t bytes), void *context)
-{
-	each_file(sim->root, "", each, context);
-}
-
-int io_sim_rot(struct io_sim *sim, const char *path, uint64_t offset, const void *mask, size_t n)
-{
-	struct node *node;
-	int r = names_look_up(sim, path, &node);
-	if (r < 0)
-		return r;
-	if (offset + n > node->seen.bytes)
-		return -EINVAL;
-	struct content *contents[] = { &node->seen, &node->durable };
-	trace(sim, "rot %s at %" PRIu64 ", %zu bytes", path, offset, n);
-	for (unsigned c = 0; c < ARRAY_SIZE(contents); c++) {
-		for (size_t i = 0; i < n; i++) {
-			const struct page *page = content_page(contents[c], offset + i);
-			uint64_t stamp =
-				page ? page->stamp[(offset + i) % PAGE_BYTES / SECTOR_BYTES] : 0;
-			unsigned char byte;
-			content_read(contents[c], offset + i, &byte, 1);
-			byte ^= ((const unsigned char *)mask)[i];
-			content_write(contents[c], offset + i, &byte, 1, stamp);
-		}
-	}
-	return 0;
-}
-
-int io_sim_stamp(
-	struct io_sim *sim, const char *path, uint64_t offset, uint64_t *ret_stamp, bool *ret_blank)
-{
-	struct node *node;
-	int r = names_look_up(sim, path, &node);
-	if (r < 0)
-		return r;
-	const struct page *page = content_page(&node->seen, offset);
-	uint64_t sector = offset % PAGE_BYTES / SECTOR_BYTES;
-	*ret_stamp = page ? page->stamp[sector] : 0;
-	*ret_blank = !page || is_zero(page->data + sector * SECTOR_BYTES, SECTOR_BYTES);
-	return 0;
 }
 
 void io_sim_trace(struct io_sim *sim, FILE *file)

@@ -92,6 +92,9 @@ int settlement_of(const struct settlement *settlement, uint64_t sequence);
 
 /* Memory, or the end of the program: a simulation has no answer to its absence. */
 void *sim_alloc(uint64_t n);
+/* A line to where io_sim_trace says. */
+struct io_sim;
+void sim_trace(struct io_sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ── names ───────────────────────────────────────────────────────────────────────────────── */
 
