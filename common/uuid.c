@@ -1,3 +1,6 @@
+/*
+ * Random bits with version and variant put in; text both ways. No state.
+ */
 #include "common/uuid.h"
 
 #include <ctype.h>
