@@ -165,7 +165,7 @@ void cli_table_add(struct cli_table *table, const char *cell); /* copied; NULL o
 void cli_table_print(struct cli_table *table, FILE *out);      /* and frees it */
 
 /* What a table shows of the items of an array, a row each. */
-#define CLI_COLUMNS_MAX 9
+#define CLI_COLUMNS_MAX 10
 struct cli_rows {
 	const char *headings[CLI_COLUMNS_MAX + 1]; /* as above; NULL after the last */
 	/* Adds an item's cells, one for each heading. */
@@ -179,9 +179,14 @@ void cli_print_field(const char *name, const char *value);
 /* Text of others: without control characters. */
 void cli_print_safe(FILE *out, const char *text);
 
+/* cli_ebs.c: what is particular to an instance: where it is, what its replication costs and can
+ * reach. `ebs` is the machine's "ebs"; NULL: nothing. */
+void cli_print_ebs(const struct cJSON *ebs);
+
 /* The commands, by noun. */
 enum exit_code cli_status(struct cli *cli);
 enum exit_code cli_machine_add(struct cli *cli);
+enum exit_code cli_machine_discover(struct cli *cli);
 enum exit_code cli_machine_list(struct cli *cli);
 enum exit_code cli_machine_show(struct cli *cli);
 enum exit_code cli_machine_remove(struct cli *cli);

@@ -41,11 +41,20 @@ static const struct cli_option status[] = {
 	END,
 };
 static const struct cli_option machine_add[] = {
-	OPTION("source", "SOURCE", "how it replicates: agent or fuse"),
+	OPTION("source", "SOURCE", "how it replicates: agent, ebs or fuse"),
 	LIST_OPTION("disk", "ID=SIZE", "a disk and its size, whole MiB; may be repeated"),
-	OPTION("instance", "ID", "the EC2 instance"),
+	OPTION("instance", "ID", "ebs: the EC2 instance; its volumes become the disks"),
+	OPTION("private-ip", "IP", "ebs: the instance with this private address"),
+	OPTION("region", "REGION", "ebs: where it is ([aws] region)"),
+	LIST_OPTION("exclude-volume", "ID", "ebs: a volume to leave out; may be repeated"),
 	OPTION("group", "GROUP", "the group it shares its history with (its own name's)"),
 	OPTION("policy", "POLICY", "its policy (default)"),
+	END,
+};
+static const struct cli_option machine_discover[] = {
+	OPTION("region", "REGION", "where to look ([aws] region)"),
+	OPTION("private-ip", "IP", "only the instance with this private address"),
+	LIST_OPTION("tag", "KEY=VALUE", "only those with this tag; may be repeated"),
 	END,
 };
 static const struct cli_option machine_remove[] = {
@@ -117,6 +126,8 @@ static const struct cli_option agent_uninstall[] = {
 const struct cli_command cli_commands[] = {
 	{ "status", "[MACHINE]", "health, RPO, lag, rates and alerts", status, cli_status },
 	{ "machine add", "NAME", "protect a machine", machine_add, cli_machine_add },
+	{ "machine discover", "", "list EC2 instances and their volumes", machine_discover,
+		cli_machine_discover },
 	{ "machine list", "", "list protected machines", none, cli_machine_list },
 	{ "machine show", "NAME", "show a machine, its disks and its policy", none,
 		cli_machine_show },

@@ -52,6 +52,8 @@ static void print_machine(const cJSON *machine)
 		cli_print_field("certificate until",
 			cli_get_text(cli_get(machine, "agent"), "certificate_expires"));
 	print_figures(machine);
+	if (cli_has(machine, "ebs"))
+		cli_print_ebs(cli_get(machine, "ebs"));
 	putchar('\n');
 	cli_print_rows(&rows, cli_get(machine, "disks"));
 }

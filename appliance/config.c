@@ -22,6 +22,7 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/io.h"
+#include "ec2/limiter.h"
 
 #define SECRET_BYTES_MAX 65536
 /* Four segments: one that is written, a spare one, and two that the vault may let go. */
@@ -30,11 +31,15 @@
  * storage": target throughput for a single page blob). */
 #define BLOB_BYTES_PER_S (60 * MIB)
 #define BLOB_REQUESTS_PER_S 500u
+/* "Amazon EBS pricing", EBS direct APIs: $0.003 for 1000 GetSnapshotBlock, $0.0006 for 1000 of the
+ * lists. */
+#define BLOCK_PRICE 3000000u
+#define LIST_PRICE 600000u
 
 static bool is_text(enum config_type type)
 {
 	return type != CONFIG_SIZE && type != CONFIG_RATE && type != CONFIG_COUNT &&
-	       type != CONFIG_LEVEL && type != CONFIG_AUTH;
+	       type != CONFIG_PRICE && type != CONFIG_LEVEL && type != CONFIG_AUTH;
 }
 
 static void wipe(char *secret)
@@ -346,6 +351,11 @@ int config_load(const char *path, struct error *error, struct config **ret_confi
 	config->cache.size_bytes = 4 * GIB;
 	config->vault.blob_bandwidth = BLOB_BYTES_PER_S;
 	config->vault.blob_requests = BLOB_REQUESTS_PER_S;
+	config->aws.blocks_per_second = EC2_BLOCKS_PER_SECOND;
+	config->aws.lists_per_second = EC2_LISTS_PER_SECOND;
+	config->aws.calls_per_second = EC2_CALLS_PER_SECOND;
+	config->aws.block_price = BLOCK_PRICE;
+	config->aws.list_price = LIST_PRICE;
 	struct config_lines lines;
 	unsigned line = 0;
 	int r = config_read(config, &lines, error);
@@ -370,7 +380,8 @@ static bool is_same(
 	const struct config *old, const struct config *new, const struct config_key *key)
 {
 	const void *a = (const char *)old + key->offset, *b = (const char *)new + key->offset;
-	if (key->type == CONFIG_SIZE || key->type == CONFIG_RATE || key->type == CONFIG_COUNT)
+	if (key->type == CONFIG_SIZE || key->type == CONFIG_RATE || key->type == CONFIG_COUNT ||
+		key->type == CONFIG_PRICE)
 		return *(const uint64_t *)a == *(const uint64_t *)b;
 	if (key->type == CONFIG_AUTH)
 		return *(const enum config_auth *)a == *(const enum config_auth *)b;

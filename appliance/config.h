@@ -63,8 +63,10 @@ struct config {
 		char *vm_size, *arm_endpoint, *login_endpoint;
 	} azure;
 	struct config_aws {
-		char *region, *role_arn;
+		char *region, *profile, *role_arn, *external_id;
 		char *endpoint_ec2, *endpoint_ebs, *endpoint_sts, *endpoint_imds;
+		uint64_t blocks_per_second, lists_per_second, calls_per_second; /* 0: no limit */
+		uint64_t block_price, list_price; /* billionths of a dollar for 1000 requests */
 	} aws;
 
 	struct policy *policies; /* owned */

@@ -55,11 +55,18 @@ const struct config_key config_keys[] = {
 	KEY(azure, arm_endpoint, CONFIG_URL),
 	KEY(azure, login_endpoint, CONFIG_URL),
 	KEY(aws, region, CONFIG_REGION),
+	KEY(aws, profile, CONFIG_TEXT),
 	KEY(aws, role_arn, CONFIG_TEXT),
+	KEY(aws, external_id, CONFIG_TEXT),
 	KEY(aws, endpoint_ec2, CONFIG_URL),
 	KEY(aws, endpoint_ebs, CONFIG_URL),
 	KEY(aws, endpoint_sts, CONFIG_URL),
 	KEY(aws, endpoint_imds, CONFIG_URL),
+	KEY(aws, blocks_per_second, CONFIG_COUNT),
+	KEY(aws, lists_per_second, CONFIG_COUNT),
+	KEY(aws, calls_per_second, CONFIG_COUNT),
+	KEY(aws, block_price, CONFIG_PRICE),
+	KEY(aws, list_price, CONFIG_PRICE),
 };
 
 const unsigned config_key_count = ARRAY_SIZE(config_keys);

@@ -17,6 +17,7 @@ enum config_type {
 	CONFIG_SIZE,
 	CONFIG_RATE,  /* bytes a second, 1M at least; unlimited: 0 */
 	CONFIG_COUNT, /* a number a second, 1 at least; unlimited: 0 */
+	CONFIG_PRICE, /* dollars, to the billionth */
 	CONFIG_LEVEL,
 	CONFIG_AUTH,
 };

@@ -238,6 +238,25 @@ static int set_count(
 	return 1;
 }
 
+/* "0.003": to the billionth, below a million. */
+static int set_price(
+	struct reader *reader, const char *name, const char *value, uint64_t *ret_price)
+{
+	static const char digits[] = "0123456789";
+	size_t whole = strspn(value, digits);
+	const char *rest = value + whole + (value[whole] == '.');
+	size_t part = strspn(rest, digits);
+	if (whole == 0 || whole > 6 || part > 9 || rest[part] != '\0' ||
+		(value[whole] == '.' && part == 0))
+		return FAIL(reader, "give dollars, such as 0.003", "%s: \"%s\" is no price", name,
+			value);
+	uint64_t price = strtoull(value, NULL, 10);
+	for (size_t i = 0; i < 9; i++)
+		price = price * 10 + (i < part ? (uint64_t)(rest[i] - '0') : 0);
+	*ret_price = price;
+	return 1;
+}
+
 static int set_value(struct reader *reader, const struct config_key *key, const char *value)
 {
 	void *slot = (char *)reader->config + key->offset;
@@ -278,6 +297,8 @@ static int set_value(struct reader *reader, const struct config_key *key, const 
 		return set_rate(reader, key->name, value, slot);
 	case CONFIG_COUNT:
 		return set_count(reader, key->name, value, slot);
+	case CONFIG_PRICE:
+		return set_price(reader, key->name, value, slot);
 	case CONFIG_LEVEL:
 		return set_level(reader, value, slot);
 	case CONFIG_AUTH:

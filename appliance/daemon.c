@@ -22,6 +22,7 @@
 #include "common/log.h"
 #include "replicator/agents.h"
 #include "replicator/control.h"
+#include "replicator/ebs.h"
 #include "replicator/ingest.h"
 #include "replicator/jobs.h"
 #include "replicator/methods_job.h"
@@ -37,6 +38,7 @@ struct daemon {
 	struct agents *agents;
 	struct registry *registry;
 	struct ingest *ingest;
+	struct ebs *ebs;
 	struct control *control;
 	bool listens;
 	int listen_problem; /* told already */
@@ -151,6 +153,25 @@ static int open_registry(struct daemon *daemon, struct error *error)
 	return r == 0 ? ingest_new(daemon->registry, error, &daemon->ingest) : r;
 }
 
+static int open_ebs(struct daemon *daemon, struct error *error)
+{
+	const struct config_aws *aws = &daemon->config->aws;
+	const struct ebs_options options = { .profile = aws->profile,
+		.region = aws->region,
+		.role_arn = aws->role_arn,
+		.external_id = aws->external_id,
+		.endpoint_ec2 = aws->endpoint_ec2,
+		.endpoint_ebs = aws->endpoint_ebs,
+		.endpoint_sts = aws->endpoint_sts,
+		.endpoint_imds = aws->endpoint_imds,
+		.blocks_per_s = aws->blocks_per_second,
+		.lists_per_s = aws->lists_per_second,
+		.calls_per_s = aws->calls_per_second,
+		.block_price = aws->block_price,
+		.list_price = aws->list_price };
+	return ebs_new(daemon->registry, &options, error, &daemon->ebs);
+}
+
 static int open_agents(struct daemon *daemon, struct error *error)
 {
 	const struct agents_options options = {
@@ -198,6 +219,8 @@ static int open_control(struct daemon *daemon, struct error *error)
 	if (r == 0)
 		r = agents_register(daemon->agents, daemon->control);
 	if (r == 0)
+		r = ebs_register(daemon->ebs, daemon->control);
+	if (r == 0)
 		r = methods_job_register(daemon->control, daemon->jobs);
 	if (r == 0)
 		r = jobs_resume(daemon->jobs);
@@ -223,6 +246,8 @@ int daemon_new(struct config *config, struct error *error, struct daemon **ret_d
 		r = open_agents(daemon, error);
 	if (r == 0)
 		r = open_registry(daemon, error);
+	if (r == 0)
+		r = open_ebs(daemon, error);
 	if (r == 0)
 		r = open_control(daemon, error);
 	if (r == 0)
@@ -265,11 +290,13 @@ void daemon_free(struct daemon *daemon)
 	if (daemon->jobs)
 		jobs_begin_stop(daemon->jobs);
 	blob_azure_stop(daemon->vault);
+	ebs_begin_stop(daemon->ebs);
 	control_free(daemon->control);
 	if (daemon->jobs)
 		jobs_stop(daemon->jobs);
 	if (daemon->agents)
 		agents_stop(daemon->agents);
+	ebs_free(daemon->ebs);
 	ingest_free(daemon->ingest);
 	registry_free(daemon->registry);
 	jobs_free(daemon->jobs);

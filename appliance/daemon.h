@@ -2,7 +2,7 @@
  * The daemon's parts, put together in their order and taken apart in the reverse:
  *
  *	state directory and its lock · vault · jobs · agents' keys and certificates ·
- *	registry (groups, mount) · control socket · agents' port
+ *	registry (groups, mount) · the source ebs · control socket · agents' port
  */
 #pragma once
 

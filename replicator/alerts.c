@@ -279,7 +279,8 @@ static void rule_agent_away(const struct alert_facts *f, struct board *board)
 
 static void rule_agent_failing(const struct alert_facts *f, struct board *board)
 {
-	if (!f->agent_machine || f->agent_away_since_ns > 0 || f->open_failed || f->paused)
+	if (!f->agent_machine || f->agent_away_since_ns > 0 || f->agentless || f->open_failed ||
+		f->paused)
 		return;
 	struct alert *a = raise_alert(board, "agent-failing", false);
 	SAY(a->text,
@@ -290,6 +291,34 @@ static void rule_agent_failing(const struct alert_facts *f, struct board *board)
 		f->agent_error.mend[0] ? f->agent_error.mend
 				       : "see 'landfall-agent status' and the agent's log on that "
 					 "machine; it is tried again by itself");
+}
+
+static void rule_source_failing(const struct alert_facts *f, struct board *board)
+{
+	if (!f->agent_machine || !f->agentless || f->open_failed || f->paused)
+		return;
+	struct alert *a = raise_alert(board, "source-failing", false);
+	SAY(a->text, "%s: no recovery points are made, because machine %s cannot be read from AWS",
+		f->machine, f->agent_machine);
+	SAY(a->cause, "%s", f->agent_error.message);
+	SAY(a->mend, "%s",
+		f->agent_error.mend[0] ? f->agent_error.mend
+				       : "see the appliance's log; it is tried again by itself");
+}
+
+static void rule_comparison(const struct alert_facts *f, struct board *board)
+{
+	if (!f->compared_machine || f->open_failed || f->paused)
+		return;
+	struct alert *a = raise_alert(board, "full-comparison", false);
+	SAY(a->text,
+		"%s: the next recovery point takes longer: the disks of machine %s are read whole "
+		"from AWS and compared",
+		f->machine, f->compared_machine);
+	SAY(a->cause, "%s", f->compared_cause.message);
+	SAY(a->mend, "%s",
+		f->compared_cause.mend[0] ? f->compared_cause.mend
+					  : "nothing: it mends itself, and ends with that point");
 }
 
 static void rule_app_failing(const struct alert_facts *f, struct board *board)
@@ -361,6 +390,8 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_journal_fill,
 	rule_agent_away,
 	rule_agent_failing,
+	rule_source_failing,
+	rule_comparison,
 	rule_app_failing,
 	rule_certificate,
 	rule_verify_failed,

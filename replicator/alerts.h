@@ -59,10 +59,13 @@ struct alert_facts {
 	char resync_names[160];
 
 	/* agents: what keeps the group's machines from making points */
-	const char *agent_machine;   /* whose; NULL: nothing does */
-	int64_t agent_away_since_ns; /* 0: it is there, and fails */
-	bool agent_never_came;       /* since the appliance's start: it may never have been one */
-	struct error agent_error;    /* why it fails */
+	const char *agent_machine;    /* whose; NULL: nothing does */
+	int64_t agent_away_since_ns;  /* 0: it is there, and fails */
+	bool agent_never_came;        /* since the appliance's start: it may never have been one */
+	struct error agent_error;     /* why it fails */
+	bool agentless;               /* it has no agent: what fails is the fetching from AWS */
+	const char *compared_machine; /* whose disks are read whole and compared; NULL: nobody's */
+	struct error compared_cause;
 	const char *certificate_machine; /* whose ends soon and was not renewed; NULL: nobody's */
 	int64_t certificate_ends_ns;
 	struct error app_error; /* why points are not application-consistent; code 0: they are */

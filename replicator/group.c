@@ -157,6 +157,7 @@ static struct group *make(const struct group_options *options)
 	group->appliance = options->appliance;
 	group->full_wait_s = options->full_wait_s ? options->full_wait_s : 30;
 	group->source_seals = options->source_seals;
+	group->source_unseen = options->source_unseen;
 	group->request_kind = POINT_CRASH;
 	group->limit_bytes = options->journal_bytes;
 	group->policy = options->policy;

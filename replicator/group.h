@@ -65,6 +65,9 @@ struct group_options {
 	/* The source alone knows when what it delivered is a state that ever was (agent, ebs): then
 	 * neither the timer nor pressure seals, and the source does, see group_point_due. */
 	bool source_seals;
+	/* What the source writes between its marks is not seen here (ebs): the age of what a point
+	 * does not have is then the point's own. */
+	bool source_unseen;
 	/* Takeover: what was read of the group that vault_group_takeover returned; its disks and
 	 * points are imported into the journal, which must be new. Borrowed for the call. NULL
 	 * otherwise. */
@@ -159,6 +162,9 @@ void group_point_due(struct group *group, struct group_due *ret_due);
 int group_wait_due(struct group *group, unsigned timeout_ms, const atomic_bool *stop,
 	struct group_due *ret_due);
 void group_wake_due(struct group *group);
+/* The point that was just sealed shows the instant `mono_ns` (monotonic): the interval to the next
+ * counts from there, not from the seal. */
+void group_due_since(struct group *group, int64_t mono_ns);
 /* In answer to what was due: the source has no change since the newest point, so that none is
  * needed. Who asked gets the newest point; the interval begins anew. */
 void group_point_unchanged(struct group *group, const struct group_due *due);
@@ -231,9 +237,16 @@ void group_status(struct group *group, struct group_status *ret_status);
  * alerts. `machine` "": nothing does. */
 struct group_trouble {
 	char machine[64];
-	int64_t away_since_ns; /* 0: its agent is there */
+	int64_t away_since_ns; /* 0: its agent is there, or it has none */
 	bool never_came;
+	bool agentless;     /* its source is ebs */
 	struct error error; /* what fails, if it is there */
+};
+/* Why a machine's disks are read whole and compared, though they were whole before; `machine` "":
+ * they are not. */
+struct group_comparison {
+	char machine[64];
+	struct error cause;
 };
 /* An agent's certificate that ought to have been renewed by now. `ends_ns` 0: there is none. */
 struct group_certificate {
@@ -242,3 +255,4 @@ struct group_certificate {
 };
 void group_set_trouble(struct group *group, const struct group_trouble *trouble,
 	const struct group_certificate *certificate);
+void group_set_comparison(struct group *group, const struct group_comparison *comparison);

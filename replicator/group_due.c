@@ -61,6 +61,13 @@ void group_point_due(struct group *group, struct group_due *ret_due)
 	look_locked(group, ret_due);
 }
 
+void group_due_since(struct group *group, int64_t mono_ns)
+{
+	SCOPED_LOCK(&group->lock);
+	group->last_seal_mono_ns = MIN(group->last_seal_mono_ns, mono_ns);
+	pthread_cond_broadcast(&group->changed);
+}
+
 int group_wait_due(struct group *group, unsigned timeout_ms, const atomic_bool *stop,
 	struct group_due *ret_due)
 {

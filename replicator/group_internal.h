@@ -46,7 +46,7 @@ struct group {
 	char *name, *directory, *state_path, *appliance_name;
 	struct uuid id, appliance;
 	unsigned full_wait_s;
-	bool source_seals;
+	bool source_seals, source_unseen;
 	struct error
 		state_fault; /* the start found its state damaged, and mended it; else code 0 */
 
@@ -136,6 +136,7 @@ struct group {
 	uint64_t flushed_bytes; /* by finished flushes */
 	uint64_t failed_point;
 	struct group_trouble trouble;
+	struct group_comparison comparison;
 	struct group_certificate certificate;
 };
 

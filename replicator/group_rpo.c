@@ -6,6 +6,8 @@
  * process; what replaces them at an opening is the time of the point before, or when the journal
  * began if there is none. So an age may look too old after a start, never too young.
  *
+ * Of a source whose writes are not seen (source_unseen) the age is that of the newest point.
+ *
  * Threads: any; group->lock is held for memory work only.
  */
 #include "common/bytes.h"
@@ -99,6 +101,8 @@ int64_t group_rpo_ns(struct group *group, uint32_t flags, const struct history_s
 	int64_t now_ns = clock_realtime_ns(group->clock);
 	if (history_point_newest(group->history, flags, INT64_MAX, &newest) < 0)
 		return -1;
+	if (group->source_unseen)
+		return MAX(now_ns - newest.time_ns, (int64_t)1);
 	struct history_stats adjusted = *stats;
 	if (newest.number < stats->newest_point && !sealed_changes_after(group, newest.number))
 		adjusted.newest_point = newest.number;

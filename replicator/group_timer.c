@@ -214,6 +214,9 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.agent_away_since_ns = group->trouble.away_since_ns;
 	f.agent_never_came = group->trouble.never_came;
 	f.agent_error = group->trouble.error;
+	f.agentless = group->trouble.agentless;
+	f.compared_machine = group->comparison.machine[0] ? group->comparison.machine : NULL;
+	f.compared_cause = group->comparison.cause;
 	f.certificate_machine = group->certificate.ends_ns > 0 ? group->certificate.machine : NULL;
 	f.certificate_ends_ns = group->certificate.ends_ns;
 	if (group->policy.app_interval_s > 0)
@@ -359,6 +362,12 @@ void group_set_trouble(struct group *group, const struct group_trouble *trouble,
 	SCOPED_LOCK(&group->lock);
 	group->trouble = *trouble;
 	group->certificate = *certificate;
+}
+
+void group_set_comparison(struct group *group, const struct group_comparison *comparison)
+{
+	SCOPED_LOCK(&group->lock);
+	group->comparison = *comparison;
 }
 
 void group_status(struct group *group, struct group_status *ret_status)

@@ -2,7 +2,8 @@
  * The job machine.remove: three steps, each safe to repeat, so that it is taken up again after a
  * crash and can be started once more after a failure.
  *
- *	stop      the machine's agent is let in no more; the machine leaves the mount;
+ *	stop      the machine's agent is let in no more, or its snapshots in AWS are deleted;
+ *	          the machine leaves the mount;
  *	          of a group that lives on, its disks leave the points made from now on
  *	vault     the last machine's group is deleted there, unless the vault is kept
  *	journal   the last machine's journal is deleted; the names are forgotten
@@ -12,6 +13,7 @@
 
 #include "common/log.h"
 #include "replicator/agents.h"
+#include "replicator/ebs.h"
 #include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 #include "replicator/twin_file.h"
@@ -35,15 +37,18 @@ static bool is_last(struct registry *registry, const struct machine_entry *machi
 }
 
 /* Without change_lock, which whoever serves its connections may need to come back. */
-static int forget_agent(struct registry *registry, struct job *job, struct error *error)
+static int forget_source(struct registry *registry, struct job *job, struct error *error)
 {
 	pthread_mutex_lock(&registry->change_lock);
 	struct machine_entry *machine = find(registry, job);
 	bool has_agent = machine && strcmp(machine->source, "agent") == 0;
+	bool is_ebs = machine && strcmp(machine->source, "ebs") == 0;
 	pthread_mutex_unlock(&registry->change_lock);
 	int r = 0;
 	if (has_agent && registry->agents)
 		r = agents_forget_machine(registry->agents, subject_of(job), error);
+	if (is_ebs && registry->ebs)
+		ebs_forget(registry->ebs, subject_of(job));
 	if (r == 0 && machine && registry->ingest)
 		ingest_forget(registry->ingest, subject_of(job));
 	return r;
@@ -52,7 +57,7 @@ static int forget_agent(struct registry *registry, struct job *job, struct error
 static int step_stop(struct job *job, void *context, struct error *error)
 {
 	struct registry *registry = context;
-	int r = forget_agent(registry, job, error);
+	int r = forget_source(registry, job, error);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&registry->change_lock);

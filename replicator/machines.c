@@ -61,13 +61,9 @@ int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct e
 
 static int check_source(const char *source, struct error *error)
 {
-	if (strcmp(source, "fuse") == 0 || strcmp(source, "agent") == 0)
+	if (strcmp(source, "fuse") == 0 || strcmp(source, "agent") == 0 ||
+		strcmp(source, "ebs") == 0)
 		return 0;
-	if (strcmp(source, "ebs") == 0)
-		return error_set(error, -EOPNOTSUPP,
-			"use --source agent, or --source fuse and write to the live files (dd, "
-			"qemu-img convert, …)",
-			"this build does not have the source '%s'", source);
 	return error_set(error, -EINVAL, "the sources are agent, ebs and fuse",
 		"there is no source '%.40s'", source);
 }
@@ -75,7 +71,7 @@ static int check_source(const char *source, struct error *error)
 static int check_disks(const struct machine_request *request, struct error *error)
 {
 	/* An agent brings its own. */
-	if (request->disk_count == 0 && strcmp(request->source, "fuse") == 0)
+	if (request->disk_count == 0 && strcmp(request->source, "agent") != 0)
 		return error_set(error, -EINVAL, "give each disk as --disk ID=SIZE",
 			"machine %s: no disk is named", request->name);
 	for (unsigned i = 0; i < request->disk_count; i++) {
@@ -120,6 +116,8 @@ int machine_insert(struct registry *registry, const struct machine_request *requ
 	snprintf(machine->source, sizeof(machine->source), "%s", request->source);
 	memcpy(machine->disks, request->disks, request->disk_count * sizeof(*machine->disks));
 	machine->disk_count = request->disk_count;
+	memcpy(machine->instance, request->instance, sizeof(machine->instance));
+	memcpy(machine->region, request->region, sizeof(machine->region));
 	machine->group = group;
 	SCOPED_LOCK(&registry->lock);
 	struct machine_entry **link = &registry->machines;
@@ -180,6 +178,12 @@ static int check_against_lists(
 				"group %s has machines of the source %s, and all machines of a "
 				"group have one kind of source",
 				group, m->source);
+		/* One set of snapshots is of one instance: two sets are of two moments. */
+		if (m->group == entry && strcmp(m->source, "ebs") == 0)
+			return error_set(error, -EEXIST, "leave --group out",
+				"group %s has the instance %s already, and snapshots of several "
+				"instances cannot be of one moment",
+				group, m->instance);
 	}
 	return 0;
 }
@@ -326,6 +330,7 @@ static int list_disk(struct registry *registry, struct machine_entry *machine, c
 		return -ENOMEM;
 	machine->disks = disks;
 	disk = &disks[machine->disk_count++];
+	*disk = (struct machine_disk){ 0 };
 	snprintf(disk->id, sizeof(disk->id), "%s", id);
 	disk->size_bytes = size_bytes;
 	return 0;

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 
+#include "replicator/ebs.h"
 #include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
@@ -51,14 +52,55 @@ static int read_disks(
 	return 0;
 }
 
+/* What --instance and its like name; the disks come from AWS. */
+static int read_instance(struct registry *registry, const struct cJSON *parameters,
+	struct machine_request *request, struct error *error)
+{
+	struct ebs_choice choice = { 0 };
+	const char *exclude[HISTORY_MAX_DISKS];
+	const struct cJSON *item, *list;
+	list = cJSON_GetObjectItemCaseSensitive(parameters, "exclude_volume");
+	int r = parameter_text(parameters, "instance", false, error, &choice.instance);
+	if (r == 0)
+		r = parameter_text(parameters, "private_ip", false, error, &choice.private_ip);
+	if (r == 0)
+		r = parameter_text(parameters, "region", false, error, &choice.region);
+	if (r < 0)
+		return r;
+	bool named = choice.instance || choice.private_ip || choice.region ||
+		     (list && !cJSON_IsNull(list));
+	if (strcmp(request->source, "ebs") != 0)
+		return named ? error_set(error, -EINVAL, "leave these out, or give --source ebs",
+				       "instance, address, region and volumes are named for the "
+				       "source ebs only")
+			     : 0;
+	if (request->disk_count > 0)
+		return error_set(error, -EINVAL, "leave --disk out; see --exclude-volume",
+			"the disks of an instance are its volumes");
+	if (!choice.instance == !choice.private_ip)
+		return error_set(error, -EINVAL, "'landfall machine discover' lists instances",
+			"give one of --instance and --private-ip");
+	choice.exclude = exclude;
+	cJSON_ArrayForEach(item, list)
+	{
+		if (!cJSON_IsString(item) || choice.exclude_count == HISTORY_MAX_DISKS)
+			return error_set(error, -EINVAL, "write e.g. [\"vol-…\"]",
+				"the parameter exclude_volume must be a list of ids");
+		exclude[choice.exclude_count++] = item->valuestring;
+	}
+	if (!registry->ebs)
+		return error_set(error, -EAGAIN, "try again in a moment",
+			"the appliance is starting or stopping");
+	return ebs_describe(registry->ebs, &choice, request, error);
+}
+
 static int method_add(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
 	static const char *const names[] = { "name", "source", "disk", "group", "policy",
-		"instance", NULL };
+		"instance", "private_ip", "region", "exclude_volume", NULL };
 	struct registry *registry = context;
 	CLEANUP_FREE struct machine_request *request = calloc(1, sizeof(*request));
-	const char *instance = NULL;
 	(void)peer;
 	if (!request)
 		return -ENOMEM;
@@ -72,12 +114,9 @@ static int method_add(void *context, struct control_peer *peer, const struct cJS
 	if (r == 0)
 		r = parameter_text(parameters, "policy", false, error, &request->policy);
 	if (r == 0)
-		r = parameter_text(parameters, "instance", false, error, &instance);
-	if (r == 0 && instance && strcmp(request->source, "ebs") != 0)
-		r = error_set(error, -EINVAL, "leave --instance out",
-			"an instance is named for the source ebs only");
-	if (r == 0)
 		r = read_disks(parameters, request, error);
+	if (r == 0)
+		r = read_instance(registry, parameters, request, error);
 	if (r == 0)
 		r = machine_add(registry, request, error);
 	return r == 0 ? wrap_machine(registry, request->name, error, ret_result) : r;
@@ -227,6 +266,14 @@ static int method_resync(void *context, struct control_peer *peer, const struct 
 		r = parameter_text(parameters, "disk", false, error, &disk);
 	if (r == 0)
 		r = registry_hold(registry, machine, error, &hold);
+	if (r == 0 && strcmp(hold.source, "ebs") == 0 && registry->ebs) {
+		if (disk)
+			r = error_set(error, -EINVAL, "leave --disk out",
+				"the disks of an instance are compared together");
+		if (r == 0)
+			r = ebs_resync(registry->ebs, machine, error);
+		return r == 0 ? wrap_machine(registry, machine, error, ret_result) : r;
+	}
 	if (r == 0 && (strcmp(hold.source, "agent") != 0 || !registry->ingest))
 		r = error_set(error, -EOPNOTSUPP,
 			"write its content again, then 'landfall point create --resynced'",

@@ -5,6 +5,7 @@
 
 #include "replicator/ingest.h"
 #include "replicator/agents.h"
+#include "replicator/ebs.h"
 #include "replicator/registry_internal.h"
 
 /* Under lock: "new", "protected", … */
@@ -192,6 +193,16 @@ static int add_agent(
 	return r == 0 ? json_add_item(object, "agent", agent) : r;
 }
 
+static int add_ebs(
+	struct registry *registry, const struct machine_entry *machine, struct cJSON *object)
+{
+	struct cJSON *ebs;
+	if (!registry->ebs || strcmp(machine->source, "ebs") != 0)
+		return json_add_null(object, "ebs");
+	int r = ebs_machine_json(registry->ebs, machine->name, &ebs);
+	return r == 0 ? json_add_item(object, "ebs", ebs) : r;
+}
+
 /* What is known of the group, open or not. Under lock. */
 static void status_of(const struct group_entry *entry, struct group_status *ret_status)
 {
@@ -220,6 +231,8 @@ int machine_to_json(
 		r = add_disks(registry, machine, history, object);
 	if (r == 0)
 		r = add_agent(registry, machine, object);
+	if (r == 0)
+		r = add_ebs(registry, machine, object);
 	if (r == 0)
 		r = add_newest(registry, machine->name, history, 0, "newest_point", object);
 	if (r == 0)

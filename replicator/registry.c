@@ -14,6 +14,7 @@
 
 #include "common/log.h"
 #include "replicator/agents.h"
+#include "replicator/ebs.h"
 #include "replicator/ingest.h"
 #include "replicator/registry_internal.h"
 
@@ -126,7 +127,17 @@ static void find_certificate(
 	ret_certificate->ends_ns = ends_ns;
 }
 
-/* Its agents', the worst first: one that is away, one that fails. Under lock. */
+/* What fails at a machine, if anything does. Under lock. */
+static bool has_trouble(
+	struct registry *registry, const struct machine_entry *m, struct group_trouble *ret_trouble)
+{
+	if (strcmp(m->source, "agent") == 0)
+		return registry->ingest && ingest_trouble(registry->ingest, m->name, ret_trouble);
+	return strcmp(m->source, "ebs") == 0 && registry->ebs &&
+	       ebs_trouble(registry->ebs, m->name, ret_trouble);
+}
+
+/* Its machines', the worst first: one whose agent is away, one that fails. Under lock. */
 static void find_trouble(struct registry *registry, const struct group_entry *group,
 	struct group_trouble *ret_trouble, struct group_certificate *ret_certificate)
 {
@@ -134,10 +145,11 @@ static void find_trouble(struct registry *registry, const struct group_entry *gr
 	*ret_certificate = (struct group_certificate){ 0 };
 	for (struct machine_entry *m = registry->machines; m; m = m->next) {
 		struct group_trouble trouble;
-		if (m->group != group || m->removing || strcmp(m->source, "agent") != 0)
+		if (m->group != group || m->removing)
 			continue;
-		find_certificate(registry, m->name, ret_certificate);
-		if (!ingest_trouble(registry->ingest, m->name, &trouble))
+		if (strcmp(m->source, "agent") == 0)
+			find_certificate(registry, m->name, ret_certificate);
+		if (!has_trouble(registry, m, &trouble))
 			continue;
 		if (trouble.away_since_ns > 0) {
 			*ret_trouble = trouble;
@@ -149,16 +161,29 @@ static void find_trouble(struct registry *registry, const struct group_entry *gr
 	*ret_trouble = failing;
 }
 
-static void watch_agents(struct registry *registry)
+/* The first of its machines whose disks are compared whole. Under lock. */
+static void find_comparison(struct registry *registry, const struct group_entry *group,
+	struct group_comparison *ret_comparison)
+{
+	for (struct machine_entry *m = registry->machines; registry->ebs && m; m = m->next)
+		if (m->group == group && !m->removing && strcmp(m->source, "ebs") == 0 &&
+			ebs_comparison(registry->ebs, m->name, ret_comparison))
+			return;
+}
+
+static void watch_sources(struct registry *registry)
 {
 	SCOPED_LOCK(&registry->lock);
-	for (struct group_entry *g = registry->groups; registry->ingest && g; g = g->next) {
+	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct group_trouble trouble;
 		struct group_certificate certificate;
 		if (!g->group || g->ending)
 			continue;
 		find_trouble(registry, g, &trouble, &certificate);
 		group_set_trouble(g->group, &trouble, &certificate);
+		struct group_comparison comparison = { 0 };
+		find_comparison(registry, g, &comparison);
+		group_set_comparison(g->group, &comparison);
 	}
 }
 
@@ -172,7 +197,7 @@ static void *upkeep_main(void *argument)
 		registry_share_journal(registry);
 		(void)registry_check_mount(registry, NULL);
 		watch_appliance(registry);
-		watch_agents(registry);
+		watch_sources(registry);
 		ask_vault(registry);
 		int64_t until = clock_monotonic_ns(registry->clock) + UPKEEP_NS;
 		struct timespec at = { .tv_sec = until / NS_PER_S,

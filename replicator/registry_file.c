@@ -95,6 +95,8 @@ static int read_machine(struct registry *registry, const struct json *at, struct
 		r = json_get_bool(at, "keep_vault", &keep_vault, error);
 	if (r == 0)
 		r = read_disks(at, request, error);
+	if (r == 0)
+		r = machine_aws_from_json(at, request, error);
 	if (r < 0)
 		return r;
 	struct group_entry *entry = registry_find_group(registry, group);
@@ -228,7 +230,7 @@ static int write_machine(struct cJSON *list, const struct machine_entry *machine
 		if (r == 0)
 			r = json_add_u64(disk, "size_bytes", machine->disks[i].size_bytes);
 	}
-	return r;
+	return r == 0 ? machine_aws_to_json(machine, object) : r;
 }
 
 static int write_group(struct cJSON *list, const struct group_entry *group)

@@ -172,6 +172,8 @@ static int add_settings(
 			r = json_add_text(machine, "name", m->name);
 		if (r == 0)
 			r = json_add_text(machine, "source", m->source);
+		if (r == 0)
+			r = machine_aws_to_json(m, machine);
 	}
 	return r;
 }
@@ -295,6 +297,14 @@ static bool source_seals(struct registry *registry, const struct group_entry *en
 	return false;
 }
 
+static bool source_unseen(struct registry *registry, const struct group_entry *entry)
+{
+	for (struct machine_entry *m = registry->machines; m; m = m->next)
+		if (m->group == entry && !m->removing && strcmp(m->source, "ebs") == 0)
+			return true;
+	return false;
+}
+
 static int new_group(struct registry *registry, struct group_entry *entry,
 	struct vault_reading *import, struct error *error, struct group **ret_group)
 {
@@ -318,6 +328,7 @@ static int new_group(struct registry *registry, struct group_entry *entry,
 		.settings = settings,
 		.paused = entry->paused,
 		.source_seals = source_seals(registry, entry),
+		.source_unseen = source_unseen(registry, entry),
 		.import = import };
 	struct group *group;
 	int r = group_new(&options, error, &group);

@@ -6,6 +6,7 @@
  *	registry_groups.c   groups: opening, closing, reopening; holding one while it is used
  *	registry_policies.c policies by name
  *	machines.c          adding, removing, pausing
+ *	machine_aws.c       what of a machine is in AWS, as JSON
  *	points.c            POINT arguments, points as JSON
  *	clones.c            clones
  *	inspect.c           inspections
@@ -40,6 +41,7 @@
 
 #define REGISTRY_NAME_BYTES (NAME_MAX_CHARACTERS + 1)
 #define REGISTRY_DEFAULT_POLICY "default"
+#define REGISTRY_AWS_BYTES 64 /* an id or region of AWS */
 
 struct group_entry {
 	struct group_entry *next;
@@ -61,6 +63,7 @@ struct group_entry {
 struct machine_disk {
 	char id[REGISTRY_NAME_BYTES];
 	uint64_t size_bytes;
+	char volume[REGISTRY_AWS_BYTES]; /* of the source ebs; else "" */
 };
 
 struct machine_entry {
@@ -72,6 +75,7 @@ struct machine_entry {
 	bool shown;                 /* in the mount */
 	struct machine_disk *disks; /* owned */
 	unsigned disk_count;
+	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
 };
 
 enum policy_origin { POLICY_BUILT_IN, POLICY_CONFIGURED, POLICY_STORED };
@@ -83,6 +87,7 @@ struct policy_entry {
 };
 
 struct clone_record;
+struct ebs;
 struct ingest;
 struct inspection;
 
@@ -121,6 +126,7 @@ struct registry {
 	struct policy_entry *policies;
 	struct agents *agents; /* NULL: none */
 	struct ingest *ingest; /* what agents send; NULL: none is taken in */
+	struct ebs *ebs;       /* what is fetched from EBS; NULL: nothing is */
 	struct clone_record *clones;
 	struct inspection *inspections;
 	uint64_t last_clone, last_inspection;
@@ -199,6 +205,7 @@ struct machine_request {
 	const char *name, *source, *group, *policy; /* the last two may be NULL */
 	struct machine_disk disks[HISTORY_MAX_DISKS];
 	unsigned disk_count;
+	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
 };
 /* "ID=SIZE"; each mistake has its words. */
 int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct error *error);
@@ -217,6 +224,14 @@ int machine_pause(struct registry *registry, const char *name, bool paused, stru
 int machine_register_jobs(struct registry *registry);
 int machine_start_removal(struct registry *registry, const char *name, bool keep_vault,
 	struct error *error, uint64_t *ret_job);
+
+/* ── machine_aws.c ───────────────────────────────────────────────────────────────────────── */
+
+/* Adds instance, region and the disks' volumes; nothing for a machine of another source. */
+int machine_aws_to_json(const struct machine_entry *machine, struct cJSON *object);
+/* Reads them into a request that has its source and disks. -EBADMSG. */
+int machine_aws_from_json(
+	const struct json *at, struct machine_request *request, struct error *error);
 
 /* ── points.c ────────────────────────────────────────────────────────────────────────────── */
 

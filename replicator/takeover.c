@@ -181,7 +181,8 @@ static int bring_machine(struct registry *registry, const struct json *at,
 	if (r < 0)
 		return r;
 	find_disks(group, request);
-	return machine_insert(registry, request, entry, error);
+	r = machine_aws_from_json(at, request, error);
+	return r < 0 ? r : machine_insert(registry, request, entry, error);
 }
 
 static int bring_entry(struct registry *registry, const struct vault_group *group,

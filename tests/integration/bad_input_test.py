@@ -49,7 +49,10 @@ def machines(appliance):
     appliance.refused(2, *add, "new", *fuse, "--disk", "d")
     appliance.refused(2, *add, "new", *fuse, *disk, "--disk", "d=16M", says="d")
     appliance.refused(2, *add, "new", "--source", "floppy", *disk, says="floppy")
-    appliance.refused(2, *add, "new", "--source", "ebs", "--instance", "i-0123", says="ebs")
+    appliance.refused(2, *add, "new", "--source", "ebs", says="--instance")
+    appliance.refused(2, *add, "new", "--source", "ebs", "--instance", "i-0123", *disk,
+                      says="volumes")
+    appliance.refused(2, *add, "new", *fuse, *disk, "--private-ip", "10.0.0.7", says="ebs")
     appliance.refused(2, *add, "new", *disk, says="source")
     appliance.refused(5, *add, "m", *fuse, *disk, says="m")
     appliance.refused(3, *add, "new", *fuse, *disk, "--policy", UNKNOWN, says=UNKNOWN)

@@ -224,7 +224,7 @@ def test_bad_input_is_refused_in_words(stack):
             (["root=much"], "not a size"), ([], "no disk"), (["a/b=1M"], "valid name"),
             (["r=1M", "r=2M"], "twice")):
         assert refused(2, words, a, "machine.add", disk=disks, **add)
-    refused(2, "'ebs'", a, "machine.add", name="web", source="ebs", disk=["root=1M"])
+    refused(2, "volumes", a, "machine.add", name="web", source="ebs", disk=["root=1M"])
     refused(2, "no source", a, "machine.add", name="web", source="tape", disk=["root=1M"])
     refused(2, "valid name", a, "machine.add", name="../x", source="fuse", disk=["root=1M"])
     refused(3, "no policy", a, "machine.add", name="web", source="fuse", disk=["root=1M"],

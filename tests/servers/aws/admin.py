@@ -8,7 +8,8 @@ POST /rules [...]           adds fault rules (faults.py); GET lists them
 POST /rules/clear {"seed"}  begins anew
 POST /instance {...}        adds an instance: id, private_ip, platform, tags, stop_protected,
                             volumes [{id, path, size_gib, type}]; the files are made
-POST /instance/set {...}    id, and what shall be different
+POST /instance/set {...}    id, and what shall be different: stop_protected, freeze [dirs], …
+POST /volume/grow {...}     id, size_gib: it was made larger
 GET  /snapshots             those alive: id, volume, state, tags, set, blocks
 POST /snapshot/delete {id}  somebody deletes it
 POST /snapshots/age {s}     all were made so many seconds earlier
@@ -105,6 +106,9 @@ class Admin:
     def post_instance_set(self, given):
         self.aws.store.instances[given["id"]].update(given)
         return self.aws.store.instances[given["id"]]
+
+    def post_volume_grow(self, given):
+        return self.aws.store.grow_volume(given["id"], int(given["size_gib"]))
 
     def get_snapshots(self, _given):
         with self.aws.store.lock:

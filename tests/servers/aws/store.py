@@ -4,11 +4,14 @@ A volume is a sparse file of whole GiB that a test may write to at any time. A s
 blocks of 512 KiB in which the file has data (holes are blocks that were never written), each kept
 once by its content. Two blocks differ if their bytes do; a block that has become a hole is gone.
 
-A set's snapshots are of one moment, and end at one moment.
+A set's snapshots are of one moment, and end at one moment. Files that somebody writes to meanwhile
+are no such moment: an instance's `freeze` names the places where their filesystems are mounted, which
+are frozen for as long as the files are read.
 """
 import hashlib
 import os
 import secrets
+import subprocess
 import threading
 import time
 
@@ -54,6 +57,15 @@ class Store:
         os.truncate(volume["path"], volume["size_gib"] * GIB)
         self.volumes[volume["id"]] = volume
         return volume
+
+    def grow_volume(self, volume_id, size_gib):
+        with self.lock:
+            volume = self.volumes[volume_id]
+            if size_gib < volume["size_gib"]:
+                raise ValueError("a volume cannot shrink")
+            os.truncate(volume["path"], size_gib * GIB)
+            volume["size_gib"] = size_gib
+            return volume
 
     def add_instance(self, spec):
         with self.lock:
@@ -103,11 +115,18 @@ class Store:
             made = [Snapshot(volume, dict(tags), description,
                              now + self.settings["complete_s"], error, self.sets)
                     for volume in volumes]
-            for snapshot, volume in zip(made, volumes):
-                snapshot.started = made[0].started
-                snapshot.blocks = self._scan(volume)
-                self.last[volume["id"]] = now
-                self.snapshots[snapshot.id] = snapshot
+            frozen = self.instances.get(volumes[0]["instance"], {}).get("freeze", ())
+            for at in frozen:
+                subprocess.run(["fsfreeze", "--freeze", at], check=False)
+            try:
+                for snapshot, volume in zip(made, volumes):
+                    snapshot.started = made[0].started
+                    snapshot.blocks = self._scan(volume)
+                    self.last[volume["id"]] = now
+                    self.snapshots[snapshot.id] = snapshot
+            finally:
+                for at in frozen:
+                    subprocess.run(["fsfreeze", "--unfreeze", at], check=False)
             ends = time.time() + self.settings["complete_s"]
             for snapshot in made:
                 snapshot.ends = ends

@@ -1,0 +1,83 @@
+/*
+ * landfall machine discover, and what `machine show` tells of an EC2 instance.
+ */
+#include <cjson/cJSON.h>
+
+#include "appliance/cli.h"
+
+static const char *dollars(double value, char text[static CLI_TEXT_BYTES])
+{
+	snprintf(text, CLI_TEXT_BYTES, value >= 1 ? "$%.2f" : "$%.4f", value);
+	return text;
+}
+
+static void print_last_cycle(const cJSON *last)
+{
+	char took[CLI_TEXT_BYTES], read[CLI_TEXT_BYTES], cost[CLI_TEXT_BYTES], line[256];
+	if (!last)
+		return;
+	snprintf(line, sizeof(line), "%s, %s read from AWS, %s",
+		cli_duration(cli_get_number(last, "took_s"), took),
+		cli_get_size(last, "fetched_bytes", read),
+		dollars(cli_get_number(cli_get(last, "requests"), "price_usd"), cost));
+	cli_print_field("last cycle", line);
+}
+
+void cli_print_ebs(const cJSON *ebs)
+{
+	const cJSON *requests = cli_get(ebs, "requests");
+	char text[CLI_TEXT_BYTES], line[256];
+	if (!ebs)
+		return;
+	snprintf(line, sizeof(line), "%s in %s", cli_get_text(ebs, "instance"),
+		cli_get_text(ebs, "region"));
+	cli_print_field("instance", line);
+	cli_print_field("cycle", cli_get_text(ebs, "phase"));
+	if (cli_get_u64(ebs, "cycles") == 0) {
+		snprintf(line, sizeof(line), "at most %s for its requests to EBS direct",
+			dollars(cli_get_number(ebs, "first_sync_price_usd"), text));
+		cli_print_field("first sync", line);
+	}
+	print_last_cycle(cli_get(ebs, "last_cycle"));
+	if (cli_has(ebs, "reachable_rpo_s"))
+		cli_print_field("rpo it can reach",
+			cli_duration(cli_get_number(ebs, "reachable_rpo_s"), text));
+	snprintf(line, sizeof(line), "%llu blocks, %llu lists, %llu of EC2: %s so far",
+		(unsigned long long)cli_get_u64(requests, "get_snapshot_block"),
+		(unsigned long long)cli_get_u64(requests, "list_blocks"),
+		(unsigned long long)cli_get_u64(requests, "ec2"),
+		dollars(cli_get_number(requests, "price_usd"), text));
+	cli_print_field("requests", line);
+	if (*cli_get_text(ebs, "compared_because"))
+		cli_print_field("compared whole", cli_get_text(ebs, "compared_because"));
+}
+
+/* A row for each volume; the instance stands in the first. */
+static void add_instance(struct cli_table *table, const cJSON *instance)
+{
+	char text[CLI_TEXT_BYTES];
+	const cJSON *volume, *volumes = cli_get(instance, "volumes");
+	const char *const of_instance[] = { cli_get_text(instance, "id"),
+		cli_get_text(instance, "name"), cli_get_text(instance, "state"),
+		cli_get_text(instance, "private_ip"), cli_get_text(instance, "platform"),
+		cli_get_text(instance, "boot_mode"), cli_get_text(instance, "machine") };
+	const unsigned count = sizeof(of_instance) / sizeof(of_instance[0]);
+	bool first = true;
+	for (volume = volumes ? volumes->child : NULL; volume || first; first = false) {
+		for (unsigned i = 0; i < count; i++)
+			cli_table_add(table, first ? of_instance[i] : " ");
+		cli_table_add(table, cli_get_text(volume, "id"));
+		cli_table_add(table, cli_get_text(volume, "device"));
+		cli_table_add(table, cli_get_size(volume, "size_bytes", text));
+		volume = volume ? volume->next : NULL;
+	}
+}
+
+enum exit_code cli_machine_discover(struct cli *cli)
+{
+	static const struct cli_rows rows = { { "INSTANCE", "NAME", "STATE", "PRIVATE IP",
+						      "PLATFORM", "BOOT", "MACHINE", "VOLUME",
+						      "DEVICE", ">SIZE", NULL },
+		add_instance };
+	return cli_run_list(cli, "instances", &rows);
+}

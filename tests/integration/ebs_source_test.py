@@ -1,0 +1,354 @@
+"""An instance is replicated without an agent, from discovery to points that equal its volumes.
+
+Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and xfs. The argument:
+  cycles   first synchronisation, deltas, blocks that are gone, a lost line, a resync, growing,
+           takeover by another appliance: every point equals the volumes at their snapshot, byte by
+           byte, and a delta reads just the changed blocks
+  faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
+"""
+
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
+                       wait_until)
+from aws import BLOCK, GIB, Aws
+
+FAULTS = [
+    {"match": {"operation": "ListSnapshotBlocks"}, "fault": {"kind": "empty_page"}, "times": 2},
+    {"match": {"operation": "ListChangedBlocks"}, "fault": {"kind": "empty_page"}, "times": 2},
+    {"match": {"operation": "List*Blocks"}, "fault": {"kind": "short_page", "items": 2},
+     "probability": 0.3},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "corrupt"}, "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "wrong_checksum"},
+     "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "truncate"}, "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "short"}, "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "reset"}, "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"},
+     "fault": {"kind": "status", "status": 503, "code": "ServiceUnavailable"}, "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"},
+     "fault": {"kind": "status", "status": 500, "code": "InternalServerException"},
+     "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"},
+     "fault": {"kind": "status", "status": 400, "code": "RequestThrottledException"},
+     "probability": 0.03},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "expire_block_tokens"},
+     "skip": 40, "times": 2},
+    {"match": {"operation": "List*Blocks"}, "fault": {"kind": "expire_page_tokens"}, "skip": 3,
+     "times": 2},
+    {"match": {"operation": "CreateSnapshots"}, "fault": {"kind": "reset", "applied": True}},
+    {"match": {"operation": "CreateSnapshots"}, "fault": {"kind": "end_in_error"}, "skip": 1},
+    {"match": {"operation": "DescribeSnapshots"}, "fault": {"kind": "reset"}, "probability": 0.1},
+    {"match": {"operation": "DeleteSnapshot"}, "fault": {"kind": "reset", "applied": True},
+     "probability": 0.3},
+]
+
+
+class Partitions:
+    """A volume's partitions as loop devices."""
+
+    def __init__(self, volume):
+        self.volume, self.loop = volume, None
+
+    def __enter__(self):
+        self.loop = shell("losetup", "--show", "--find", "--partscan", self.volume.path).strip()
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["losetup", "-d", self.loop], check=False, capture_output=True)
+
+    def part(self, number):
+        path = f"{self.loop}p{number}"
+        subprocess.run(["partx", "--update", self.loop], check=False, capture_output=True)
+        wait_until(10, lambda: os.path.exists(path), f"no partition {path}")
+        return path
+
+
+def fill(work, device, name, bytes_wanted):
+    """Puts real files onto a filesystem."""
+    at = pathlib.Path(work) / f"mnt-{name}"
+    at.mkdir(exist_ok=True)
+    shell("mount", device, at)
+    try:
+        done = 0
+        for source in sorted(pathlib.Path("/usr/bin").iterdir()):
+            if not source.is_file() or done > bytes_wanted or source.stat().st_size > 2 * MIB:
+                continue
+            data = source.read_bytes()
+            (at / source.name).write_bytes(data)
+            done += len(data)
+    finally:
+        shell("umount", at)
+
+
+def make_disks(work, machine):
+    """What a BIOS boots from, and a disk of data."""
+    root, data = machine.volumes
+    shell("sfdisk", "-q", root.path, input="label: dos\n,600M,83,*\n,,82\n")
+    shell("sfdisk", "-q", data.path, input="label: gpt\n,300M,L\n,,L\n")
+    with Partitions(root) as disk:
+        shell("mkfs.ext4", "-q", "-E", "nodiscard", disk.part(1))
+        fill(work, disk.part(1), "root", 12 * MIB)
+    with Partitions(data) as disk:
+        shell("mkfs.ext4", "-q", "-E", "nodiscard", disk.part(1))
+        shell("mkfs.xfs", "-q", "-K", disk.part(2))
+        fill(work, disk.part(1), "logs", 4 * MIB)
+        fill(work, disk.part(2), "data", 8 * MIB)
+    for volume in machine.volumes:
+        volume.settle()
+
+
+class Replication:
+    """A machine, its appliance, and what each of its points must show."""
+
+    def __init__(self, work, aws, appliance, machine):
+        self.work, self.aws, self.appliance, self.machine = work, aws, appliance, machine
+        self.copies = {}
+        self.dice = random.Random(7)
+
+    def point(self, wait="local"):
+        """Makes a point of the machine at rest, and compares it with its volumes."""
+        number = self.appliance.call("point", "create", "web", "--wait", wait)["point"]["number"]
+        self.copies[number] = []
+        for volume in self.machine.volumes:
+            copy = self.work / f"copy-{number}-{volume.disk}"
+            volume.copy(copy)
+            self.copies[number].append((volume.disk, copy))
+        self.compare(number)
+        return number
+
+    def compare(self, number):
+        point = self.appliance.call("point", "show", "web", number)["point"]
+        for disk, copy in self.copies[number]:
+            size = os.stat(copy).st_size
+            done = subprocess.run(["cmp", "-n", str(size), copy, f"{point['path']}/{disk}.vhd"],
+                                  capture_output=True, text=True, check=False)
+            check(done.returncode == 0, f"point {number}, {disk}: {done.stdout}{done.stderr}")
+
+    def compare_all(self):
+        """Every point that is still there."""
+        there = {p["number"] for p in self.appliance.points("web")} & set(self.copies)
+        for number in sorted(there):
+            self.compare(number)
+        return sorted(there)
+
+    def change(self, count=12):
+        """Writes here and there, and lets a block go; returns {volume: changed blocks}."""
+        changed = {}
+        for volume in self.machine.volumes:
+            before = volume.blocks()
+            for _ in range(count):
+                at = self.dice.randrange(0, GIB // 4096) * 4096
+                volume.write(at, self.dice.randbytes(self.dice.choice((512, 4096, 70000))))
+            volume.punch(self.dice.choice(sorted(before)))
+            after = volume.blocks()
+            changed[volume.id] = {i for i, data in after.items() if before.get(i) != data}
+        return changed
+
+    def status(self):
+        return self.appliance.machine("web")["ebs"]
+
+    def bases(self):
+        return {v["id"]: v["base"] for v in self.status()["volumes"]}
+
+
+def open_appliance(work, service, aws, **options):
+    appliance = Appliance(BUILD, work, service.connection_string, cache_size="0", policies={
+        "default": {"point-interval": "0", "vault-interval": "1s"}}, **options)
+    aws.give(appliance)
+    return appliance
+
+
+def discover_and_add(appliance, aws, machine):
+    found = appliance.call("machine", "discover", "--private-ip", machine.private_ip,
+                           "--tag", "Name=web")["instances"]
+    check([i["id"] for i in found] == [machine.id], f"discovered: {found}")
+    check([(v["device"], v["size_bytes"]) for v in found[0]["volumes"]] ==
+          [("/dev/xvda", GIB), ("/dev/xvdb", GIB)] and found[0]["boot_mode"] == "legacy-bios",
+          f"discovered: {found}")
+    check(appliance.call("machine", "discover", "--tag", "Name=db")["instances"] == [],
+          "a tag does not choose")
+    add = ("machine", "add", "web", "--source", "ebs")
+    appliance.refused(3, *add, "--instance", "i-0123456789abcdef0", says="i-0123456789abcdef0")
+    appliance.refused(3, *add, "--instance", machine.id, "--exclude-volume", "vol-0", says="vol-0")
+    appliance.refused(2, *add, "--instance", machine.id, "--private-ip", "10.0.0.7", says="one of")
+    added = appliance.call(*add, "--private-ip", machine.private_ip)["machine"]
+    check([(d["id"], d["size_bytes"]) for d in added["disks"]] == [("xvda", GIB), ("xvdb", GIB)],
+          f"added with {added['disks']}")
+    check(added["ebs"]["instance"] == machine.id and
+          0 < added["ebs"]["first_sync_price_usd"] < 0.02, f"added: {added['ebs']}")
+    appliance.refused(5, "machine", "add", "other", "--source", "ebs", "--group", "web",
+                      "--instance", machine.id, says="one moment")
+    check(appliance.call("machine", "discover")["instances"][0]["machine"] == "web",
+          "discovery does not tell what is a machine already")
+
+
+def check_first(r):
+    step("first synchronisation")
+    data = sum(len(v.blocks()) for v in r.machine.volumes)
+    r.point("vault")
+    ebs = r.status()
+    check(ebs["last_cycle"]["fetched_bytes"] == data * BLOCK, f"{data} blocks: {ebs}")
+    check(ebs["last_cycle"]["written_bytes"] < data * BLOCK, f"zeros cost journal: {ebs}")
+    check(ebs["requests"]["get_snapshot_block"] == data and ebs["requests"]["price_usd"] > 0,
+          f"requests: {ebs['requests']}")
+    check(ebs["compared_because"] is None, f"a first synchronisation is news: {ebs}")
+    rpo = r.appliance.machine("web")["rpo_local_s"]
+    check(0 < rpo < 60, f"rpo {rpo}")
+
+
+def check_deltas(r, rounds, exact=True):
+    for i in range(rounds):
+        step(f"delta {i + 1}")
+        changed = r.change()
+        r.point("vault" if i % 2 else "local")
+        bases, reads = r.bases(), r.aws.read_blocks()
+        for volume in r.machine.volumes:
+            got = reads.get(bases[volume.id], {})
+            check(set(got) == changed[volume.id], f"{volume.disk}: read {sorted(got)} instead of "
+                  f"{sorted(changed[volume.id])}")
+            check(not exact or set(got.values()) <= {1}, f"blocks were read again: {got}")
+        check(len(r.aws.snapshots()) == 2 or not exact, f"alive: {r.aws.snapshots()}")
+
+
+def check_lost_line(r):
+    step("the base is deleted: all is compared, and it says so")
+    r.change()
+    for base in r.bases().values():
+        r.aws.admin("/snapshot/delete", {"id": base})
+    r.aws.admin("/settings", {"blocks_per_s": 20})
+    request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
+                                "point", "create", "web"], stdout=subprocess.DEVNULL)
+    alert = r.appliance.wait_alert("web", "full-comparison")
+    check("snap-" in alert["cause"], f"the alert does not tell why: {alert}")
+    r.aws.admin("/settings", {"blocks_per_s": 0})
+    check(request.wait(60) == 0, "the point was not made")
+    r.point("vault")
+    wait_until(10, lambda: "full-comparison" not in r.appliance.alerts("web"),
+               "the alert stays")
+
+
+def check_resync(r):
+    step("a resync reads all and writes nothing; a volume that grows")
+    r.appliance.call("resync", "web")
+    cycles = r.status()["cycles"]
+    wait_until(30, lambda: r.status()["cycles"] > cycles, "no cycle after the resync")
+    last = r.status()["last_cycle"]
+    check(last["written_bytes"] == 0 and last["fetched_bytes"] > 20 * MIB, f"resync: {last}")
+    volume = r.machine.volumes[1]
+    r.aws.admin("/volume/grow", {"id": volume.id, "size_gib": 2})
+    volume.write(GIB + 3 * MIB, b"grown" * 1000)
+    r.point("vault")
+    sizes = [d["size_bytes"] for d in r.appliance.machine("web")["disks"]]
+    check(sizes == [GIB, 2 * GIB], f"sizes after growing: {sizes}")
+
+
+def check_takeover(r, work, service):
+    step("another appliance takes over, compares, and goes on")
+    r.appliance.check_vault()
+    r.appliance.lose_everything()
+    subprocess.run(["umount", "-l", r.appliance.mount], check=False, capture_output=True)
+    r.appliance.start()
+    r.appliance.call("vault", "takeover")
+    seen = r.compare_all()
+    check(len(seen) >= 3, f"only points {seen} are in the vault")
+    r.change(3)
+    r.point("vault")
+    check(r.status()["last_cycle"]["written_bytes"] < 20 * MIB, f"after it: {r.status()}")
+    check_deltas(r, 1, exact=False)
+
+
+def tidy_and_check(r):
+    """The sets that ended in an error or turned up late go after a minute."""
+    step("one set is alive at the end")
+    r.aws.admin("/rules/clear", {"seed": 2})
+    r.aws.admin("/snapshots/age", {"s": 120})
+    r.appliance.stop()
+    r.appliance.start()
+    r.point("vault")
+    wait_until(20, lambda: len(r.aws.snapshots()) == 2, lambda: f"alive: {r.aws.snapshots()}")
+    r.aws.check_witness(alive=2)
+    check({s["id"] for s in r.aws.snapshots()} == set(r.bases().values()), "another set is alive")
+
+
+def remove(r):
+    step("removing the machine deletes its snapshots")
+    r.appliance.call("machine", "remove", "web")
+    r.aws.check_witness(alive=0)
+
+
+def cycles(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(2, tags={"Name": "web"})
+        make_disks(work, machine)
+        appliance = open_appliance(work, service, aws)
+        with appliance:
+            appliance.call("vault", "init")
+            discover_and_add(appliance, aws, machine)
+            r = Replication(work, aws, appliance, machine)
+            check_first(r)
+            check_deltas(r, 2)
+            check_lost_line(r)
+            check_resync(r)
+            check_takeover(r, work, service)
+            tidy_and_check(r)
+            appliance.verify("web", "latest")
+            remove(r)
+
+
+def kill_while_copying(r):
+    step("kill -9 while copying")
+    r.change(40)
+    r.aws.admin("/settings", {"blocks_per_s": 30})
+    sets = r.aws.admin("/stats")["sets"]
+    request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
+                                "point", "create", "web"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    before = r.aws.admin("/stats")["blocks_read"]
+    wait_until(30, lambda: r.aws.admin("/stats")["blocks_read"] > before + 10, "nothing is copied")
+    r.appliance.kill()
+    request.wait()
+    subprocess.run(["umount", "-l", r.appliance.mount], check=False, capture_output=True)
+    newest = max(r.copies)
+    r.appliance.start()
+    r.aws.admin("/settings", {"blocks_per_s": 0})
+    point = wait_until(60, lambda: next((p for p in r.appliance.points("web")
+                                         if p["number"] > newest), None), "no point after it")
+    check(r.aws.admin("/stats")["sets"] == sets + 1, "the set that was begun was not gone on with")
+    r.copies[point["number"]] = [(v.disk, v.path) for v in r.machine.volumes]
+    r.compare(point["number"])
+    del r.copies[point["number"]]
+
+
+def faults(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(2, tags={"Name": "web"})
+        make_disks(work, machine)
+        appliance = open_appliance(work, service, aws)
+        with appliance:
+            appliance.call("vault", "init")
+            appliance.call("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
+            r = Replication(work, aws, appliance, machine)
+            aws.rules(*FAULTS)
+            step("first synchronisation, with faults")
+            r.point()
+            check_deltas(r, 2, exact=False)
+            kill_while_copying(r)
+            check_deltas(r, 1, exact=False)
+            fired = sum(rule["fired"] > 0 for rule in aws.admin("/rules"))
+            check(fired >= 12, f"only {fired} kinds of fault came to pass")
+            tidy_and_check(r)
+            check(r.compare_all(), "no point is left")
+
+
+def main(part):
+    need("sfdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "cmp", "fallocate")
+    run_test({"cycles": cycles, "faults": faults}[part])
+
+
+main(sys.argv[1] if len(sys.argv) > 1 else "cycles")
