@@ -31,11 +31,15 @@ class Volume:
         with open(self.path, "r+b") as file:
             file.seek(offset)
             file.write(data)
-        self.settle()
+            file.flush()
+            os.fsync(file.fileno())
 
     def settle(self):
-        """What is on its way to the file is there: till then a hole may look like data or not."""
-        subprocess.run(["sync", self.path], check=True)
+        """Makes all of the file data or holes: what was only allocated, as by mkfs, is data for as
+        long as its pages are in memory."""
+        copy = f"{self.path}.settled"
+        self.copy(copy)
+        os.rename(copy, self.path)
 
     def punch(self, index, count=1):
         """Blocks that are gone: holes in the file."""
