@@ -5,7 +5,9 @@
  *
  * That a disk is absent is kept in the group's state before the first point without it is sealed,
  * that it is back after the first with it was: a crash in between hides too much for one point,
- * never too little. Manifests repeat the list, for who takes the group over.
+ * never too little. What could not be kept is tried again at the next seal: absences before it, and
+ * it is not made until they are kept; their ends after it. Manifests repeat the list, for who takes
+ * the group over.
  *
  * Called by who seals the group's points, one at a time.
  */
@@ -58,12 +60,17 @@ static void shorten(struct group *group)
 		}
 }
 
+/* All of it, so that what an earlier try failed to keep is kept as well. */
 static int keep(struct group *group)
 {
+	struct group_state *state = &group->state;
+	shorten(group);
 	int r = group_state_save(group);
-	return r == 0 ? history_set_absences(
-				group->history, group->state.absences, group->state.absence_count)
-		      : r;
+	if (r == 0)
+		r = history_set_absences(group->history, state->absences, state->absence_count);
+	if (r == 0)
+		group->absences_begun = group->absences_ended = false;
+	return r;
 }
 
 int group_set_absences(
@@ -71,7 +78,6 @@ int group_set_absences(
 {
 	struct group_state *state = &group->state;
 	struct point newest = { 0 };
-	bool changed = false;
 	SCOPED_LOCK(&group->state_lock);
 	(void)history_point_newest(group->history, 0, INT64_MAX, &newest);
 	for (unsigned i = 0; i < count; i++) {
@@ -84,15 +90,14 @@ int group_set_absences(
 		state->absences = more;
 		more[state->absence_count++] =
 			(struct history_absence){ .disk = disks[i], .from = newest.number + 1 };
-		changed = true;
+		group->absences_begun = true;
 	}
 	if (count > 0)
 		memcpy(group->absent, disks, count * sizeof(*disks));
 	group->absent_count = count;
 	group->absent_given = true;
-	if (!changed)
+	if (!group->absences_begun)
 		return 0;
-	shorten(group);
 	int r = keep(group);
 	return r < 0 ? group_error(error, r, group, "writing which disks its points show") : 0;
 }
@@ -100,20 +105,20 @@ int group_set_absences(
 void group_end_absences(struct group *group, uint64_t number)
 {
 	struct group_state *state = &group->state;
-	bool changed = false;
 	SCOPED_LOCK(&group->state_lock);
 	for (unsigned i = 0; group->absent_given && i < state->absence_count; i++) {
 		struct history_absence *a = &state->absences[i];
 		if (a->to != 0 || lists(group->absent, group->absent_count, a->disk))
 			continue;
 		a->to = number;
-		changed = true;
+		group->absences_ended = true;
 		log_info("group %s: disk %u is in its points from point %" PRIu64 " on",
 			group->name, a->disk, number);
 	}
 	group->absent_given = false;
-	if (changed)
-		(void)keep(group); /* if not, it is hidden too long at worst */
+	/* If it cannot be, too much is hidden until the next point's try. */
+	if (group->absences_ended)
+		(void)keep(group);
 }
 
 bool group_is_absent(struct group *group, uint16_t disk)

@@ -78,6 +78,7 @@ struct group {
 	uint16_t absent[HISTORY_MAX_DISKS]; /* what the next seal does not show, if it was told */
 	unsigned absent_count;
 	bool absent_given;
+	bool absences_begun, absences_ended; /* some that are not kept yet */
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t timer_wake, flush_wake, changed;
