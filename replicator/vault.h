@@ -154,7 +154,7 @@ struct vault_reading;
 int vault_import_read(struct blob_store *store, const struct vault_group *group,
 	struct error *error, struct vault_reading **ret_reading);
 int vault_import_write(struct vault_reading *reading, struct history *history, struct error *error);
-/* What its newest point says of disks that points do not show; borrowed. */
+/* What its newest point that can be read says of disks that points do not show; borrowed. */
 void vault_reading_absences(const struct vault_reading *reading,
 	const struct history_absence **ret_absences, unsigned *ret_count);
 void vault_reading_free(struct vault_reading *reading);

@@ -35,8 +35,9 @@ struct vault_reading {
 	struct error *error;
 	struct vault_points points;       /* committed ones */
 	struct shape **shapes;            /* of points; NULL: as the one below, or not looked at */
-	struct history_absence *absences; /* of the newest manifest */
+	struct history_absence *absences; /* of the newest manifest that can be read */
 	unsigned absence_count;
+	unsigned absences_of; /* 1 + its index; 0: none could be read */
 };
 
 void vault_reading_absences(const struct vault_reading *reading,
@@ -101,13 +102,18 @@ static int look_at(struct vault_reading *import, unsigned i)
 	for (unsigned d = 0; d < m.disk_count; d++)
 		shape->disks[d] = (struct shape_disk){ m.disks[d].id, m.disks[d].size_bytes };
 	import->shapes[i] = shape;
-	if (i + 1 == import->points.count) {
+	if (i >= import->absences_of) {
+		free(import->absences);
 		import->absence_count = m.absence_count;
 		import->absences = TAKE(m.absences);
+		import->absences_of = i + 1;
 	}
 	return 0;
 }
 
+/* A damaged one is unlike any other: so the newest that can be read is looked at always, and with
+ * it what it tells of absences. What has ended since is hidden too long; what has begun since is in
+ * no point that can be read. */
 /* Finds every change in [low, high], between which no disk was added. */
 static int find_changes(struct vault_reading *import, unsigned low, unsigned high)
 {
