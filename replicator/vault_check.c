@@ -2,6 +2,9 @@
  * Checking the vault against itself: every manifest can be read and knows the one before it,
  * every snapshot it names is there, its hashes are whole and leave no gap, and there are no
  * snapshots that nothing explains. Reads no disk content; vault_point_verify does.
+ *
+ * Points come and go meanwhile. What looks like a fault is one only if the group's points were the
+ * same afterwards; else the group is checked again.
  */
 #include "replicator/vault_internal.h"
 
@@ -15,6 +18,8 @@
 #include "common/cleanup.h"
 #include "replicator/vault_snapshots.h"
 
+#define LOOK_TRIES 5u
+
 struct check {
 	struct blob_store *store;
 	void (*fault)(void *context, const char *text);
@@ -22,6 +27,8 @@ struct check {
 	struct vault_check_report report;
 	/* of the group at hand */
 	const struct vault_group *group;
+	struct buf faults;                 /* texts, each with its NUL */
+	bool replaced;                     /* hashes were, while they were read */
 	struct vault_snapshots *snapshots; /* per disk of the group */
 	uint64_t previous;
 	struct hash128 previous_hash;
@@ -36,8 +43,15 @@ static void fault(struct check *c, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
-	if (c->fault)
+	if (buf_append(&c->faults, text, strlen(text) + 1) < 0 && c->fault)
 		c->fault(c->context, text);
+}
+
+static void tell_faults(struct check *c)
+{
+	for (size_t at = 0; c->fault && at < c->faults.len; at += strlen(c->faults.data + at) + 1)
+		c->fault(c->context, c->faults.data + at);
+	buf_clear(&c->faults);
 }
 
 /* Failures that say something about the vault's content, not about reaching it. */
@@ -64,6 +78,10 @@ static int check_hashes(struct check *c, const struct manifest *m)
 	int r = hashes_reader_new(&source, &why, &reader);
 	while (r == 0)
 		r = hashes_reader_next(reader, &why, &run);
+	if (hashes.replaced) {
+		c->replaced = true;
+		return 0;
+	}
 	if (!reader || r != -ENOENT) {
 		if (!is_content(r)) {
 			if (c->error)
@@ -152,9 +170,9 @@ static int check_point(struct check *c, const struct vault_point_item *point)
 	return r;
 }
 
-static int check_points(struct check *c)
+/* The points were listed before: a newer one may be there by now, of which nothing is missing. */
+static int check_points(struct check *c, const struct vault_points *points)
 {
-	CLEANUP(vault_points_free) struct vault_points points = { 0 };
 	char blob[VAULT_NAME_BYTES];
 	int r = 0;
 	c->previous = 0;
@@ -168,10 +186,8 @@ static int check_points(struct check *c)
 		r = r == -ENOENT ? 0 : r;
 		c->report.snapshots += c->snapshots[d].count;
 	}
-	if (r == 0)
-		r = vault_points_list(c->store, c->group, c->error, &points);
-	for (unsigned i = 0; r == 0 && i < points.count; i++)
-		r = check_point(c, &points.items[i]);
+	for (unsigned i = 0; r == 0 && i < points->count; i++)
+		r = check_point(c, &points->items[i]);
 	for (unsigned d = 0; r == 0 && d < c->group->disk_count; d++) {
 		for (unsigned i = 0; i < c->snapshots[d].count; i++) {
 			const struct vault_snapshot *s = &c->snapshots[d].items[i];
@@ -186,12 +202,45 @@ static int check_points(struct check *c)
 	return r;
 }
 
+static bool equal(const struct vault_points *a, const struct vault_points *b)
+{
+	bool same = a->count == b->count;
+	for (unsigned i = 0; same && i < a->count; i++)
+		same = a->items[i].number == b->items[i].number &&
+		       strcmp(a->items[i].etag, b->items[i].etag) == 0 &&
+		       strcmp(a->items[i].hashes_etag, b->items[i].hashes_etag) == 0;
+	return same;
+}
+
+static int check_once(struct check *c, bool *ret_changed)
+{
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	CLEANUP(vault_points_free) struct vault_points after = { 0 };
+	c->replaced = false;
+	c->snapshots = calloc(c->group->disk_count + 1u, sizeof(*c->snapshots));
+	if (!c->snapshots)
+		return error_set(c->error, -ENOMEM, NULL, "not enough memory to list snapshots");
+	int r = vault_points_list(c->store, c->group, c->error, &points);
+	if (r == 0)
+		r = check_points(c, &points);
+	for (unsigned d = 0; d < c->group->disk_count; d++)
+		vault_snapshots_free(&c->snapshots[d]);
+	free(c->snapshots);
+	c->snapshots = NULL;
+	if (r == 0 && (c->replaced || c->faults.len > 0))
+		r = vault_points_list(c->store, c->group, c->error, &after);
+	*ret_changed = c->replaced || (c->faults.len > 0 && !equal(&points, &after));
+	return r;
+}
+
 static int check_group(void *context, const char *name)
 {
 	struct check *c = context;
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	struct error why = { 0 };
 	c->report.groups++;
+	const struct vault_check_report before = c->report;
+	bool changed = true;
 	int r = vault_group_load(c->store, name, &why, &group);
 	if (r < 0) {
 		if (!is_content(r)) {
@@ -201,24 +250,32 @@ static int check_group(void *context, const char *name)
 		}
 		c->report.broken++;
 		fault(c, "%s", why.message);
+		tell_faults(c);
 		return 0;
 	}
 	c->group = &group;
-	c->snapshots = calloc(group.disk_count + 1u, sizeof(*c->snapshots));
-	if (!c->snapshots)
-		return error_set(c->error, -ENOMEM, NULL, "not enough memory to list snapshots");
-	r = check_points(c);
-	for (unsigned d = 0; d < group.disk_count; d++)
-		vault_snapshots_free(&c->snapshots[d]);
-	free(c->snapshots);
-	c->snapshots = NULL;
+	for (unsigned i = 0; r == 0 && changed && i < LOOK_TRIES; i++) {
+		buf_clear(&c->faults);
+		c->report = before;
+		r = check_once(c, &changed);
+	}
+	tell_faults(c);
+	if (r == 0 && c->replaced)
+		r = error_set(c->error, -EAGAIN, "try again when fewer points are deleted",
+			"group %s changes faster than it can be checked", name);
 	c->group = NULL;
 	return r;
+}
+
+static void free_faults(struct check *c)
+{
+	buf_free(&c->faults);
 }
 
 int vault_check(struct blob_store *store, void (*told)(void *context, const char *text),
 	void *context, struct error *error, struct vault_check_report *ret_report)
 {
+	CLEANUP(free_faults)
 	struct check c = { .store = store, .fault = told, .context = context, .error = error };
 	int r = vault_groups(store, check_group, &c, error);
 	if (r < 0)

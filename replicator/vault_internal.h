@@ -156,11 +156,13 @@ void vault_manifest_metadata(
 	const struct manifest *manifest, uint32_t flags, struct vault_metadata *ret_metadata);
 
 /* The hashes of a point as a source for hashes_reader_new. `etag` is what the first read saw; one
- * that sees another answers -EAGAIN, since what was read so far has been replaced. */
+ * that sees another, or none where there was one, answers -EAGAIN and sets `replaced`: what was
+ * read so far is no part of what is there now. */
 struct vault_hashes {
 	struct blob_store *store;
 	char name[VAULT_NAME_BYTES];
 	char etag[BLOB_ETAG_BYTES];
+	bool replaced;
 };
 void vault_hashes_open(struct vault_hashes *hashes, struct blob_store *store,
 	const struct vault_group *group, uint64_t number, struct hashes_source *ret_source);

@@ -256,20 +256,26 @@ int vault_manifest_load(struct blob_store *store, const struct vault_group *grou
 
 /* ── a flush whose end nobody saw ────────────────────────────────────────────────────────── */
 
+/* Whether the name is taken for good: a former owner's manifest that came too late is collected.
+ * `ret_etag`: of what is there; "": nothing is. */
 static int look(struct blob_store *store, const struct vault_group *group, uint64_t number,
-	struct error *error, bool *ret_there, bool *ret_committed)
+	struct error *error, bool *ret_barred, bool *ret_committed,
+	char ret_etag[static BLOB_ETAG_BYTES])
 {
 	CLEANUP(manifest_free) struct manifest m = { 0 };
-	char etag[BLOB_ETAG_BYTES];
-	int r = vault_manifest_load(store, group, number, error, &m, NULL, etag);
+	int r = vault_manifest_load(store, group, number, error, &m, NULL, ret_etag);
 	if (r < 0 && r != -ENOENT)
 		return r;
-	*ret_there = r == 0;
-	*ret_committed = r == 0 && !m.abandoned && !vault_is_cut(group, m.generation, number);
+	if (r == -ENOENT)
+		ret_etag[0] = '\0';
+	*ret_barred = r == 0 && (m.abandoned || !vault_is_cut(group, m.generation, number));
+	*ret_committed = *ret_barred && !m.abandoned;
 	return 0;
 }
 
-static int put_tombstone(struct blob_store *store, const struct manifest *m, struct error *error)
+/* In the place of what has that ETag. */
+static int put_tombstone(struct blob_store *store, const struct manifest *m, const char *if_match,
+	struct error *error)
 {
 	CLEANUP(buf_free) struct buf text = { 0 };
 	struct vault_metadata metadata;
@@ -280,7 +286,7 @@ static int put_tombstone(struct blob_store *store, const struct manifest *m, str
 	vault_manifest_metadata(m, m->flags, &metadata);
 	vault_manifest_name(m->group_name, m->number, name);
 	return vault_object_put(
-		store, name, &text, "", metadata.items, metadata.count, error, etag);
+		store, name, &text, if_match, metadata.items, metadata.count, error, etag);
 }
 
 int vault_point_settle(struct blob_store *store, struct clock_source *clock,
@@ -292,14 +298,18 @@ int vault_point_settle(struct blob_store *store, struct clock_source *clock,
 		.generation = group->generation,
 		.time_ns = clock_realtime_ns(clock),
 		.abandoned = true };
-	bool there;
-	int r = look(store, group, number, error, &there, ret_committed);
-	if (r < 0 || there || !bar)
+	char etag[BLOB_ETAG_BYTES];
+	bool barred;
+	int r = look(store, group, number, error, &barred, ret_committed, etag);
+	if (r < 0 || barred || !bar)
 		return r;
 	strcpy(tombstone.group_name, group->name);
-	r = put_tombstone(store, &tombstone, error);
-	if (r == -EEXIST)
-		return look(store, group, number, error, &there, ret_committed);
+	r = put_tombstone(store, &tombstone, etag, error);
+	if (r == -EEXIST || r == -ESTALE) {
+		int put = r;
+		r = look(store, group, number, error, &barred, ret_committed, etag);
+		return r < 0 || barred ? r : put;
+	}
 	if (r == 0)
 		log_info("group %s: point %" PRIu64 " is given up, a later one takes its place",
 			group->name, number);
@@ -308,28 +318,48 @@ int vault_point_settle(struct blob_store *store, struct clock_source *clock,
 
 /* ── hashes ──────────────────────────────────────────────────────────────────────────────── */
 
-/* All parts are of one writing: a merge that ends meanwhile, be it a late one, replaces the whole.
- */
+static int tell_replaced(struct vault_hashes *h, struct error *error)
+{
+	h->replaced = true;
+	return error_set(
+		error, -EAGAIN, "try again", "%s was written anew while it was read", h->name);
+}
+
+/* A read behind the end tells no ETag: of what is now shorter, or of what has ended too soon? */
+static int look_behind_end(struct vault_hashes *h, struct error *error)
+{
+	char etag[BLOB_ETAG_BYTES];
+	int r = vault_object_etag(h->store, h->name, error, etag);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	return r < 0 || strcmp(h->etag, etag) != 0 ? tell_replaced(h, error) : 0;
+}
+
+/* All parts are of one writing: a merge that ends meanwhile, be it a late one, replaces the whole,
+ * and a deletion takes it away. */
 static int read_hashes(
 	void *context, uint64_t offset, void *data, size_t n, struct error *error, size_t *ret_n)
 {
 	struct vault_hashes *h = context;
 	struct blob_error e = { 0 };
 	struct backoff backoff;
-	char etag[BLOB_ETAG_BYTES] = ""; /* a read behind the end tells none */
+	char etag[BLOB_ETAG_BYTES] = "";
 	int r;
 	backoff_start(&backoff, h->store, NULL);
 	do {
 		r = h->store->ops->object_read(h->store, h->name, offset, data, n, &e, ret_n, etag);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
+	if (r == -ENOENT && h->etag[0])
+		return tell_replaced(h, error);
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot read %s", h->name);
-	if (etag[0] && h->etag[0] && strcmp(h->etag, etag) != 0)
-		return error_set(error, -EAGAIN, "try again",
-			"%s was written anew while it was read", h->name);
-	if (etag[0])
+	if (!h->etag[0]) {
 		memcpy(h->etag, etag, sizeof(etag));
-	return 0;
+		return 0;
+	}
+	if (!etag[0])
+		return look_behind_end(h, error);
+	return strcmp(h->etag, etag) != 0 ? tell_replaced(h, error) : 0;
 }
 
 void vault_hashes_open(struct vault_hashes *h, struct blob_store *store,

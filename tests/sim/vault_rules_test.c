@@ -176,6 +176,35 @@ static void a_late_manifest_commits_nothing(void **state)
 	assert_int_equal(world_collect(b, 0), 0);
 }
 
+/* Nor does it stand in for the tombstone of a number that the second passes by: it is collected,
+ * and what the second may still have under way must not get there then. */
+static void a_late_manifest_bars_nothing(void **state)
+{
+	struct world *w = *state;
+	struct appliance *a = &w->first, *b = &w->second;
+	struct blob_error e = { 0 };
+	CLEANUP(buf_free) struct buf late = { 0 };
+	CLEANUP(manifest_free) struct manifest stone = { 0 };
+	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
+	(void)world_make_vault_point(a, 'a');
+	uint64_t lost = world_make_vault_point(a, 'b');
+	vault_manifest_name(GROUP, lost, name);
+	assert_int_equal(blob_sim_peek_object(w->service, name, &late), 0);
+	world_delete_object(a, name);
+	world_take_over(w);
+	world_bring_up(w);
+	assert_int_equal(world_make_point(b, 'c'), lost);
+	uint64_t next = world_make_point(b, 'd');
+	world_begin_flush(b, lost);
+	assert_int_equal(
+		a->ops.object_put(a->store, name, late.data, late.len, "", NULL, 0, &e, etag), 0);
+	assert_int_equal(world_flush(b, next), 0);
+	(void)world_collect(b, 0);
+	world_load_manifest(b, lost, &stone);
+	assert_true(stone.abandoned);
+	assert_int_equal(vault_point_verify(b->store, &b->group, next, NULL, NULL, &error), 0);
+}
+
 /* ── numbers ─────────────────────────────────────────────────────────────────────────────── */
 
 /* Nor does it keep the snapshots that it names, even as long as it is there. */
@@ -625,6 +654,7 @@ int main(void)
 		TEST(a_tombstone_commits_nothing),
 		TEST(a_cut_ends_where_it_says),
 		TEST(a_late_manifest_commits_nothing),
+		TEST(a_late_manifest_bars_nothing),
 		TEST(a_late_manifest_explains_nothing),
 		TEST(numbers_only_rise),
 		TEST(the_newest_is_not_deleted),
