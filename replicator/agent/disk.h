@@ -74,8 +74,9 @@ struct disk_range {
 	uint64_t length;
 };
 
-/* Where swap lies on this disk now: swap partitions and files (by FIEMAP) whose blocks are the
- * disk's. Its contents are worth nothing to anybody and change while filesystems are frozen.
+/* Where swap lies on this disk now: swap partitions and files (by FIEMAP; on ext4 and xfs) whose
+ * blocks are the disk's, for certain. Its contents are worth nothing to anybody and change while
+ * filesystems are frozen.
  * `*ret_ranges` is the caller's to free(), sorted. 0 or -errno. */
 int disk_swap_ranges(const struct disk *disk, struct disk_range **ret_ranges, size_t *ret_count);
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What lies in active swap counts as zeros, but for its header: of a device and of a file, switched on
-and off while the agent runs; and is replicated if that is wanted."""
+and off while the agent runs; and is replicated if that is wanted. What only bears the name of a
+swap file is replicated, and so is what lies behind the area in one."""
 
 import os
 import pathlib
@@ -18,11 +19,12 @@ HEADER = 65536
 class Swap:
     """An active swap area, off again at the end."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, size=None):
+        """`size`: of the area, if it is not the whole."""
+        self.path, self.size = path, size
 
     def __enter__(self):
-        shell("mkswap", "-q", self.path)
+        shell("mkswap", "-q", self.path, *([str(self.size // 1024)] if self.size else []))
         if subprocess.run(["swapon", "-p", "-1", self.path], capture_output=True,
                           check=False).returncode != 0:
             raise Skip("swap cannot be switched on here")
@@ -97,6 +99,55 @@ def file(appliance, agent, work, root):
         appliance.remove_clone(clone)
 
 
+def blocks(data):
+    return {data[at:at + 1024] for at in range(0, len(data), 1024)}
+
+
+def namesake(appliance, agent, root, other):
+    """Something is mounted over the swap file, and has a file of that name: an area that is not in
+    use, or none at all. (What is hidden cannot be frozen, so its disk is not protected here.)"""
+    swap = root.mounted / "swap"
+    disks = agent.disks
+    for how in ("data", "an area that is not in use"):
+        step(f"a file that bears the name of a swap file: {how}")
+        agent.stop()
+        with Swap(swap):
+            shell("mount", other.device, root.mounted)
+            try:
+                fresh = root.mounted / "fresh"
+                fresh.write_bytes(os.urandom(8 * MIB))
+                if how != "data":
+                    fresh.chmod(0o600)
+                    shell("mkswap", "-q", fresh)
+                fresh.rename(swap)
+                shell("sync", "-f", root.mounted)
+                agent.start({"other": other.device})
+                agent.wait_state("replicating", "freezing")
+                point = appliance.create_point("web")
+                check(left_out(agent).get("other", 0) == 0, f"left out: {left_out(agent)}")
+                there, here = blocks(in_point(appliance, point, "other", other.size)), \
+                    blocks(swap.read_bytes())
+                check(here <= there, f"{len(here - there)} of the file's blocks were left out")
+            finally:
+                shell("umount", root.mounted)
+    agent.disks = disks
+
+
+def shorter(appliance, work, root):
+    step("what lies behind the area in its file is no swap")
+    swap = root.mounted / "swap"
+    behind = os.urandom(4 * MIB)
+    swap.write_bytes(bytes(4 * MIB) + behind)
+    with Swap(swap, 4 * MIB):
+        clone = appliance.call("clone", "create", "web",
+                               appliance.create_point("web")["number"])["clone"]
+        with Filesystem(work, f"{clone['path']}/root.vhd", "ext4", "clone", make=False) as there:
+            found = (there.at / "swap").read_bytes()
+            check(found[4 * MIB:] == behind, "what lies behind the area was left out")
+            check(not any(found[HEADER:4 * MIB]), "what lies in the area was replicated")
+        appliance.remove_clone(clone)
+
+
 def wanted(appliance, agent, pages):
     step("and all of it if that is wanted")
     agent.stop()
@@ -113,15 +164,20 @@ def test(work):
     need("losetup", "mkswap", "swapon", "mkfs.ext4")
     with Appliance(BUILD, work, journal_size="1G", listen="127.0.0.1:0") as appliance, \
             LoopDisk(work, "root", 48 * MIB) as root, LoopDisk(work, "pages", 16 * MIB) as pages, \
+            LoopDisk(work, "other", 32 * MIB) as other, \
             Agent(BUILD, work, "web") as agent:
         appliance.call("policy", "set", "default", "point-interval=0")
         appliance.call("machine", "add", "web", "--source", "agent")
         agent.enroll(appliance)
         root.format()
+        other.format()
         pages.write(0, os.urandom(pages.size))
-        agent.disks = {"root": root.device, "pages": pages.device}
+        agent.disks = {"root": root.device, "pages": pages.device,
+                       "other": other.device}
         device(appliance, agent, pages)
         file(appliance, agent, work, root)
+        shorter(appliance, work, root)
+        namesake(appliance, agent, root, other)
         wanted(appliance, agent, pages)
 
 
