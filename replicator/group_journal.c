@@ -228,6 +228,34 @@ static bool find_disk(struct group *group, const char *name, struct history_disk
 	return false;
 }
 
+/* Whose the most of them are: one machine's agent may have used up what all share. */
+static int refuse_disk(struct group *group, const char *name, struct error *error)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	unsigned count = disks ? history_disks(group->history, disks, HISTORY_MAX_DISKS) : 0;
+	unsigned removed = 0, most = 0, of = 0;
+	for (unsigned i = 0; i < count; i++) {
+		const size_t n = strcspn(disks[i].name, "/") + 1;
+		unsigned same = 0;
+		for (unsigned k = i; k < count; k++)
+			same += strncmp(disks[i].name, disks[k].name, n) == 0;
+		removed += disks[i].removed;
+		if (same > most) {
+			most = same;
+			of = i;
+		}
+	}
+	if (count == 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	return error_set(error, -E2BIG,
+		"put further machines into another group, or remove disks that are not needed and "
+		"the points that show them",
+		"disk %s cannot be added: group %s has %d disks, which is the most it can have "
+		"(%u of machine %.*s; %u removed, which points still show)",
+		name, group->name, HISTORY_MAX_DISKS, most, (int)strcspn(disks[of].name, "/"),
+		disks[of].name, removed);
+}
+
 static int disks_changed(struct group *group, uint64_t lsn, struct error *error)
 {
 	int r = group_sync(group, lsn);
@@ -255,9 +283,7 @@ int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, s
 	uint64_t lsn;
 	int r = history_add_disk(group->history, name, size_bytes, &id, &lsn);
 	if (r == -E2BIG)
-		return error_set(error, r, "put further machines into another group",
-			"group %s has %d disks, which is the most it can have", group->name,
-			HISTORY_MAX_DISKS);
+		return refuse_disk(group, name, error);
 	if (r < 0)
 		return error_set(
 			error, r, NULL, "disk %s cannot be added: %s", name, strerrordesc_np(-r));

@@ -61,6 +61,24 @@ def machines(appliance):
     appliance.refused(3, "status", UNKNOWN, says=UNKNOWN)
 
 
+def full_group(appliance):
+    """One machine has all the disks that a group can have."""
+    add = ("machine", "add")
+    fuse = ("--source", "fuse")
+    disks = [word for i in range(127) for word in ("--disk", f"d{i}=1M")]
+    appliance.call(*add, "greedy", *fuse, "--group", "full", "--policy", "fixed", *disks)
+    for more in ("b=1M", "c=1M"):
+        said = appliance.refused(2, *add, "late", *fuse, "--group", "full", "--disk", "a=1M",
+                                 "--disk", more, says=("full", "128 disks", "127 of machine greedy"))
+        check("another group" in said, f"no mend: {said}")
+    appliance.refused(3, "machine", "show", "late")
+    # What was refused has left nothing: there is room for one.
+    appliance.call(*add, "late", *fuse, "--group", "full", "--disk", "a=1M")
+    appliance.refused(2, *add, "later", *fuse, "--group", "full", "--disk", "a=1M", says="128")
+    for name in ("late", "greedy"):
+        appliance.call("machine", "remove", name)
+
+
 def points(appliance):
     for verb in ("list", "create", "show"):
         appliance.refused(3, "point", verb, UNKNOWN, says=UNKNOWN)
@@ -222,7 +240,7 @@ def test(work):
                            "--policy", "fixed")
             appliance.create_point("m", "vault")
             before = appliance.call("machine", "list")["machines"]
-            for group in (words, mends, machines, points, jobs_and_policies):
+            for group in (words, mends, machines, full_group, points, jobs_and_policies):
                 step(group.__name__.replace("_", " "))
                 group(appliance)
             without_daemon(work, appliance)
