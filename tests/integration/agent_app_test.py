@@ -2,6 +2,7 @@
 """Application-consistent points: what the commands around the freeze did is in them, they are called
 so only if every command succeeded, whatever fails is named, and no failure costs the other points."""
 
+import os
 import pathlib
 import sys
 
@@ -123,10 +124,61 @@ def by_itself(appliance, work):
     appliance.call("policy", "set", "default", "point-interval=0", "app-interval=0")
 
 
+def refused_group(appliance, work, says):
+    """An application-consistent point of both machines fails, and says whose fault it was."""
+    before = {p["number"] for p in appliance.points("web")}
+    done = asked(appliance)
+    check(done.returncode == 1 and all(word in done.stdout + done.stderr for word in says),
+          f"exit {done.returncode}: {done.stdout}{done.stderr}")
+    fresh = [p for p in appliance.points("web") if p["number"] not in before]
+    check(fresh and all(p["kind"] == "crash" for p in fresh), f"the points made are {fresh}")
+    check([p["number"] for p in appliance.points("db")] ==
+          [p["number"] for p in appliance.points("web")], "the machines have other points")
+
+
+def of_a_group(appliance, agent, work, disk):
+    step("one machine of a group that fails makes it a point like others, and is named")
+    (work / "db").mkdir()
+    for name, text in (("pre", PRE), ("post", POST)):
+        (work / "db" / name).write_text(text.format(work=work / "db", mounted=work / "db"),
+                                        encoding="ascii")
+        (work / "db" / name).chmod(0o755)
+    (work / "db" / "state").touch()
+    appliance.call("machine", "add", "db", "--source", "agent", "--group", "web")
+    agent.enroll(appliance)
+    agent.start({"root": disk.device}, ["--pre-freeze", work / "db/pre", "--post-thaw",
+                                        work / "db/post", "--script-timeout", "2s"])
+    agent.wait_state("replicating", "freezing")
+
+    def both():
+        (work / "root.mnt/noise").write_bytes(os.urandom(8192))
+        return asked(appliance).returncode == 0
+    wait_until(60, both, "there is no application-consistent point of both")
+    calls(work), calls(work / "db")
+    for name, says in (("fail-pre", ("machine db", "ended with 3")),
+                       ("fail-post", ("machine db", "ended with 4"))):
+        (work / "root.mnt/noise").write_bytes(os.urandom(8192))
+        (work / "db" / name).touch()
+        refused_group(appliance, work, says)
+        (work / "db" / name).unlink()
+        for where in (work, work / "db"):
+            said = calls(where)
+            check(said == ["pre", "post"], f"in {where} the commands ran as {said}")
+    (work / "fail-pre").touch()
+    refused_group(appliance, work, ("machine web", "ended with 3"))
+    (work / "fail-pre").unlink()
+    calls(work), calls(work / "db")
+    check(both(), "the next is none, either")
+    point = newest(appliance)
+    check(point["kind"] == "application" and state_in(appliance, work, point) == "rest",
+          f"the next is {point}")
+
+
 def test(work):
     need("losetup", "mkfs.ext4")
     with Appliance(BUILD, work, journal_size="1G", listen="127.0.0.1:0") as appliance, \
-            LoopDisk(work, "root", 48 * MIB) as disk, Agent(BUILD, work, "web") as agent:
+            LoopDisk(work, "root", 48 * MIB) as disk, Agent(BUILD, work, "web") as agent, \
+            LoopDisk(work, "other", 8 * MIB) as other, Agent(BUILD, work, "db") as second:
         appliance.call("policy", "set", "default", "point-interval=0")
         appliance.call("machine", "add", "web", "--source", "agent")
         agent.enroll(appliance)
@@ -140,6 +192,9 @@ def test(work):
         agent.wait_state("replicating", "freezing")
         on_request(appliance, agent, work)
         by_itself(appliance, work)
+        of_a_group(appliance, second, work, other)
+        second.stop()
+        appliance.call("machine", "remove", "db")
 
         step("an agent without such a command refuses, and says what to do")
         agent.stop()
