@@ -19,6 +19,7 @@
 
 #define RETRY_FIRST_MS 1000
 #define RETRY_LONGEST_MS 30000
+#define RENEW_AGAIN_NS (3600 * NS_PER_S)
 
 struct agent {
 	const struct agent_options *options;
@@ -26,6 +27,8 @@ struct agent {
 	struct freezer *freezer;
 	struct agent_status *status;
 	char host[64];
+	int64_t certificate_begins_ns, certificate_ends_ns; /* as last loaded */
+	int64_t renew_again_ns;                             /* in a session not before */
 };
 
 static void agent_close(struct agent *a)
@@ -107,6 +110,16 @@ static bool rest(const struct agent *a, int ms)
 	return poll(&fd, a->options->stop_fd >= 0 ? 1 : 0, ms) > 0;
 }
 
+static int load_identity(struct agent *a, struct error *error, struct identity **ret_identity)
+{
+	int r = identity_load(a->options->io, a->options->state_dir, error, ret_identity);
+	if (r < 0)
+		return r;
+	a->certificate_begins_ns = (*ret_identity)->not_before_ns;
+	a->certificate_ends_ns = (*ret_identity)->not_after_ns;
+	return 0;
+}
+
 static void renew(const struct agent *a, const struct identity *identity)
 {
 	struct error error = { 0 };
@@ -122,15 +135,25 @@ static void renew(const struct agent *a, const struct identity *identity)
 /* A session may outlast a certificate's life; the next one begins with what is renewed here. */
 static void renew_in_session(void *context)
 {
-	const struct agent *a = context;
+	struct agent *a = context;
+	const struct identity known = { .not_before_ns = a->certificate_begins_ns,
+		.not_after_ns = a->certificate_ends_ns };
 	struct identity *identity;
 	struct error error = { 0 };
-	if (identity_load(a->options->io, a->options->state_dir, &error, &identity) < 0) {
-		log_warning("%s", error.message);
+	int64_t now_ns = clock_monotonic_ns(clock_system());
+	if (now_ns < a->renew_again_ns ||
+		!enroll_renewal_is_due(&known, clock_realtime_ns(clock_system())))
 		return;
+	a->renew_again_ns = now_ns + RENEW_AGAIN_NS;
+	for (unsigned i = 0; i < 2; i++) { /* the second time to know when it is due again */
+		if (load_identity(a, &error, &identity) < 0) {
+			log_warning("%s", error.message);
+			return;
+		}
+		if (i == 0)
+			renew(a, identity);
+		identity_free(identity);
 	}
-	renew(a, identity);
-	identity_free(identity);
 }
 
 /* One session, with an identity that is read anew: it may have been renewed. */
@@ -138,7 +161,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 {
 	const struct agent_options *o = a->options;
 	struct identity *identity;
-	int r = identity_load(o->io, o->state_dir, error, &identity);
+	int r = load_identity(a, error, &identity);
 	if (r < 0)
 		return r;
 	renew(a, identity);

@@ -21,7 +21,6 @@
 #define TICK_NS (NS_PER_S / 2)
 #define HOUSEKEEPING_NS NS_PER_S
 #define FINISH_MS 2000
-#define UPKEEP_NS (3600 * NS_PER_S)
 
 /* ── the inbox ───────────────────────────────────────────────────────────────────────────── */
 
@@ -394,12 +393,8 @@ int session_keep_house(struct session *s)
 	if (now < s->housekeeping_ns)
 		return 0;
 	s->housekeeping_ns = now + HOUSEKEEPING_NS;
-	if (s->upkeep_ns == 0)
-		s->upkeep_ns = now + UPKEEP_NS;
-	if (now >= s->upkeep_ns && s->options->upkeep) {
+	if (s->options->upkeep)
 		s->options->upkeep(s->options->upkeep_context);
-		s->upkeep_ns = now + UPKEEP_NS;
-	}
 	note_figures(s);
 	agent_status_write(s->options->status);
 	int r = say_status(s);

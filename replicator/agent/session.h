@@ -34,7 +34,8 @@ struct session_options {
 	uint64_t read_bytes_per_s, send_bytes_per_s; /* 0: no limit */
 	bool zstd;
 	int stop_fd; /* readable: stop */
-	/* Called every hour; may take its time. May be NULL. */
+	/* Called about once a second, between messages; takes its time only if there is something to
+	 * do. May be NULL. */
 	void (*upkeep)(void *context);
 	void *upkeep_context;
 };

@@ -111,7 +111,7 @@ struct session {
 	struct session_verify verify;
 	uint64_t pass;
 	uint64_t sent_at_mark; /* bytes that had been sent when the last mark was */
-	int64_t housekeeping_ns, upkeep_ns;
+	int64_t housekeeping_ns;
 
 	pthread_t stopper;
 	bool stopper_runs;

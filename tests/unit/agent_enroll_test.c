@@ -186,6 +186,52 @@ static void a_certificate_is_renewed(void **state)
 	identity_free(renewed);
 }
 
+static void is_overdue(struct fixture *f, int64_t days, bool has, bool overdue)
+{
+	int64_t ends_ns = 0, now;
+	bool found = false;
+	atomic_store(&f->clock.shift_ns, days * DAY_NS);
+	now = clock_realtime_ns(&f->clock.base);
+	assert_int_equal(pki_certificate_ends(f->agents->pki, "web1", &ends_ns, &found), has);
+	assert_int_equal(pki_has_certificate(f->agents->pki, "web1"), has);
+	if (!has)
+		return;
+	assert_int_equal(found, overdue);
+	assert_true(ends_ns > now && ends_ns <= now + PKI_AGENT_DAYS * DAY_NS);
+}
+
+/* An agent that has not renewed when a fifth is left (it ought to have when a third was) is told
+ * of; the newest certificate counts, and one that has ended or was revoked is none. */
+static void what_was_not_renewed_in_time_is_overdue(void **state)
+{
+	struct fixture *f = *state;
+	const int64_t life_days = PKI_AGENT_DAYS + 1; /* it begins a day before */
+	char key[KEY_TEXT_BYTES];
+	struct error error = { 0 };
+	is_overdue(f, 0, false, false);
+	make_key(f, "web1", key);
+	assert_int_equal(enroll(f, key, "web1", &error), 0);
+	struct identity *first = load(f);
+	const int64_t due_days = PKI_AGENT_DAYS - life_days / 5; /* rounded up: after it was due */
+	is_overdue(f, 0, true, false);
+	is_overdue(f, PKI_AGENT_DAYS - life_days / 3 + 1, true, false);
+	is_overdue(f, due_days - 1, true, false);
+	is_overdue(f, due_days + 1, true, true);
+	is_overdue(f, PKI_AGENT_DAYS - 1, true, true);
+	is_overdue(f, PKI_AGENT_DAYS + 1, false, false);
+	/* Renewed late, with a certificate that the real clock still knows as good. */
+	is_overdue(f, due_days + 1, true, true);
+	assert_int_equal(enroll_renew(io_posix(), f->agent, -1, &error), 0);
+	is_overdue(f, due_days + 1, true, false);
+	is_overdue(f, PKI_AGENT_DAYS + 1, true, false);
+	struct identity *second = load(f);
+	assert_string_not_equal(first->certificate_pem, second->certificate_pem);
+	assert_int_equal(agents_forget_machine(f->agents, "web1", NULL), 0);
+	is_overdue(f, PKI_AGENT_DAYS + 1, false, false);
+	identity_free(first);
+	identity_free(second);
+}
+
 /* Another appliance at the same address, with an authority of its own. */
 static void another_appliance_wins_nothing(void **state)
 {
@@ -242,6 +288,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 		TEST(enrolling_wins_an_identity),
 		TEST(a_certificate_is_renewed),
+		TEST(what_was_not_renewed_in_time_is_overdue),
 		TEST(another_appliance_wins_nothing),
 		TEST(a_damaged_identity_is_found),
 	};
