@@ -80,6 +80,7 @@ struct ingest_verified {
 	uint16_t disk; /* 0: none is being verified */
 	uint64_t round, chunks, proven, differing;
 	bool round_over, done;
+	bool ended; /* without a verdict: the agent does not have that disk */
 	unsigned rounds_over;
 };
 

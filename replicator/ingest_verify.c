@@ -31,6 +31,8 @@ int ingest_take_verified(struct ingest_link *link, const struct json *message, s
 		r = json_get_bool(message, "round_over", &v.round_over, error);
 	if (r == 0)
 		r = json_get_bool(message, "done", &v.done, error);
+	if (r == 0)
+		r = json_find_bool(message, "ended", &v.ended, error);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&link->ingest->lock);
@@ -71,13 +73,38 @@ static int gone(const struct ingest_session *session, struct error *error)
 		"the agent of machine %s went away", session->machine->name);
 }
 
-/* Until something is new since `seen` rounds and `proven` chunks, or a second has passed. */
-static int look(struct ingest_session *session, struct ingest_verified *ret)
+static int disk_gone(const struct ingest_session *session, uint16_t disk, struct error *error)
+{
+	char id[REGISTRY_NAME_BYTES] = "";
+	{
+		SCOPED_LOCK(&session->ingest->lock);
+		for (unsigned i = 0; i < session->machine->disk_count; i++)
+			if (session->machine->disks[i].number == disk)
+				strcpy(id, session->machine->disks[i].id);
+	}
+	return error_set(error, -ENODEV,
+		"see 'landfall machine show'; verify again when the disk is there, or was taken "
+		"off the agent's list",
+		"disk %s of machine %s went away before it was verified", id,
+		session->machine->name);
+}
+
+static bool is_present(const struct ingest_machine *machine, uint16_t disk)
+{
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		if (machine->disks[i].number == disk)
+			return machine->disks[i].present;
+	return false;
+}
+
+/* Until something is new, or a second has passed. */
+static int look(struct ingest_session *session, uint16_t disk, struct ingest_verified *ret)
 {
 	SCOPED_LOCK(&session->ingest->lock);
 	if (!session->ending)
 		ingest_wait(session->ingest, LOOK_NS);
 	*ret = session->verified;
+	ret->ended |= !is_present(session->machine, disk);
 	return session->ending ? -ENOTCONN : 0;
 }
 
@@ -106,9 +133,11 @@ static int verify_disk(struct ingest_session *session, struct group *group, uint
 			(void)say(session, 0, false);
 			return error_set(error, -ECANCELED, NULL, "the verification was ended");
 		}
-		r = look(session, &now);
+		r = look(session, disk, &now);
 		if (r < 0)
 			return gone(session, error);
+		if (now.ended)
+			return disk_gone(session, disk, error);
 		job->progress(job->context, before + now.proven * WIRE_CHUNK_BYTES, total);
 		if (now.rounds_over > rounds && !now.done) {
 			rounds = now.rounds_over;

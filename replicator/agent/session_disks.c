@@ -205,10 +205,11 @@ int session_disks_changed(struct session *s)
 			continue;
 		gone |= s->disks[i].comparing;
 		s->disks[i].comparing = s->disks[i].joining = false;
-		if (s->verify.active && s->verify.disk == i)
-			session_end_verify(s);
 	}
 	forget_wanted(s);
+	r = session_verify_gone(s);
+	if (r < 0)
+		return r;
 	/* What was read of it before is on its way, and is not to come after the word that it is
 	 * gone. If it takes longer the session ends and the next one is right. */
 	if (gone)

@@ -168,6 +168,8 @@ int session_distrust(struct session *session, struct source_disk *disk, const ch
 
 int session_take_verify(struct session *session, const struct json *message);
 void session_end_verify(struct session *session);
+/* Disks have gone: a verification of one of them ends, and the appliance is told. */
+int session_verify_gone(struct session *session);
 int session_verify_hashes(struct session *session, const struct event *event);
 int session_verify_pages(struct session *session, const struct event *event);
 void session_verify_event(struct session *session, const struct event *event);

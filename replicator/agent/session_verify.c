@@ -74,6 +74,35 @@ void session_end_verify(struct session *s)
 	s->verify = (struct session_verify){ 0 };
 }
 
+/* The disk is not there, so that whoever waits for a verdict need not. */
+static int tell_ended(struct session *s, uint64_t number)
+{
+	static const char *const figures[] = { "round", "chunks", "proven", "differing" };
+	struct cJSON *json = session_message("verified");
+	int r = json ? json_add_u64(json, "disk", number) : -ENOMEM;
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(figures); i++)
+		r = json_add_u64(json, figures[i], 0);
+	if (r == 0)
+		r = json_add_bool(json, "round_over", false);
+	if (r == 0)
+		r = json_add_bool(json, "done", false);
+	if (r == 0)
+		r = json_add_bool(json, "ended", true);
+	if (r < 0)
+		json_freep(&json);
+	return session_say(s, json);
+}
+
+int session_verify_gone(struct session *s)
+{
+	const struct source_disk *disk = s->verify.active ? disk_of(s) : NULL;
+	if (!disk || !disk->gone)
+		return 0;
+	log_warning("disk %s went while it was verified", disk->id);
+	session_end_verify(s);
+	return tell_ended(s, disk->number);
+}
+
 int session_take_verify(struct session *s, const struct json *message)
 {
 	struct source *source = s->options->source;
@@ -82,14 +111,14 @@ int session_take_verify(struct session *s, const struct json *message)
 	bool repair = false;
 	unsigned i = 0;
 	session_end_verify(s);
-	int r = json_get_u64(message, "disk", &number, NULL);
-	if (r == 0)
-		r = json_find_bool(message, "repair", &repair, NULL);
-	while (r >= 0 && i < source->count &&
+	if (json_get_u64(message, "disk", &number, NULL) < 0)
+		return 0; /* of no disk: stop */
+	(void)json_find_bool(message, "repair", &repair, NULL);
+	while (i < source->count &&
 		(!source->disks[i]->accepted || source->disks[i]->number != number))
 		i++;
-	if (r < 0 || i == source->count)
-		return 0; /* verify of no disk: stop */
+	if (i == source->count)
+		return tell_ended(s, number);
 	v->chunks = source_disk_bytes(source->disks[i]) / WIRE_CHUNK_BYTES;
 	v->proven = calloc(v->chunks / 64 + 1, sizeof(*v->proven));
 	if (!v->proven)

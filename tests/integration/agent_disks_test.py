@@ -139,9 +139,25 @@ def grows(appliance, agent, root, data):
     equal(appliance, point, root, data)
 
 
+def job_of(appliance, number):
+    return appliance.call("job", "show", number)["job"]
+
+
 def goes(appliance, agent, root, data):
-    step("a disk that goes is told of, and the other's points go on")
+    step("one verification at a time")
+    number = appliance.call("verify", "web", "--detach")["job"]
+    appliance.refused(5, "verify", "web", says=("at work", "wait for it"))
+    wait_until(60, lambda: (job_of(appliance, number)["progress"] or {"done": 0})["done"] >=
+               root.size,
+               "the verification does not come to the second disk")
+
+    step("a disk that goes is told of, its verification ends, and the other's points go on")
     agent.pull(data)
+    wait_until(20, lambda: job_of(appliance, number)["state"] == "failed",
+               lambda: f"the verification goes on: {job_of(appliance, number)}")
+    why = job_of(appliance, number)["error"]
+    check(name_of(data) in why["message"] and "went away" in why["message"] and why["mend"],
+          f"{why}")
     alert = appliance.wait_alert("web", "agent-failing", 30)
     check("not there any more" in alert["cause"], f"{alert}")
     touch(root)
