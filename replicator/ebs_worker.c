@@ -294,6 +294,8 @@ static int go_round(struct ebs_worker *w, struct error *error)
 		r = finish_cycle(w, asked ? &due : NULL, error);
 	if (r == 0)
 		tidy(w);
+	if (r == 0)
+		ec2_rest(w->client);
 	return r;
 }
 
