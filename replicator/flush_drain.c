@@ -233,12 +233,9 @@ int flush_send_round(struct flush *flush, bool *ret_sealed)
 	int r = flush_send_disks(flush);
 	if (r < 0)
 		return r;
-	r = hashes_writer_finish(flush->writer, &written);
-	if (r < 0) {
-		if (flush->error)
-			*flush->error = flush->stage.error;
+	r = flush_finish_hashes(flush, &written);
+	if (r < 0)
 		return r;
-	}
 	r = end_part(flush, &written);
 	return r < 0 ? r : commit_round(flush, ret_sealed);
 }

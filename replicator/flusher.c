@@ -286,6 +286,14 @@ static int prepare(struct flush *flush, uint64_t number)
 	return 0;
 }
 
+int flush_finish_hashes(struct flush *flush, struct hashes_written *ret_written)
+{
+	int r = hashes_writer_finish(flush->writer, ret_written);
+	if (r < 0 && flush->error)
+		*flush->error = flush->stage.error;
+	return r;
+}
+
 /* Steps 2 to 4. */
 static int send_and_commit(struct flush *flush)
 {
@@ -295,12 +303,9 @@ static int send_and_commit(struct flush *flush)
 		r = flush_snapshot_disks(flush);
 	if (r < 0)
 		return r;
-	r = hashes_writer_finish(flush->writer, &written);
-	if (r < 0) {
-		if (flush->error)
-			*flush->error = flush->stage.error;
+	r = flush_finish_hashes(flush, &written);
+	if (r < 0)
 		return r;
-	}
 	if (flush->drained_number > 0)
 		r = flush_merge_drained(flush, &written);
 	return r < 0 ? r : flush_commit_point(flush, &written);

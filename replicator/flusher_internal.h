@@ -83,6 +83,8 @@ int flush_fit_disk(struct flush *flush, struct flush_disk *disk, uint64_t disk_b
 /* Brings the disks' bases to the point: sizes, footers, changes. Writes their hashes and counts
  * into manifest.disks. Everything is acknowledged afterwards. */
 int flush_send_disks(struct flush *flush);
+/* Ends the writing of the hashes, which are staged then. */
+int flush_finish_hashes(struct flush *flush, struct hashes_written *ret_written);
 /* Bytes of all changes, for the progress. */
 uint64_t flush_count_changes(struct flush *flush);
 

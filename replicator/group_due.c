@@ -155,12 +155,9 @@ int group_wait_request(struct group *group, uint64_t request, uint8_t kind, unsi
 	int64_t until = clock_monotonic_ns(group->clock) + timeout_ms * NS_PER_MS;
 	SCOPED_LOCK(&group->lock);
 	while (group->requests_answered < request) {
-		if (group->taken_over)
-			return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
-				"group %s belongs to another appliance", group->name);
-		if (group->stopping || group->failed)
-			return error_set(
-				error, -ECANCELED, NULL, "group %s is ending", group->name);
+		int r = group_check_ending_locked(group, error);
+		if (r < 0)
+			return r;
 		if (clock_monotonic_ns(group->clock) >= until)
 			return error_set(error, -ETIMEDOUT, "see 'landfall status' for its source",
 				"group %s: its source has not made the point yet", group->name);

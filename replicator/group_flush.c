@@ -228,6 +228,16 @@ void group_stop_flush_locked(struct group *group)
 
 /* ── waiting ─────────────────────────────────────────────────────────────────────────────── */
 
+int group_check_ending_locked(const struct group *group, struct error *error)
+{
+	if (group->taken_over)
+		return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
+			"group %s belongs to another appliance", group->name);
+	if (group->stopping || group->failed)
+		return error_set(error, -ECANCELED, NULL, "group %s is ending", group->name);
+	return 0;
+}
+
 int group_wait_vault(struct group *group, uint64_t number, unsigned timeout_ms, struct error *error)
 {
 	if (!group->service)
@@ -245,12 +255,9 @@ int group_wait_vault(struct group *group, uint64_t number, unsigned timeout_ms, 
 		history_stats(group->history, &stats);
 		if (stats.newest_vault_point >= number)
 			return 0;
-		if (group->taken_over)
-			return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
-				"group %s belongs to another appliance", group->name);
-		if (group->stopping || group->failed)
-			return error_set(
-				error, -ECANCELED, NULL, "group %s is ending", group->name);
+		int r = group_check_ending_locked(group, error);
+		if (r < 0)
+			return r;
 		if (clock_monotonic_ns(group->clock) >= until)
 			return error_set(error, -ETIMEDOUT, NULL,
 				"point %" PRIu64 " of group %s is not in the vault yet", number,

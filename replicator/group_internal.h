@@ -147,6 +147,8 @@ int group_sync(struct group *group, uint64_t lsn);
 int group_error(struct error *error, int r, const struct group *group, const char *what);
 /* Waits for the flusher's thread, which was told to end, and goes on telling its flush. */
 void group_join_flusher(struct group *group);
+/* Whether waiting for the group is of use: 0; -ESTALE: taken over; -ECANCELED: it ends. */
+int group_check_ending_locked(const struct group *group, struct error *error);
 /* Waits on a condition with group->lock held, until a monotonic time. */
 void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int64_t mono_ns);
 

@@ -88,18 +88,6 @@ static int fill_list(const struct hold *hold, uint64_t from, uint64_t limit, str
 			     : json_add_null(root, "next");
 }
 
-static uint64_t count_points(struct history *history)
-{
-	struct point points[256];
-	uint64_t count = 0, from = 0;
-	unsigned n;
-	while ((n = history_points(history, from, points, ARRAY_SIZE(points))) > 0) {
-		count += n;
-		from = points[n - 1].number + 1;
-	}
-	return count;
-}
-
 static int method_list(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
@@ -122,7 +110,7 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 	if (r == 0)
 		r = json_add_text(root, "group", group_name(hold.group));
 	if (r == 0)
-		r = json_add_u64(root, "total", count_points(group_history(hold.group)));
+		r = json_add_u64(root, "total", point_count(group_history(hold.group)));
 	if (r == 0)
 		r = fill_list(&hold, from, limit, root);
 	if (r == 0)

@@ -85,18 +85,6 @@ static int add_newest(struct registry *registry, const char *machine, struct his
 	return r == 0 ? json_add_item(object, name, item) : r;
 }
 
-static uint64_t count_points(struct history *history)
-{
-	struct point points[256];
-	uint64_t count = 0, from = 0;
-	unsigned n;
-	while (history && (n = history_points(history, from, points, ARRAY_SIZE(points))) > 0) {
-		count += n;
-		from = points[n - 1].number + 1;
-	}
-	return count;
-}
-
 static int add_journal(struct cJSON *object, const struct group_status *status)
 {
 	struct cJSON *journal;
@@ -239,7 +227,7 @@ int machine_to_json(
 		r = add_newest(registry, machine->name, history, POINT_VAULT, "newest_vault_point",
 			object);
 	if (r == 0)
-		r = json_add_u64(object, "point_count", count_points(history));
+		r = json_add_u64(object, "point_count", point_count(history));
 	if (r == 0)
 		r = add_rpo(registry, entry, &status, object);
 	if (r == 0)

@@ -1,5 +1,5 @@
 /*
- * POINT arguments, and points as JSON.
+ * POINT arguments, points as JSON, and how many there are.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -181,4 +181,16 @@ int point_to_json(const struct registry *registry, const char *machine, const st
 	if (r == 0)
 		*ret_json = TAKE(object);
 	return r;
+}
+
+uint64_t point_count(struct history *history)
+{
+	struct point points[256];
+	uint64_t count = 0, from = 0;
+	unsigned n;
+	while (history && (n = history_points(history, from, points, ARRAY_SIZE(points))) > 0) {
+		count += n;
+		from = points[n - 1].number + 1;
+	}
+	return count;
 }

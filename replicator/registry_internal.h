@@ -238,6 +238,8 @@ int machine_aws_from_json(
 /* What a POINT argument names; NULL is "latest". -ENOENT, -EINVAL with words. */
 int point_select(
 	struct history *history, const char *text, struct error *error, struct point *ret_point);
+/* How many a history has; NULL: none. Any thread. */
+uint64_t point_count(struct history *history);
 int point_to_json(const struct registry *registry, const char *machine, const struct point *point,
 	struct cJSON **ret_json);
 /* The POINT parameter as text (numbers too); NULL if absent. `text` is room for a number. */

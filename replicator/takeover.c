@@ -236,18 +236,6 @@ static int add_newest_point(
 	return r == 0 ? json_add_item(object, "newest_point", item) : r;
 }
 
-static uint64_t count_points(struct history *history)
-{
-	struct point points[256];
-	uint64_t count = 0, from = 0;
-	unsigned n;
-	while ((n = history_points(history, from, points, ARRAY_SIZE(points))) > 0) {
-		count += n;
-		from = points[n - 1].number + 1;
-	}
-	return count;
-}
-
 static int tell(struct registry *registry, struct group_entry *entry,
 	const struct vault_group *before, const char *aside, struct cJSON *list)
 {
@@ -265,7 +253,7 @@ static int tell(struct registry *registry, struct group_entry *entry,
 		if (m->group == entry)
 			r = json_add_text(machines, NULL, m->name);
 	if (r == 0)
-		r = json_add_u64(object, "points", count_points(group_history(entry->group)));
+		r = json_add_u64(object, "points", point_count(group_history(entry->group)));
 	if (r == 0)
 		r = add_newest_point(registry, entry, object);
 	if (r == 0)

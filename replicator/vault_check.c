@@ -60,6 +60,19 @@ static bool is_content(int r)
 	return r == -EBADMSG || r == -ENOENT || r == -EPROTONOSUPPORT;
 }
 
+/* A part of the vault cannot be used: tells it as broken (0), or that the check cannot go on. */
+static int judge(struct check *c, int r, const struct error *why)
+{
+	if (!is_content(r)) {
+		if (c->error)
+			*c->error = *why;
+		return r;
+	}
+	c->report.broken++;
+	fault(c, "%s", why->message);
+	return 0;
+}
+
 static void free_reader(struct hashes_reader **reader)
 {
 	hashes_reader_free(*reader);
@@ -82,16 +95,8 @@ static int check_hashes(struct check *c, const struct manifest *m)
 		c->replaced = true;
 		return 0;
 	}
-	if (!reader || r != -ENOENT) {
-		if (!is_content(r)) {
-			if (c->error)
-				*c->error = why;
-			return r;
-		}
-		c->report.broken++;
-		fault(c, "%s", why.message);
-		return 0;
-	}
+	if (!reader || r != -ENOENT)
+		return judge(c, r, &why);
 	hashes_reader_coverage(reader, &group, &from, &number);
 	hashes_reader_totals(reader, &bytes, &digest);
 	if (number != m->number || memcmp(&group, &c->group->id, sizeof(group)) != 0) {
@@ -142,18 +147,12 @@ static int check_point(struct check *c, const struct vault_point_item *point)
 	c->report.points++;
 	int r = vault_manifest_load(c->store, c->group, point->number, &why, &m, &hash, etag);
 	if (r < 0) {
-		if (!is_content(r)) {
-			if (c->error)
-				*c->error = why;
-			return r;
-		}
-		c->report.broken++;
-		fault(c, "%s", why.message);
+		r = judge(c, r, &why);
 		for (unsigned d = 0; d < c->group->disk_count; d++)
 			for (unsigned i = 0; i < c->snapshots[d].count; i++)
 				c->snapshots[d].items[i].used |=
 					c->snapshots[d].items[i].point == point->number;
-		return 0;
+		return r;
 	}
 	if (m.previous == c->previous && c->previous != 0 &&
 		memcmp(&m.previous_hash, &c->previous_hash, sizeof(hash)) != 0) {
@@ -243,15 +242,10 @@ static int check_group(void *context, const char *name)
 	bool changed = true;
 	int r = vault_group_load(c->store, name, &why, &group);
 	if (r < 0) {
-		if (!is_content(r)) {
-			if (c->error)
-				*c->error = why;
-			return r;
-		}
-		c->report.broken++;
-		fault(c, "%s", why.message);
-		tell_faults(c);
-		return 0;
+		r = judge(c, r, &why);
+		if (r == 0)
+			tell_faults(c);
+		return r;
 	}
 	c->group = &group;
 	for (unsigned i = 0; r == 0 && changed && i < LOOK_TRIES; i++) {

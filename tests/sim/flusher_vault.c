@@ -261,18 +261,29 @@ static int make_flusher(struct run *run, struct flusher_vault *v)
 	return flusher_new(&options, &v->flusher);
 }
 
-static int vault_flush(struct run *run, uint64_t number)
+/* A flusher for what the history has now, and how often it shall be asked. */
+static int begin(struct run *run, const char *what, unsigned *ret_tries)
 {
 	struct flusher_vault *v = vault_of(run);
-	struct error error = { 0 };
 	int r = step_commit(run);
 	if (r == 0)
 		r = update_disks(run, v);
 	if (r == 0)
 		r = make_flusher(run, v);
 	if (r < 0)
-		return run_dead(run, r, "beginning a flush");
-	unsigned tries = rng_below(&run->rng, 4) ? TRIES : 1;
+		return run_dead(run, r, what);
+	*ret_tries = rng_below(&run->rng, 4) ? TRIES : 1;
+	return 0;
+}
+
+static int vault_flush(struct run *run, uint64_t number)
+{
+	struct flusher_vault *v = vault_of(run);
+	struct error error = { 0 };
+	unsigned tries;
+	int r = begin(run, "beginning a flush", &tries);
+	if (r < 0)
+		return r;
 	for (unsigned i = 0; i < tries; i++) {
 		struct flusher_result result;
 		note_state(run);
@@ -297,14 +308,10 @@ static int vault_drain(struct run *run)
 {
 	struct flusher_vault *v = vault_of(run);
 	struct error error = { 0 };
-	int r = step_commit(run);
-	if (r == 0)
-		r = update_disks(run, v);
-	if (r == 0)
-		r = make_flusher(run, v);
+	unsigned tries;
+	int r = begin(run, "beginning a drain", &tries);
 	if (r < 0)
-		return run_dead(run, r, "beginning a drain");
-	unsigned tries = rng_below(&run->rng, 4) ? TRIES : 1;
+		return r;
 	for (unsigned i = 0; i < tries; i++) {
 		struct flusher_result result;
 		note_state(run);
