@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from appliance import (BUILD, Appliance, Failure, StrictService, check, run_test, step,  # noqa: E402
                        wait_until)
-from images import Image, Ledger, vault_of  # noqa: E402
+from images import Ledger, check_vault_is_live  # noqa: E402
 
 BLOCKS = 32 * 256
 POLICIES = {"quick": {"point-interval": "1s", "vault-interval": "1s", "retention": "all:1h"}}
@@ -128,10 +128,7 @@ def scenario(service, appliance, ledger, disk):
     appliance.start()
     wait_until(60, lambda: is_right(ledger, "after the SIGKILL"), "it cannot be read")
     step("the vault has it")
-    point = appliance.create_point("m", "vault")
-    live = Image.of_file(appliance.live("m", "d"))
-    live.check_same(Image.of_vault(vault_of(service), "test", "m", point["number"], "m/d"),
-                    "the vault's newest point")
+    check_vault_is_live(service, appliance, "m", "d")
     appliance.check_vault(orphans=4)
 
 

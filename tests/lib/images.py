@@ -134,6 +134,15 @@ def zero_range(fd, offset, length):
         raise OSError(ctypes.get_errno(), "fallocate")
 
 
+def check_vault_is_live(service, appliance, machine, disk):
+    """A point that is made now and sent is, in the vault, what the live disk is."""
+    live = Image.of_file(appliance.live(machine, disk))
+    point = appliance.create_point(machine, "vault")
+    live.check_same(Image.of_vault(vault_of(service), appliance.container, machine,
+                                   point["number"], f"{machine}/{disk}"),
+                    "the vault's newest point")
+
+
 class Scribbler:
     """Random writes, discards and zeros to a disk, and the same to a plain file, the mirror. Sizes
     and places are whole sectors, mostly small, mostly in a hot part. some() does a few; start()
