@@ -1,6 +1,10 @@
 /*
  * landfall-agent: runs on the machine that is protected. agent/command.h tells its parts.
  */
+#ifdef LANDFALL_STATIC
+#include <nss.h>
+#include <openssl/crypto.h>
+#endif
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +14,18 @@
 
 #include "appliance/agent/command.h"
 
+#ifdef LANDFALL_STATIC
+/* A static program must load nothing of the machine's, which was made for another libc: names are
+ * looked up by what is linked in (/etc/hosts, then DNS as /etc/resolv.conf has it), whatever
+ * nsswitch.conf says, and OpenSSL's configuration, which may name modules, is not read. */
+static void keep_to_itself(void)
+{
+	(void)__nss_configure_lookup("hosts", "files dns");
+	(void)__nss_configure_lookup("services", "files");
+	(void)OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
+}
+#endif
+
 /* Keys are in memory: no core dumps, no ptrace by others. What is made is ours alone. */
 static void prepare_process(void)
 {
@@ -18,6 +34,9 @@ static void prepare_process(void)
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	(void)setrlimit(RLIMIT_CORE, &none);
 	signal(SIGPIPE, SIG_IGN);
+#ifdef LANDFALL_STATIC
+	keep_to_itself();
+#endif
 }
 
 static const struct agent_command *find_command(const char *word)
