@@ -125,6 +125,20 @@ static enum exit_code check_machine(struct cli *cli, const char *machine)
 	return EXIT_DONE;
 }
 
+/* What the agent would refuse is not taken to the machine. */
+static enum exit_code check_disks(struct cli *cli)
+{
+	const cJSON *disk;
+	cJSON_ArrayForEach(disk, cli_get(cli->options, "disk"))
+	{
+		const char *path = strchr(disk->valuestring, '=');
+		if (!path || path == disk->valuestring || path[1] != '/')
+			return fail(cli, -EINVAL, "name it like --disk root=/dev/sda",
+				"--disk wants ID=PATH, the path from the root");
+	}
+	return EXIT_DONE;
+}
+
 /* The key is the caller's. */
 static enum exit_code make_key(struct cli *cli, const char *machine, char **ret_key)
 {
@@ -163,7 +177,9 @@ enum exit_code cli_agent_install(struct cli *cli)
 	if (!find_parts(&parts))
 		return fail(cli, -ENOENT, "install Landfall whole: cmake --install",
 			"landfall-agent and what sends it are not beside this program");
-	enum exit_code code = check_machine(cli, machine);
+	enum exit_code code = check_disks(cli);
+	if (code == EXIT_DONE)
+		code = check_machine(cli, machine);
 	if (code == EXIT_DONE)
 		code = make_key(cli, machine, &key);
 	if (code != EXIT_DONE)
