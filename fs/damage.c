@@ -163,7 +163,8 @@ static int zero_disks(struct history *history)
 	int r = 0;
 	for (unsigned i = 0; i < history->disk_count && r == 0; i++)
 		if (!history->disks[i]->info.removed)
-			r = stage_zero_disk(history, history->disks[i]);
+			r = stage_zero_disk(history, history->disks[i]->info.id,
+				history->disks[i]->info.size_bytes);
 	return r;
 }
 

@@ -232,8 +232,20 @@ static bool size_good(uint64_t bytes)
 	       bytes <= EXTENT_MAX_LBA * SECTOR_BYTES;
 }
 
+/* Some removed disks are forgotten (disk_purge), and with them their names. */
+static bool name_may_be_old(const struct history *history, const char *name)
+{
+	for (unsigned i = 0; i < history->disk_count; i++)
+		if (strcmp(history->disks[i]->info.name, name) == 0)
+			return true;
+	return history->disk_count + 1 < history->next_disk;
+}
+
+/* `begins_old`: the base may hold the content of an earlier disk of that name. That all of it is
+ * zeros is staged before the disk itself: a crash between the two leaves zeros without a disk, and
+ * not a disk that shows what is not its own. */
 static int stage_add(struct history *history, uint16_t id, const char *name, uint64_t size_bytes,
-	uint64_t point, uint64_t *ret_lsn)
+	uint64_t point, bool begins_old, uint64_t *ret_lsn)
 {
 	struct journal_record record = { .type = JOURNAL_DISK };
 	record.disk = (struct journal_disk){
@@ -249,6 +261,15 @@ static int stage_add(struct history *history, uint16_t id, const char *name, uin
 		disk_purge(history);
 	if (history->disk_count == HISTORY_MAX_DISKS || id == 0)
 		return -E2BIG;
+	if (history->failed)
+		return -EIO;
+	if (begins_old) {
+		if (history->staged_bytes > STAGE_LIMIT_BYTES)
+			return -EAGAIN;
+		int r = stage_zero_disk(history, id, size_bytes);
+		if (r < 0)
+			return r;
+	}
 	return stage_record(history, &record, ret_lsn);
 }
 
@@ -257,7 +278,8 @@ int history_add_disk(struct history *history, const char *name, uint64_t size_by
 {
 	SCOPED_LOCK(&history->lock);
 	uint16_t id = history->next_disk > UINT16_MAX ? 0 : (uint16_t)history->next_disk;
-	int r = stage_add(history, id, name, size_bytes, history->last_point + 1, ret_lsn);
+	int r = stage_add(history, id, name, size_bytes, history->last_point + 1,
+		name_may_be_old(history, name), ret_lsn);
 	if (r == 0)
 		*ret_disk = id;
 	return r;
@@ -271,7 +293,7 @@ int history_import_disk(struct history *history, const struct history_disk *disk
 	if (disk_find(history, disk->id))
 		return -EEXIST;
 	return stage_add(
-		history, disk->id, disk->name, disk->size_bytes, disk->added_point, ret_lsn);
+		history, disk->id, disk->name, disk->size_bytes, disk->added_point, false, ret_lsn);
 }
 
 /* `point`: the first that shows it; 0: the next. */

@@ -88,8 +88,9 @@ struct history_disk {
 	char name[64];        /* "<machine>/<disk>", unique among the not removed */
 };
 
-/* Staged like a write: durable after the next commit. A disk begins as all zeros.
- * -EEXIST, -EINVAL (size or name), -E2BIG (HISTORY_MAX_DISKS). */
+/* Staged like a write: durable after the next commit. A disk begins as all zeros; if there was one
+ * of that name before, whose content the base may still hold, that is recorded like a write.
+ * -EAGAIN (commit first), -EEXIST, -EINVAL (size or name), -E2BIG (HISTORY_MAX_DISKS). */
 int history_add_disk(struct history *history, const char *name, uint64_t size_bytes,
 	uint16_t *ret_disk, uint64_t *ret_lsn);
 /* As history_add_disk for a disk whose content up to the newest imported vault point is in the

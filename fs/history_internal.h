@@ -356,8 +356,9 @@ int stage_record(
 	struct history *history, const struct journal_record *prototype, uint64_t *ret_lsn);
 int stage_point_flags(struct history *history, const struct journal_point_flags *changes,
 	uint64_t count, uint64_t *ret_lsn);
-/* The whole disk becomes zeros, however full the journal is. */
-int stage_zero_disk(struct history *history, const struct disk *disk);
+/* The whole disk becomes zeros, however full the journal is. It may be one that is yet to be added.
+ */
+int stage_zero_disk(struct history *history, uint16_t disk, uint64_t size_bytes);
 void stage_close_batch(struct history *history);
 uint64_t stage_open_bytes(const struct history *history); /* in no segment's staged_end yet */
 void stage_discard(struct history *history);

@@ -457,11 +457,9 @@ int history_zero(
 	return r;
 }
 
-int stage_zero_disk(struct history *history, const struct disk *disk)
+int stage_zero_disk(struct history *history, uint16_t disk, uint64_t size_bytes)
 {
-	struct write w = {
-		.disk = disk->info.id, .zero = true, .sectors = disk->info.size_bytes / SECTOR_BYTES
-	};
+	struct write w = { .disk = disk, .zero = true, .sectors = size_bytes / SECTOR_BYTES };
 	return stage_data(history, &w);
 }
 

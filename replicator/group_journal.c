@@ -282,6 +282,11 @@ int group_add_disk(struct group *group, const char *name, uint64_t size_bytes, s
 	uint16_t id;
 	uint64_t lsn;
 	int r = history_add_disk(group->history, name, size_bytes, &id, &lsn);
+	while (r == -EAGAIN) {
+		r = committer_sync(group->committer);
+		if (r == 0)
+			r = history_add_disk(group->history, name, size_bytes, &id, &lsn);
+	}
 	if (r == -E2BIG)
 		return refuse_disk(group, name, error);
 	if (r < 0)

@@ -118,6 +118,31 @@ static void full_table_is_replayed(void **state)
 	assert_int_equal(history_point(x->history, later, &point), 0);
 }
 
+static uint64_t changed_by_next_point(struct history_fixture *x)
+{
+	struct point point;
+	uint64_t number = fixture_seal(x);
+	assert_int_equal(history_point(x->history, number, &point), 0);
+	return point.changed_bytes;
+}
+
+/* The base may hold what an earlier disk of the name had: the new one says that it is zeros. */
+static void name_again_begins_with_zeros(void **state)
+{
+	struct history_fixture *x = *state;
+	uint16_t first, second;
+	uint64_t lsn;
+	assert_int_equal(history_add_disk(x->history, "web/data", MIB, &first, &lsn), 0);
+	commit(x->history);
+	assert_int_equal(changed_by_next_point(x), 0);
+	assert_int_equal(history_remove_disk(x->history, first, &lsn), 0);
+	assert_int_equal(history_add_disk(x->history, "web/data", 2 * MIB, &second, &lsn), 0);
+	commit(x->history);
+	assert_int_not_equal(first, second);
+	fixture_reopen(x);
+	assert_int_equal(changed_by_next_point(x), 2 * MIB);
+}
+
 /* ── a torn segment that goes before anything is written behind it ───────────────────────── */
 
 static int vault_read(
@@ -583,6 +608,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_commit_has_a_limit, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_marks_are_staged_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
+		cmocka_unit_test_setup_teardown(name_again_begins_with_zeros, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
 		cmocka_unit_test(drop_during_trim),
 		cmocka_unit_test(kept_points_go_with_a_word),
