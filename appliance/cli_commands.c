@@ -106,6 +106,8 @@ static const struct cli_option resync[] = {
 };
 static const struct cli_option takeover[] = {
 	OPTION("group", "GROUP", "only this group (all of the vault)"),
+	OPTION("discard-damaged", NULL,
+		"of that group, lose what came after its newest whole point"),
 	DETACH,
 	END,
 };

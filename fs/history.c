@@ -129,6 +129,11 @@ int history_open(const struct history_options *options, struct history_report *r
 	return 0;
 }
 
+const struct uuid *history_group(const struct history *history)
+{
+	return &history->group; /* set once, before anybody has it */
+}
+
 void history_close(struct history *history)
 {
 	if (!history)

@@ -73,6 +73,9 @@ struct history_report {
 int history_open(const struct history_options *options, struct history_report *ret_report,
 	struct error *error, struct history **ret_history);
 
+/* Whose history it is. Any thread. */
+const struct uuid *history_group(const struct history *history);
+
 /* Commits nothing that is staged: call history_commit first for an orderly end. Views must be
  * closed before. NULL is fine. */
 void history_close(struct history *history);

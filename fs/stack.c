@@ -154,7 +154,7 @@ static int add_footer(
 	if (r < 0)
 		return r;
 	struct uuid id;
-	vhd_disk_id(info.name, &id);
+	vhd_disk_id(history_group(history), info.name, &id);
 	CLEANUP_FREE struct disk_store *d = malloc(sizeof(*d));
 	if (!d)
 		return -ENOMEM;
@@ -230,7 +230,7 @@ int stack_live_new(
 	if (r < 0)
 		return r;
 	struct uuid id;
-	vhd_disk_id(info.name, &id);
+	vhd_disk_id(history_group(history), info.name, &id);
 	return vhd_store_over(parts, info.size_bytes, true, &id, 0, ret_store);
 }
 

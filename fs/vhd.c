@@ -84,14 +84,15 @@ static uint32_t footer_checksum(const struct vhd_footer *footer)
 	return ~sum;
 }
 
-void vhd_disk_id(const char *disk_name, struct uuid *ret_id)
+void vhd_disk_id(const struct uuid *group, const char *disk_name, struct uuid *ret_id)
 {
 	static const char space[] = "landfall.vhd/";
-	char text[sizeof(space) + 256] = { 0 };
-	size_t n = strnlen(disk_name, 255);
-	memcpy(text, space, sizeof(space) - 1);
-	memcpy(text + sizeof(space) - 1, disk_name, n);
-	struct hash128 hash = checksum128(text, sizeof(space) - 1 + n);
+	char text[sizeof(space) + sizeof(*group) + 256] = { 0 };
+	size_t n = strnlen(disk_name, 255), at = sizeof(space) - 1;
+	memcpy(text, space, at);
+	memcpy(text + at, group, sizeof(*group));
+	memcpy(text + at + sizeof(*group), disk_name, n);
+	struct hash128 hash = checksum128(text, at + sizeof(*group) + n);
 	store_be64(ret_id->bytes, hash.high);
 	store_be64(ret_id->bytes + 8, hash.low);
 	/* RFC 9562, version 8: an identifier of the maker's own making. */

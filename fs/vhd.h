@@ -20,9 +20,10 @@
  * VHD_MAX_BYTES. */
 int vhd_check_size(uint64_t disk_bytes);
 
-/* The unique id in the footer of the disk with this name ("<machine>/<disk>"): always the same, so
- * that a disk's footer is the same live, at every point and in the vault. */
-void vhd_disk_id(const char *disk_name, struct uuid *ret_id);
+/* The unique id in the footer of the group's disk with this name ("<machine>/<disk>"): always the
+ * same, so that a disk's footer is the same live, at every point and in the vault; and another one
+ * in every other group, so that the blob of another's disk is known by it. */
+void vhd_disk_id(const struct uuid *group, const char *disk_name, struct uuid *ret_id);
 
 /* Makes the footer. `time_ns` is its creation time (UTC); before 2000 counts as 2000. */
 int vhd_footer_format(uint64_t disk_bytes, const struct uuid *id, int64_t time_ns,

@@ -320,7 +320,7 @@ int group_delete_vault(struct group *group, const atomic_bool *stop, struct erro
 	if (r == 0) {
 		vault_group_free(&g);
 		g = (struct vault_group){ 0 };
-		r = vault_group_claim(
+		r = vault_group_claim_to_delete(
 			store, group->name, &group->appliance, group->clock, error, &g);
 	}
 	if (r == 0)

@@ -87,7 +87,7 @@ int group_disks_for_vault(struct group *group, struct vault_group *ret_group)
 			.added_point = disks[i].added_point,
 			.removed = disks[i].removed };
 		memcpy(list[i].name, disks[i].name, sizeof(list[i].name));
-		vhd_disk_id(disks[i].name, &list[i].vhd_id);
+		vhd_disk_id(&group->id, disks[i].name, &list[i].vhd_id);
 	}
 	g.disks = list;
 	g.disk_count = count;

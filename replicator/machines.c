@@ -189,7 +189,8 @@ static int check_against_lists(
 }
 
 /* A group that is new here must not be in the vault: another appliance, or an earlier life of
- * this one, has its history there. A vault that cannot be asked now is no reason to refuse: the
+ * this one, has its history there. Nor may disks of a machine of its name, which are another
+ * group's then. A vault that cannot be asked now is no reason to refuse: the
  * group finds out when it claims its place, and says so by an alert. Outside any lock, because
  * the network is waited for. */
 static int check_against_vault(
@@ -208,7 +209,15 @@ static int check_against_vault(
 	if (registry->service->ops->open_store(registry->service, NULL, &unheard, &store) < 0)
 		return 0;
 	int r = vault_group_load(store, name, &unheard, &group);
+	bool has_disks = r < 0 && vault_has_machine(store, request->name);
 	store->ops->free(store);
+	if (has_disks)
+		return error_set(error, -EEXIST,
+			"add it under another name; or bring back the group that it belongs to "
+			"with 'landfall vault takeover'",
+			"the vault holds disks of a machine %s already, which belongs to another "
+			"group",
+			request->name);
 	if (r < 0)
 		return 0;
 	char mend[160];

@@ -172,9 +172,10 @@ static int method_check(void *context, struct control_peer *peer, const struct c
 static int method_takeover(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
-	static const char *const names[] = { "group", NULL };
+	static const char *const names[] = { "group", "discard_damaged", NULL };
 	struct registry *registry = context;
 	const char *group;
+	bool discard_damaged = false;
 	CLEANUP(json_freep) struct cJSON *job_parameters = NULL;
 	(void)peer;
 	int r = control_only(parameters, names, error);
@@ -183,6 +184,11 @@ static int method_takeover(void *context, struct control_peer *peer, const struc
 	if (r == 0 && group)
 		r = name_check("group", group, error);
 	if (r == 0)
+		r = parameter_flag(parameters, "discard_damaged", error, &discard_damaged);
+	if (r == 0 && discard_damaged && !group)
+		r = error_set(error, -EINVAL, "name it: --group GROUP",
+			"damaged points are discarded of one group only");
+	if (r == 0)
 		r = need_vault(registry, error);
 	if (r == 0 && group)
 		r = takeover_check_local(registry, group, error);
@@ -190,6 +196,8 @@ static int method_takeover(void *context, struct control_peer *peer, const struc
 		r = json_new_object(&job_parameters);
 	if (r == 0 && group)
 		r = json_add_text(job_parameters, "group", group);
+	if (r == 0 && discard_damaged)
+		r = json_add_bool(job_parameters, "discard_damaged", true);
 	return r == 0 ? start_job(
 				registry, "vault.takeover", TAKE(job_parameters), error, ret_result)
 		      : r;

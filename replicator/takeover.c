@@ -321,6 +321,12 @@ static const struct cJSON *one_asked_for(struct job *job)
 	return cJSON_IsString(one) ? one : NULL;
 }
 
+static bool discards_damaged(struct job *job)
+{
+	return cJSON_IsTrue(
+		cJSON_GetObjectItemCaseSensitive(job_parameters(job), "discard_damaged"));
+}
+
 /* There is no such group: which there are. */
 static int say_which(struct blob_store *store, const char *name, struct error *error)
 {
@@ -353,7 +359,8 @@ static int take_group(struct registry *registry, struct job *job, struct blob_st
 		return say_which(store, name, error);
 	if (r == 0)
 		r = vault_group_takeover(store, name, &registry->appliance,
-			registry->appliance_name, registry->clock, on_progress, job, error, &taken);
+			registry->appliance_name, discards_damaged(job), registry->clock,
+			on_progress, job, error, &taken);
 	if (r < 0)
 		return r;
 	log_warning("group %s: taken over from %s", name, before.owner_name);
@@ -393,6 +400,7 @@ static int take_all(struct registry *registry, struct job *job, struct blob_stor
 {
 	CLEANUP(name_list_free) struct name_list names = { 0 };
 	int r = list_groups(job, store, &names, error);
+	struct error first = { 0 };
 	for (unsigned i = 0; r == 0 && i < names.count; i++) {
 		/* Those that run here are ours already, or were done before a restart. */
 		if (is_ours_and_running(registry, names.names[i]))
@@ -406,6 +414,17 @@ static int take_all(struct registry *registry, struct job *job, struct blob_stor
 			log_warning("%s", error->message);
 			r = 0;
 		}
+		/* What is wrong with one group keeps no other back. */
+		if (r == -EUCLEAN || r == -EEXIST || r == -EBADMSG) {
+			log_error("%s", error->message);
+			if (first.code == 0)
+				first = *error;
+			r = 0;
+		}
+	}
+	if (r == 0 && first.code < 0) {
+		*error = first;
+		r = first.code;
 	}
 	return r;
 }

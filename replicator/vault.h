@@ -111,12 +111,20 @@ int vault_group_load(struct blob_store *store, const char *name, struct error *e
 int vault_groups(struct blob_store *store, int (*each)(void *context, const char *name),
 	void *context, struct error *error);
 
+/* Are there disks of a machine of that name, of whatever group? False also if it cannot be told. */
+bool vault_has_machine(struct blob_store *store, const char *machine);
+
 /* Makes a new group ours. -EEXIST: there is one of that name. */
 int vault_group_create(struct blob_store *store, struct vault_group *group, struct error *error);
 /* At a start of the appliance: checks that we own it, swaps in a new lease id, moves the leases.
- * -ESTALE: another appliance owns it (the error names it and since when). */
+ * -ESTALE: another appliance owns it (the error names it and since when); -EEXIST: the blob of a
+ * disk is another group's. */
 int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
 	struct clock_source *clock, struct error *error, struct vault_group *ret_group);
+/* The same before vault_group_delete: a disk whose blob is another group's is no reason to fail. */
+int vault_group_claim_to_delete(struct blob_store *store, const char *name,
+	const struct uuid *appliance, struct clock_source *clock, struct error *error,
+	struct vault_group *ret_group);
 /* Before a claim: whether a disk's blob is leased by nobody, though the group is ours. Sets
  * ret_lost or leaves it. Not seen is a lease that was broken, used and let go, and that a late
  * request of ours has taken since: vault_point_verify finds what was written. */
@@ -132,9 +140,11 @@ int vault_group_update(struct blob_store *store, struct vault_group *group, stru
  * there is no telling which it may be, so none is left out: two requests a point), repairs bases.
  * Progress in `unit` "points", then "bytes". May be repeated after an interruption. A group that
  * was being deleted is kept if none of its blobs is gone; -EUCLEAN if some are (nothing is touched
- * then), -ENOENT if all are: the rest is deleted. */
+ * then), -ENOENT if all are: the rest is deleted. -EUCLEAN, too, if committed points above the
+ * newest whole one are damaged, unless `discard_damaged`: those are deleted then; and if none is
+ * whole. */
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
-	const char *appliance_name, struct clock_source *clock,
+	const char *appliance_name, bool discard_damaged, struct clock_source *clock,
 	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit),
 	void *context, struct error *error, struct vault_group *ret_group);
 /* Removes everything of the group, owner.json last: first it says there that it does, then the

@@ -42,8 +42,11 @@ int vault_group_leases(struct blob_store *store, const struct vault_group *group
 	return 0;
 }
 
-static int move_leases(struct blob_store *store, const struct vault_group *group, bool make_missing,
-	struct error *error)
+/* What a claim is for. */
+enum purpose { TO_USE, TO_DELETE };
+
+static int move_leases(struct blob_store *store, const struct vault_group *group,
+	enum purpose purpose, bool make_missing, struct error *error)
 {
 	for (unsigned i = 0; i < group->disk_count; i++) {
 		/* Removed ones too: points that show them may still have to be flushed. */
@@ -53,6 +56,8 @@ static int move_leases(struct blob_store *store, const struct vault_group *group
 			r = make_missing && !disk->removed && !group->deleting
 				    ? vault_disk_ensure(store, group, disk, error)
 				    : 0;
+		if (r == -EEXIST && purpose == TO_DELETE)
+			r = 0; /* another group's: vault_disk_delete leaves it alone */
 		if (r < 0)
 			return r;
 	}
@@ -60,8 +65,8 @@ static int move_leases(struct blob_store *store, const struct vault_group *group
 }
 
 static int claim_once(struct blob_store *store, const char *name, const struct uuid *appliance,
-	struct clock_source *clock, struct error *error, struct vault_group *ret_group,
-	bool *ret_outrun)
+	struct clock_source *clock, enum purpose purpose, struct error *error,
+	struct vault_group *ret_group, bool *ret_outrun)
 {
 	CLEANUP(vault_group_free) struct vault_group group = { 0 };
 	*ret_outrun = false;
@@ -76,7 +81,7 @@ static int claim_once(struct blob_store *store, const char *name, const struct u
 			"group %s belongs to appliance %s since %.19sZ", name, group.owner_name,
 			since);
 	}
-	r = move_leases(store, &group, false, error);
+	r = move_leases(store, &group, purpose, false, error);
 	if (r == 0)
 		r = vault_new_lease(&group, error);
 	if (r < 0)
@@ -86,7 +91,7 @@ static int claim_once(struct blob_store *store, const char *name, const struct u
 	r = vault_owner_swap(store, &group, error);
 	*ret_outrun = r == -ESTALE;
 	if (r == 0)
-		r = move_leases(store, &group, true, error);
+		r = move_leases(store, &group, purpose, purpose == TO_USE, error);
 	if (r < 0)
 		return r;
 	*ret_group = group;
@@ -96,12 +101,26 @@ static int claim_once(struct blob_store *store, const char *name, const struct u
 
 /* The swap of an earlier process of ours may land between our look and our swap: look again, and
  * let owner.json say whose the group is. */
-int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
-	struct clock_source *clock, struct error *error, struct vault_group *ret_group)
+static int claim(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, enum purpose purpose, struct error *error,
+	struct vault_group *ret_group)
 {
 	bool outrun = true;
 	int r = -ESTALE;
 	for (unsigned i = 0; r == -ESTALE && outrun && i < CLAIM_TRIES; i++)
-		r = claim_once(store, name, appliance, clock, error, ret_group, &outrun);
+		r = claim_once(store, name, appliance, clock, purpose, error, ret_group, &outrun);
 	return r;
+}
+
+int vault_group_claim(struct blob_store *store, const char *name, const struct uuid *appliance,
+	struct clock_source *clock, struct error *error, struct vault_group *ret_group)
+{
+	return claim(store, name, appliance, clock, TO_USE, error, ret_group);
+}
+
+int vault_group_claim_to_delete(struct blob_store *store, const char *name,
+	const struct uuid *appliance, struct clock_source *clock, struct error *error,
+	struct vault_group *ret_group)
+{
+	return claim(store, name, appliance, clock, TO_DELETE, error, ret_group);
 }

@@ -26,6 +26,53 @@ const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t
 	return NULL;
 }
 
+/* What stands in a blob's last sector. 0; -ENOENT: no blob, or no footer there. */
+static int read_footer(struct blob_store *store, const char *blob, struct error *error,
+	struct uuid *ret_id, uint64_t *ret_blob_bytes)
+{
+	uint8_t footer[VHD_FOOTER_BYTES];
+	struct blob_properties properties;
+	struct blob_error e = { 0 };
+	struct backoff backoff;
+	uint64_t bytes;
+	int r;
+	backoff_start(&backoff, store, NULL);
+	do
+		r = store->ops->properties(store, blob, &e, &properties);
+	while (r < 0 && r != -ENOENT && backoff_again(&backoff, r, &e));
+	if (r < 0 && r != -ENOENT)
+		return vault_fail(error, r, &e, "cannot look at %s", blob);
+	if (r < 0 || properties.size_bytes < VHD_FOOTER_BYTES)
+		return -ENOENT;
+	struct blob_request request = { .blob = blob,
+		.offset = properties.size_bytes - VHD_FOOTER_BYTES,
+		.length = VHD_FOOTER_BYTES,
+		.data = footer };
+	r = vault_read(store, &request, 1, error);
+	if (r < 0)
+		return r;
+	*ret_blob_bytes = properties.size_bytes;
+	return vhd_footer_parse(footer, &bytes, ret_id) == 0 ? 0 : -ENOENT;
+}
+
+/* -EEXIST: it bears the footer of another group's disk. One without a footer is being made or
+ * grown, and is whose the group's owner.json says. */
+static int check_ours(struct blob_store *store, const struct vault_disk *disk, const char *blob,
+	struct error *error)
+{
+	struct uuid id;
+	uint64_t blob_bytes;
+	int r = read_footer(store, blob, error, &id, &blob_bytes);
+	if (r == -ENOENT || (r == 0 && memcmp(&id, &disk->vhd_id, sizeof(id)) == 0))
+		return 0;
+	if (r < 0)
+		return r;
+	return error_set(error, -EEXIST,
+		"remove the machine here and add it under another name; or, if the other is what "
+		"you want, take over the group that it belongs to",
+		"%s is the disk of a machine of the same name in another group", blob);
+}
+
 /* From an id of an earlier life, whose request for the lease came late. */
 static int change_from(struct blob_store *store, const struct vault_group *group, const char *blob,
 	const char *from, struct blob_error *e)
@@ -48,6 +95,9 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	char blob[VAULT_NAME_BYTES];
 	int r;
 	vault_blob_name(disk->name, blob);
+	r = check_ours(store, disk, blob, error);
+	if (r < 0)
+		return r;
 	backoff_start(&backoff, store, NULL);
 	do {
 		r = -ENOENT;
@@ -79,10 +129,12 @@ int vault_disk_delete(struct blob_store *store, const struct vault_group *group,
 {
 	char blob[VAULT_NAME_BYTES];
 	vault_blob_name(disk->name, blob);
+	int r = check_ours(store, disk, blob, error);
+	if (r < 0)
+		return r == -EEXIST ? 0 : r; /* another's stays */
 	for (unsigned i = 0;; i++) {
 		struct blob_error e = { 0 };
 		struct backoff backoff;
-		int r;
 		backoff_start(&backoff, store, NULL);
 		do {
 			r = store->ops->delete_blob(store, blob, NULL, group->lease_id, &e);

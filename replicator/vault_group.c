@@ -71,6 +71,25 @@ int vault_groups(struct blob_store *store, int (*each)(void *context, const char
 	return r;
 }
 
+static int found_blob(void *context, const struct blob_item *item)
+{
+	(void)item;
+	*(bool *)context = true;
+	return 1;
+}
+
+bool vault_has_machine(struct blob_store *store, const char *machine)
+{
+	char prefix[VAULT_NAME_BYTES];
+	struct blob_error e = { 0 };
+	bool found = false;
+	if (vault_check_name(machine, false) < 0)
+		return false;
+	vault_machine_prefix(machine, prefix);
+	(void)store->ops->list(store, prefix, 0, found_blob, &found, &e);
+	return found;
+}
+
 int vault_group_create(struct blob_store *store, struct vault_group *group, struct error *error)
 {
 	CLEANUP(buf_free) struct buf text = { 0 };

@@ -83,7 +83,7 @@ int vault_owner_delete(
 int vault_disk_ensure(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, struct error *error);
 /* Brings the blob's lease from `from` to the group's id; an unleased one is acquired. -ESTALE:
- * leased under an id that is neither; -ENOENT: no blob. */
+ * leased under an id that is neither; -ENOENT: no blob; -EEXIST: another group's disk. */
 int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, const char *from, struct error *error);
 /* Gives the blob its size, footer included. A resize that lands late, even in another life, could
@@ -92,8 +92,8 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 struct backoff;
 int vault_disk_resize(struct blob_store *store, const char *blob, uint64_t blob_bytes,
 	const char *lease_id, struct backoff *backoff, struct error *error);
-/* Deletes the blob with its snapshots, under the group's lease; 0 also if there is none. -ESTALE:
- * leased under an id that is not ours. */
+/* Deletes the blob with its snapshots, under the group's lease; 0 also if there is none, or if it
+ * is another group's disk, which stays. -ESTALE: leased under an id that is not ours. */
 int vault_disk_delete(struct blob_store *store, const struct vault_group *group,
 	const struct vault_disk *disk, struct error *error);
 const struct vault_disk *vault_disk_of(const struct vault_group *group, uint16_t id);

@@ -17,6 +17,11 @@ void vault_blob_name(const char *disk, char ret_name[static VAULT_NAME_BYTES])
 	snprintf(ret_name, VAULT_NAME_BYTES, "machines/%s.vhd", disk);
 }
 
+void vault_machine_prefix(const char *machine, char ret_name[static VAULT_NAME_BYTES])
+{
+	snprintf(ret_name, VAULT_NAME_BYTES, "machines/%s/", machine);
+}
+
 void vault_owner_name(const char *group, char ret_name[static VAULT_NAME_BYTES])
 {
 	snprintf(ret_name, VAULT_NAME_BYTES, VAULT_GROUPS_PREFIX "%s/owner.json", group);

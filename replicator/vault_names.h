@@ -13,6 +13,8 @@
 
 /* `disk` is "<machine>/<disk>". */
 void vault_blob_name(const char *disk, char ret_name[static VAULT_NAME_BYTES]);
+/* What all blobs of a machine begin with. */
+void vault_machine_prefix(const char *machine, char ret_name[static VAULT_NAME_BYTES]);
 void vault_owner_name(const char *group, char ret_name[static VAULT_NAME_BYTES]);
 void vault_points_prefix(const char *group, char ret_name[static VAULT_NAME_BYTES]);
 void vault_manifest_name(

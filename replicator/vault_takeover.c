@@ -12,6 +12,9 @@
  *	5. make every base equal to that point's snapshot
  *	6. collect what nothing explains
  *
+ * Before anything is changed, and again in step 4: if a newer point than that is committed, and
+ * damaged, going on would throw it away, and is refused unless it is asked for.
+ *
  * Each step may be repeated; an interrupted takeover is simply begun again.
  *
  * The former owner may have been deleting the group. If no blob is gone yet the group is kept; if
@@ -22,12 +25,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/utc.h"
 #include "fs/point.h"
 #include "replicator/backoff.h"
 #include "replicator/manifest_format.h"
@@ -199,8 +204,15 @@ static int is_whole(struct blob_store *store, const struct vault_group *group,
 	return 0;
 }
 
-int vault_newest_whole(struct blob_store *store, const struct vault_group *group,
-	struct error *error, struct manifest *ret)
+/* Committed points above the newest whole one. */
+struct passed_over {
+	unsigned count;
+	uint64_t newest;
+	struct error why; /* the newest's fault */
+};
+
+static int find_whole(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct manifest *ret, struct passed_over *passed)
 {
 	CLEANUP(vault_points_free) struct vault_points points = { 0 };
 	uint64_t below = UINT64_MAX;
@@ -227,10 +239,60 @@ int vault_newest_whole(struct blob_store *store, const struct vault_group *group
 				*error = why;
 			return r;
 		}
+		if (r == -EBADMSG && passed->count++ == 0) {
+			passed->newest = point->number;
+			passed->why = why;
+		}
 		log_warning("group %s: point %" PRIu64 " is not whole and is passed over: %s",
 			group->name, point->number, why.message);
 		below = point->number;
 	}
+}
+
+int vault_newest_whole(struct blob_store *store, const struct vault_group *group,
+	struct error *error, struct manifest *ret)
+{
+	struct passed_over passed = { 0 };
+	return find_whole(store, group, error, ret, &passed);
+}
+
+/* The newest whole point; -EUCLEAN if newer ones would be lost that nobody has given up, or if all
+ * there are are damaged. */
+static int find_stand(struct blob_store *store, const struct vault_group *group,
+	bool discard_damaged, struct error *error, struct manifest *ret)
+{
+	struct passed_over passed = { 0 };
+	char time[UTC_ISO_BYTES], mend[sizeof(error->mend)];
+	int r = find_whole(store, group, error, ret, &passed);
+	if (r < 0 || passed.count == 0 || (discard_damaged && ret->number > 0))
+		return r;
+	if (ret->number == 0)
+		return error_set(error, -EUCLEAN,
+			"bring back what is missing ('landfall vault check' names it; the service "
+			"may be able to undelete it), and take it over again",
+			"group %s: none of its points is whole, and nothing was changed; of the "
+			"newest, %" PRIu64 ": %s",
+			group->name, passed.newest, passed.why.message);
+	utc_format_iso(ret->time_ns, time);
+	snprintf(mend, sizeof(mend),
+		"bring back what is missing, if it can be; to go on from point %" PRIu64
+		" of %.19sZ and lose what came after: landfall vault takeover --group %s "
+		"--discard-damaged",
+		ret->number, time, group->name);
+	return error_set(error, -EUCLEAN, mend,
+		"group %s: its newest point, %" PRIu64 ", is damaged: %s", group->name,
+		passed.newest, passed.why.message);
+}
+
+/* Before anything is changed. */
+static int look_first(
+	struct blob_store *store, const char *name, bool discard_damaged, struct error *error)
+{
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	CLEANUP(manifest_free) struct manifest newest = { 0 };
+	int r = vault_group_load(store, name, error, &group);
+	return r < 0 || group.deleting ? r
+				       : find_stand(store, &group, discard_damaged, error, &newest);
 }
 
 static int record_cut(
@@ -278,7 +340,7 @@ int vault_repair_disks(struct blob_store *store, struct clock_source *clock,
 }
 
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
-	const char *appliance_name, struct clock_source *clock,
+	const char *appliance_name, bool discard_damaged, struct clock_source *clock,
 	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit),
 	void *context, struct error *error, struct vault_group *ret_group)
 {
@@ -288,7 +350,10 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	struct vault_progress told = { .told = tell_bytes, .context = &listener };
 	char older[BLOB_LEASE_ID_BYTES];
 	unsigned deleted, gone;
-	int r = become_owner(store, name, appliance, appliance_name, clock, error, &group, older);
+	int r = look_first(store, name, discard_damaged, error);
+	if (r == 0)
+		r = become_owner(
+			store, name, appliance, appliance_name, clock, error, &group, older);
 	if (r == 0)
 		r = take_leases(store, &group, older, error, &gone);
 	if (r == 0 && group.deleting)
@@ -296,7 +361,7 @@ int vault_group_takeover(struct blob_store *store, const char *name, const struc
 	if (r == 0)
 		r = touch_manifests(store, &group, &listener, error);
 	if (r == 0)
-		r = vault_newest_whole(store, &group, error, &newest);
+		r = find_stand(store, &group, discard_damaged, error, &newest);
 	if (r == 0)
 		r = record_cut(store, &group, newest.number, error);
 	if (r == 0)

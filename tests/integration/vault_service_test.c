@@ -370,8 +370,8 @@ static int take_over_first(struct blob_store *store, const char *blob, const cha
 	struct appliance *b = between.other;
 	if (!between.taken)
 		PERSIST("vault_group_takeover",
-			vault_group_takeover(b->store, DOOMED, &b->id, "second", clock_system(),
-				NULL, NULL, &error, &b->group));
+			vault_group_takeover(b->store, DOOMED, &b->id, "second", false,
+				clock_system(), NULL, NULL, &error, &b->group));
 	between.taken = true;
 	return between.real->delete_blob(store, blob, snapshot, lease_id, e);
 }
@@ -465,8 +465,8 @@ int main(int argc, char **argv)
 	PERSIST("vault_point_keep", vault_point_keep(first.store, &first.group, 4, true, &error));
 	check(&first);
 	PERSIST("vault_group_takeover",
-		vault_group_takeover(second.store, GROUP, &second.id, "second", clock_system(),
-			NULL, NULL, &error, &second.group));
+		vault_group_takeover(second.store, GROUP, &second.id, "second", false,
+			clock_system(), NULL, NULL, &error, &second.group));
 	uint8_t *kept[DISKS];
 	for (unsigned d = 0; d < DISKS; d++) {
 		kept[d] = malloc(disk_bytes[d]);

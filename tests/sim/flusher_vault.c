@@ -451,7 +451,7 @@ void flusher_vault_take_over(struct run *run)
 	int r = service->ops->open_store(service, NULL, &error, &v->store);
 	memset(v->appliance.bytes, 2, sizeof(v->appliance.bytes));
 	for (unsigned i = 0; i < TRIES; i++) {
-		r = vault_group_takeover(v->store, GROUP, &v->appliance, "second",
+		r = vault_group_takeover(v->store, GROUP, &v->appliance, "second", false,
 			&run->clock.source, NULL, NULL, &error, &v->group);
 		/* A break of its own that came late takes a lease that it has won. */
 		if (r == 0 || (r != -ESTALE && !may_try_again(run, r, &error, "takeover")))

@@ -413,8 +413,8 @@ static void take_back(struct world *w)
 {
 	struct appliance *a = &w->first;
 	vault_group_free(&a->group);
-	taken = vault_group_takeover(
-		a->store, GROUP, &a->id, "first", &w->clock.source, NULL, NULL, &error, &a->group);
+	taken = vault_group_takeover(a->store, GROUP, &a->id, "first", false, &w->clock.source,
+		NULL, NULL, &error, &a->group);
 	assert_int_equal(taken, 0);
 	assert_false(world_has_manifest(w, 3));
 	new_one.generation = a->group.generation;

@@ -636,7 +636,7 @@ static void a_takeover_tells_how_far_it_is(void **state)
 	world_take_over(w); /* opens the second's store */
 	vault_group_free(&w->second.group);
 	assert_int_equal(vault_group_takeover(w->second.store, GROUP, &w->second.id, "second",
-				 &w->clock.source, hear, &heard, &error, &w->second.group),
+				 false, &w->clock.source, hear, &heard, &error, &w->second.group),
 		0);
 	assert_true(heard.points == 4 && heard.of_points == 4);
 	assert_true(heard.bytes > 0 && heard.bytes == heard.of_bytes);

@@ -56,7 +56,7 @@ static struct life *take_over(struct life *l)
 		abort();
 	life_trace(l, "takeover");
 	PERSIST(&second, "vault_group_takeover",
-		vault_group_takeover(second.store, LIFE_GROUP, &second.appliance, "second",
+		vault_group_takeover(second.store, LIFE_GROUP, &second.appliance, "second", false,
 			&second.clock.source, NULL, NULL, &error, &second.group));
 	first_is_refused(l);
 	/* What was under way lands, and changes nothing. */

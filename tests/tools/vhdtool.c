@@ -13,13 +13,14 @@
 int main(int argc, char **argv)
 {
 	uint8_t footer[VHD_FOOTER_BYTES];
+	const struct uuid group = { 0 };
 	struct uuid id;
 	if (argc != 3) {
 		fprintf(stderr, "usage: vhdtool FILE BYTES\n");
 		return 2;
 	}
 	uint64_t bytes = strtoull(argv[2], NULL, 10);
-	vhd_disk_id(argv[1], &id);
+	vhd_disk_id(&group, argv[1], &id);
 	int r = vhd_footer_format(bytes, &id, 0, footer);
 	if (r < 0) {
 		fprintf(stderr, "vhdtool: %s\n", strerrordesc_np(-r));

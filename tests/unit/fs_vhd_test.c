@@ -156,12 +156,15 @@ static void other_kinds_of_vhd_are_refused(void **state)
 static void disk_ids_are_stable_and_differ(void **state)
 {
 	(void)state;
-	struct uuid a, b, c;
-	vhd_disk_id("web/root", &a);
-	vhd_disk_id("web/root", &b);
-	vhd_disk_id("web/roos", &c);
+	const struct uuid group = { { 1 } }, other = { { 2 } };
+	struct uuid a, b, c, d;
+	vhd_disk_id(&group, "web/root", &a);
+	vhd_disk_id(&group, "web/root", &b);
+	vhd_disk_id(&group, "web/roos", &c);
+	vhd_disk_id(&other, "web/root", &d);
 	assert_memory_equal(&a, &b, sizeof(a));
 	assert_memory_not_equal(&a, &c, sizeof(a));
+	assert_memory_not_equal(&a, &d, sizeof(a));
 	assert_int_equal(a.bytes[6] >> 4, 8);
 	assert_int_equal(a.bytes[8] >> 6, 2);
 }

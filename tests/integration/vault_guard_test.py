@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""What a takeover and a removal must not destroy: points newer than the newest whole one, all of a
+group when none of its points is whole, and the disks of another group's machine of the same name."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import BUILD, MIB, Appliance, StrictService, check, run_test, step  # noqa: E402
+from images import Image, vault_of  # noqa: E402
+
+POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
+BLOB = "machines/web/d.vhd"
+
+
+def write(appliance, data, machine="web"):
+    with open(appliance.live(machine, "d"), "r+b", buffering=0) as live:
+        live.write(data)
+
+
+def add(appliance, machine="web", group="prod"):
+    appliance.call("machine", "add", machine, "--source", "fuse", "--disk", "d=8M", "--policy",
+                   "asked", "--group", group)
+
+
+def two_points(appliance):
+    """What the two points hold, by number."""
+    images = {}
+    for byte in (b"S", b"T"):
+        write(appliance, byte * (2 * MIB))
+        image = Image.of_file(appliance.live("web", "d"))
+        images[appliance.create_point("web", "vault")["number"]] = image
+    return images
+
+
+def contents(service):
+    """Everything in the vault that a takeover could spoil: names, snapshots, the base's bytes."""
+    vault = vault_of(service)
+    length, pieces = vault.pieces("test", BLOB)
+    return ([(b["name"], b["snapshot"]) for b in vault.list("test") if "owner" not in b["name"]],
+            [bytes(data) for _, data in pieces], length)
+
+
+def are_right(service, images, group="prod"):
+    for number, image in images.items():
+        image.check_same(Image.of_vault(vault_of(service), "test", group, number, "web/d"),
+                         f"point {number} in the vault")
+
+
+def lose_snapshot(service, number):
+    snapshot = next(d["snapshot"] for d in
+                    vault_of(service).manifest("test", "prod", number)["disks"])
+    vault_of(service).request("DELETE", f"/test/{BLOB}", {"snapshot": snapshot})
+
+
+def damaged(service, work):
+    step("the newest point is damaged: nothing is thrown away unless it is asked for")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a:
+        a.call("vault", "init")
+        add(a)
+        images = two_points(a)
+        first, second = images
+        a.kill()
+        lose_snapshot(service, second)
+        before = contents(service)
+        with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="b") as b:
+            b.refused(1, "vault", "takeover", says=(f"newest point, {second}", "--discard-damaged",
+                                                    f"point {first}"))
+            check(contents(service) == before, "the vault was changed")
+            b.refused(2, "vault", "takeover", "--discard-damaged", says="--group")
+            b.call("vault", "takeover", "--group", "prod", "--discard-damaged")
+            images[first].check_same(Image.of_file(b.live("web", "d")), "the disk goes on")
+            are_right(service, {first: images.pop(first)})
+            write(b, b"U" * MIB)
+            number = b.create_point("web", "vault")["number"]
+            are_right(service, {number: Image.of_file(b.live("web", "d"))})
+            b.check_vault()
+            b.kill()
+            step("no point is whole: nothing is touched, asked for or not")
+            for point in (first, number):
+                lose_snapshot(service, point)
+            before = contents(service)
+            with Appliance(BUILD, work, service.connection_string, policies=POLICIES,
+                           name="c") as c:
+                for words in ((), ("--discard-damaged",)):
+                    c.refused(1, "vault", "takeover", "--group", "prod", *words,
+                              says=("none of its points is whole", "nothing was changed"))
+                check(contents(service) == before, "the vault was changed")
+
+
+def namesakes(service, work):
+    step("a machine of a name that another group's has is refused, or harms nothing")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a, \
+            Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="b") as b:
+        a.call("vault", "init")
+        add(a)
+        images = two_points(a)
+        before = contents(service)
+        b.refused(5, "machine", "add", "web", "--source", "fuse", "--disk", "d=8M",
+                  says=("machine web", "another"))
+        # Where the vault cannot be asked it is found out later.
+        service.admin("/down", {"mode": "refuse"})
+        add(b, group="mine")
+        write(b, b"X" * MIB)
+        service.admin("/down", {"mode": None})
+        alert = b.wait_alert("web", "vault-refused", 60)
+        check("another group" in alert["text"] + alert["cause"], f"{alert}")
+        b.run("vault", "takeover", "--group", "mine")
+        b.call("machine", "remove", "web")
+        left = contents(service)
+        check([n for n in left[0] if "mine" not in n[0]] == before[0] and left[1:] == before[1:],
+              "the other's disk was changed")
+        are_right(service, images)
+        a.check_vault()
+        write(a, b"V" * MIB)
+        number = a.create_point("web", "vault")["number"]
+        are_right(service, {number: Image.of_file(a.live("web", "d"))})
+
+        step("the same after it was removed and kept, or left a group that lives on")
+        add(a, "other")
+        a.call("machine", "remove", "web")
+        a.refused(5, "machine", "add", "web", "--source", "fuse", "--disk", "d=8M",
+                  says=("machine web", "another"))
+        are_right(service, images)
+        a.check_vault()
+    service.check_witness()
+
+
+def test(work):
+    for number, part in enumerate((damaged, namesakes)):
+        own = work / str(number)
+        own.mkdir()
+        with StrictService(own) as service:
+            service.admin("/settings", {"fence_prefix": "machines/"})
+            part(service, own)
+
+
+if __name__ == "__main__":
+    run_test(test)
