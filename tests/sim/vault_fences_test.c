@@ -283,6 +283,7 @@ static void a_merge_goes_into_no_other_point(void **state)
 		world_load_manifest(a, 3, &m);
 		assert_int_equal(
 			a->ops.delete_blob(a->store, BLOB, m.disks[0].snapshot, NULL, &e), 0);
+		w->discards_damaged = true;
 		moment_watch(w, a, at, go_on);
 		int r = vault_point_delete(a->store, &a->group, 2, &error);
 		over = !moment_has_come();

@@ -394,11 +394,16 @@ static void what_is_not_whole_does_not_stand(void **state)
 	struct world *w = *state;
 	struct appliance *a = &w->first;
 	CLEANUP(manifest_free) struct manifest m = { 0 };
+	CLEANUP(vault_group_free) struct vault_group untouched = { 0 };
 	struct blob_error e = { 0 };
 	struct point point;
 	uint64_t whole = world_make_vault_point(a, 'a'), torn = world_make_vault_point(a, 'b');
 	world_load_manifest(a, torn, &m);
 	assert_int_equal(a->ops.delete_blob(a->store, BLOB, m.disks[0].snapshot, NULL, &e), 0);
+	assert_int_equal(world_try_take_over(w), -EUCLEAN);
+	assert_int_equal(vault_group_load(a->store, GROUP, &error, &untouched), 0);
+	assert_int_equal(untouched.generation, a->group.generation);
+	w->discards_damaged = true;
 	world_take_over(w);
 	world_bring_up(w);
 	assert_int_equal(history_point(w->second.history, whole, &point), 0);

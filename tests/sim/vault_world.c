@@ -182,8 +182,8 @@ int world_try_take_over(struct world *w)
 	if (!w->second.store)
 		open_store(w, &w->second, 2);
 	vault_group_free(&w->second.group);
-	return vault_group_takeover(w->second.store, GROUP, &w->second.id, "second", false,
-		&w->clock.source, NULL, NULL, &error, &w->second.group);
+	return vault_group_takeover(w->second.store, GROUP, &w->second.id, "second",
+		w->discards_damaged, &w->clock.source, NULL, NULL, &error, &w->second.group);
 }
 
 void world_take_over(struct world *w)

@@ -34,6 +34,7 @@ struct world {
 	struct clock_sim clock;
 	struct blob_sim *service;
 	struct appliance first, second;
+	bool discards_damaged; /* the second, taking over */
 };
 
 /* For cmocka: *state becomes a struct world whose first appliance has made the group. */
