@@ -21,7 +21,7 @@ typedef __UINT64_TYPE__ uint64_t;
 #endif
 
 #define CAPTURE_MAGIC 0x4c46434150545552ull /* "LFCAPTUR" */
-#define CAPTURE_LAYOUT 2u                   /* of all here, and of what the programs do */
+#define CAPTURE_LAYOUT 3u                   /* of all here, and of what the programs do */
 
 #define CAPTURE_DEVICES 64u        /* gendisks */
 #define CAPTURE_SLOTS 128u         /* disks; twice as many, as growing takes a second one */
@@ -77,6 +77,12 @@ struct capture_slot {
 };
 static_assert(sizeof(struct capture_slot) == 64, "layout");
 
+/* One unbroken run of capture, and who is told of what it marks (see tracker_incarnation). */
+struct capture_run {
+	uint64_t incarnation;
+	uint64_t holder; /* 0: nobody yet */
+};
+
 /* The agent's notes on a slot; the programs never look. */
 struct capture_note {
 	uint32_t used; /* 1: this and the slot are valid; written last */
@@ -96,9 +102,10 @@ struct capture_note {
 	/* By how much more bytes the programs saw begun, ever, than the kernel counts, while no
 	 * write was under way (modulo 2^64); UINT64_MAX: not known yet. */
 	uint64_t idle_excess;
+	struct capture_run run;
 	char identity[192];
 };
-static_assert(sizeof(struct capture_note) == 288, "layout");
+static_assert(sizeof(struct capture_note) == 304, "layout");
 
 struct capture_registry {
 	uint64_t magic; /* written last */
@@ -109,4 +116,4 @@ struct capture_registry {
 				  */
 	struct capture_note notes[CAPTURE_SLOTS];
 };
-static_assert(sizeof(struct capture_registry) == 120 + 288 * CAPTURE_SLOTS, "layout");
+static_assert(sizeof(struct capture_registry) == 120 + 304 * CAPTURE_SLOTS, "layout");

@@ -74,9 +74,7 @@ static int add_all(struct agent *a, struct error *error)
 static int agent_open(struct agent *a, struct error *error)
 {
 	const struct agent_options *o = a->options;
-	const struct source_options source = { .io = o->io,
-		.state_dir = o->state_dir,
-		.pin_dir = o->pin_dir,
+	const struct source_options source = { .pin_dir = o->pin_dir,
 		.method = o->method,
 		.exclude = o->exclude,
 		.replicate_swap = o->replicate_swap,
@@ -89,8 +87,6 @@ static int agent_open(struct agent *a, struct error *error)
 		r = source_new(&source, error, &a->source);
 	if (r == 0)
 		r = o->disk_count > 0 ? add_named(a, error) : add_all(a, error);
-	if (r == 0)
-		r = source_store(a->source, error);
 	if (r < 0)
 		return r;
 	/* The kernel's type information, which loading the programs took 13 MiB for, is not needed
@@ -182,12 +178,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.stop_fd = o->stop_fd,
 		.upkeep = renew_in_session,
 		.upkeep_context = a };
-	if (source_look(a->source))
-		r = source_store(a->source, error);
-	if (r < 0) {
-		identity_free(identity);
-		return r;
-	}
+	(void)source_look(a->source);
 	r = source_scan_begin(a->source, error);
 	if (r < 0) {
 		identity_free(identity);

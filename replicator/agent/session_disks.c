@@ -9,6 +9,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,10 +45,29 @@ static unsigned index_of(const struct session *s, const struct source_disk *disk
 
 /* ── naming them ─────────────────────────────────────────────────────────────────────────── */
 
-static int add_disk(const struct session *s, struct cJSON *list, const struct source_disk *disk)
+/* Who gets the disk's changes: an appliance, which knows the machine and the disk by these names. */
+static uint64_t holder_of(const struct session *s, const struct source_disk *disk)
+{
+	const struct identity *identity = s->options->identity;
+	struct {
+		struct hash128 authority;
+		char machine[TLS_NAME_BYTES];
+		char id[SOURCE_ID_BYTES];
+	} holder;
+	memset(&holder, 0, sizeof(holder));
+	holder.authority = checksum128(identity->authority_pem, strlen(identity->authority_pem));
+	snprintf(holder.machine, sizeof(holder.machine), "%s", identity->machine);
+	snprintf(holder.id, sizeof(holder.id), "%s", disk->id);
+	return checksum64(&holder, sizeof(holder)) | 1;
+}
+
+static int add_disk(const struct session *s, struct cJSON *list, struct source_disk *disk)
 {
 	struct cJSON *item;
-	int r = json_add_object(list, NULL, &item);
+	uint64_t incarnation;
+	int r = source_incarnation(disk, holder_of(s, disk), &incarnation);
+	if (r == 0)
+		r = json_add_object(list, NULL, &item);
 	if (r == 0)
 		r = json_add_text(item, "id", disk->id);
 	if (r == 0)
@@ -57,7 +77,7 @@ static int add_disk(const struct session *s, struct cJSON *list, const struct so
 	if (r == 0)
 		r = json_add_text(
 			item, "capture", tracker_method_name(s->options->source->tracker));
-	return r == 0 ? json_add_u64(item, "incarnation", disk->incarnation) : r;
+	return r == 0 ? json_add_u64(item, "incarnation", incarnation) : r;
 }
 
 int session_say_disks(struct session *s)
@@ -193,12 +213,6 @@ static void forget_wanted(struct session *s)
 int session_disks_changed(struct session *s)
 {
 	struct source *source = s->options->source;
-	struct error error = { 0 };
-	int r = source_store(source, &error);
-	if (r < 0) {
-		session_end(s, &error);
-		return r;
-	}
 	bool gone = false;
 	for (unsigned i = 0; i < source->count; i++) {
 		if (!source->disks[i]->gone)
@@ -223,8 +237,6 @@ int session_distrust(struct session *s, struct source_disk *disk, const char *wh
 	log_warning("disk %s: changes may have been missed (%s); it is compared with the appliance",
 		disk->id, why);
 	int r = source_distrust(disk, &error);
-	if (r == 0)
-		r = source_store(s->options->source, &error);
 	if (r < 0) {
 		session_end(s, &error);
 		return r;

@@ -1,10 +1,11 @@
 /*
  * The disks that the agent protects: found, opened, tracked.
  *
- * Each has an *incarnation*, a random number that names one unbroken run of change capture. It is
- * kept in <state>/disks.json and holds as long as the tracker's marks have survived in the kernel
- * (same boot, same device, nothing missed); a new one is stored before anybody hears of it. The
- * appliance compares the disk with what it has whenever the incarnation is not the one it knows.
+ * Each has an *incarnation*, a random number that names one unbroken run of change capture. The
+ * tracker keeps it with the marks, in the kernel, so that it holds exactly as long as they do (same
+ * boot, same device, nothing missed) and as long as they go to the same appliance under the same
+ * name. The appliance compares the disk with what it has whenever the incarnation is not the one it
+ * knows.
  *
  * Threads: source_* belong to the thread that conducts the session. Of a disk, readers use `file`
  * and what is said to be for any thread; marks are handled under `lock`.
@@ -29,7 +30,6 @@ struct source_disk {
 	char *path;
 	struct disk disk;
 	int file; /* O_DIRECT */
-	uint64_t incarnation;
 	struct disk_range *swap; /* owned; under lock: counts as zeros, see source_swap.c */
 	size_t swap_count;
 	bool scans;              /* nothing tells what changes: see source_scan.c */
@@ -48,8 +48,6 @@ struct source_disk {
 };
 
 struct source_options {
-	struct io *io;
-	const char *state_dir; /* exists */
 	const char *pin_dir;   /* for the tracker; NULL: marks end with the process */
 	enum tracker_method method;
 	const char *const *exclude; /* NULL ends; borrowed; see source_add_all */
@@ -58,8 +56,6 @@ struct source_options {
 };
 
 struct source {
-	struct io *io;
-	char *state_dir;
 	struct tracker *tracker;
 	struct source_disk *disks[SOURCE_DISKS_MAX];
 	unsigned count;
@@ -94,12 +90,11 @@ int source_add_all(struct source *source, bool all_or_none, struct error *error)
 /* Looks which disks have come, grown or gone; true if any has. At most once a second. */
 bool source_look(struct source *source);
 
-/* Stores the incarnations; to be called after source_add and source_distrust, before the appliance
- * hears of them. */
-int source_store(struct source *source, struct error *error);
-
 /* Nothing is known of what changed: another incarnation. Marks begin anew before it returns. */
 int source_distrust(struct source_disk *disk, struct error *error);
+
+/* The disk's incarnation for that holder of its changes (tracker_incarnation). 0 or -errno. */
+int source_incarnation(struct source_disk *disk, uint64_t holder, uint64_t *ret_incarnation);
 
 /* Swap (source_swap.c): where it lies is looked at again if it was switched on or off since;
  * source_look does, too. */
@@ -109,7 +104,7 @@ void source_look_at_swap(struct source *source);
 bool source_swap_changed(struct source *source);
 
 /* A session begins: of disks that are scanned nothing is known of what changed since the last one.
- * Stored when it returns. */
+ */
 int source_scan_begin(struct source *source, struct error *error);
 
 /* ── any thread ──────────────────────────────────────────────────────────────────────────── */

@@ -15,7 +15,6 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "common/rng.h"
 #include "replicator/agent/source.h"
 #include "replicator/wire/wire_format.h"
 
@@ -51,7 +50,6 @@ bool source_scan_note(struct source_disk *disk, uint64_t offset, struct hash128 
 
 int source_scan_begin(struct source *source, struct error *error)
 {
-	bool any = false;
 	for (unsigned i = 0; i < source->count; i++) {
 		struct source_disk *disk = source->disks[i];
 		SCOPED_LOCK(&disk->lock);
@@ -60,10 +58,9 @@ int source_scan_begin(struct source *source, struct error *error)
 		free(disk->scanned);
 		disk->scanned = NULL;
 		disk->scanned_chunks = 0;
-		int r = random_bytes(&disk->incarnation, sizeof(disk->incarnation));
+		int r = tracker_trust_again(disk->tracked, error);
 		if (r < 0)
-			return error_set(error, r, NULL, "no random numbers to be had");
-		any = true;
+			return r;
 	}
-	return any ? source_store(source, error) : 0;
+	return 0;
 }

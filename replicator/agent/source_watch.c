@@ -16,7 +16,6 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
-#include "common/rng.h"
 #include "replicator/agent/source.h"
 
 #define DISCOVER_NS (5 * NS_PER_S)
@@ -148,7 +147,7 @@ static int reopen(struct source *source, struct source_disk *disk, const struct 
 	disk->tracked = tracked;
 	disk->error = disk->refusal = (struct error){ 0 };
 	disk->gone = false;
-	return random_bytes(&disk->incarnation, sizeof(disk->incarnation));
+	return 0;
 }
 
 static bool find_again(struct source *source, struct source_disk *disk)

@@ -234,15 +234,17 @@ static void slot_release(struct method *method, unsigned slot)
 		method->ops->device_drop(method, kernel_dev);
 }
 
-/* Slots of other processes' disks that were where this one is, or that nobody wants. */
-static void slots_evict(struct tracker *tracker, const struct disk *disk)
+/* Slots of earlier processes that were where this disk is, or that nobody wants: also a second one
+ * of the same disk, left by who died while it grew, in which no loss would be noted. */
+static void slots_evict(struct tracker *tracker, const struct tracker_disk *added)
 {
 	struct method *method = tracker->method;
+	const struct disk *disk = &added->disk;
 	uint32_t kernel_dev = kernel_dev_of(disk->gendisk_dev);
 
 	for (unsigned slot = 0; slot < CAPTURE_SLOTS; slot++) {
 		const struct capture_note *note = &method->registry->notes[slot];
-		bool ours = false;
+		bool ours = added->resumed && added->slot == slot;
 		for (unsigned i = 0; i < TRACKER_DISKS_MAX; i++)
 			ours |= tracker->disks[i] && tracker->disks[i]->slot == slot;
 		if (!note->used || ours || note->kernel_dev != kernel_dev)
@@ -380,13 +382,14 @@ static int begin_marking(struct tracker_disk *disk, struct error *error)
 			tracker_check(disk, 200, &trust) == 0 && trust.verdict != TRACKER_LOST;
 		if (disk->resumed) {
 			marks_untake(&disk->marks);
+			slots_evict(tracker, disk);
 			return 0;
 		}
 		method->ops->map_close(
 			method, disk->slot, disk->marks.map_bytes, disk->marks.map, false);
 		disk->marks.map = NULL;
 	}
-	slots_evict(tracker, &disk->disk);
+	slots_evict(tracker, disk);
 	int r = slot_make(disk, choose_shift(tracker, disk->disk.bytes));
 	if (r < 0)
 		return error_set(error, r, NULL, "disk %s: marking its writes cannot begin",
@@ -508,6 +511,7 @@ int tracker_grow(struct tracker_disk *disk, uint64_t bytes, struct error *error)
 	note->base_counted = from->base_counted;
 	note->base_missed = from->base_missed;
 	note->idle_excess = from->idle_excess;
+	note->run = from->run;
 	marks_set(&disk->marks, before, bytes - before);
 	/* Both slots are marked in; what the first has goes over, and once more what it got
 	 * before it was unchained. Taken blocks come back as written: too many, never too few. */

@@ -27,8 +27,8 @@
  * device's page cache may be stale: read with O_DIRECT, after taking.
  *
  * Threads: calls for one disk are the caller's to serialise; calls for different disks, and
- * tracker_dirty_bytes of any, may run at once. tracker_add, _remove and _close exclude all others
- * of the tracker.
+ * tracker_dirty_bytes of any, may run at once. tracker_add, _remove and _grow are for one thread at
+ * a time, while calls for other disks go on; tracker_close and _end exclude all others.
  */
 #pragma once
 
@@ -88,6 +88,15 @@ void tracker_remove(struct tracker_disk *disk);
 /* True if an earlier process of this boot left the disk's marks, nothing was lost since and the
  * disk is the same: what it had taken and not settled is marked again. */
 bool tracker_was_resumed(const struct tracker_disk *disk);
+
+/*
+ * The incarnation: a random number that names one unbroken run of capture, as told to `holder`. It
+ * is another one after tracker_trust_again, for a disk that was not resumed, and for another holder
+ * than the last: what was settled for that one says nothing of what this one has. It is kept with
+ * the marks, so both outlive the process, or neither does. `holder`: any number but 0 that stands for
+ * whoever what is taken goes to. To be asked before marks are taken for it. 0 or -errno.
+ */
+int tracker_incarnation(struct tracker_disk *disk, uint64_t holder, uint64_t *ret_incarnation);
 
 /* The disk became larger, `bytes` now: the new part is marked. 0, -EINVAL if smaller, -errno. */
 int tracker_grow(struct tracker_disk *disk, uint64_t bytes, struct error *error);
@@ -174,7 +183,8 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 const char *tracker_reason_text(enum tracker_reason reason);
 
 /* Begins anew: from the time this returns every write is marked; what was before is unknown and
- * unmarked, so compare the disk by hash *after* this. 0 or -errno. */
+ * unmarked, so compare the disk by hash *after* this. Has another incarnation before the marks are
+ * trusted again, whenever the process dies. 0 or -errno. */
 int tracker_trust_again(struct tracker_disk *disk, struct error *error);
 
 /* What capturing costs, as the kernel measures it while kernel.bpf_stats_enabled is 1: calls and

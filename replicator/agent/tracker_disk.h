@@ -23,4 +23,5 @@ struct tracker_disk {
 	uint64_t odd_excess; /* found by checks in a row, while the disk was idle */
 	unsigned odd_checks;
 	bool resumed;
+	struct capture_run run; /* of scan, which keeps no notes */
 };

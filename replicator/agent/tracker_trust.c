@@ -40,6 +40,7 @@
 
 #include "common/bytes.h"
 #include "common/clock.h"
+#include "common/rng.h"
 #include "replicator/agent/tracker_disk.h"
 
 #define AGREEING 3
@@ -182,6 +183,36 @@ static void pause_for(int64_t ns)
 	clock_sleep_ns(clock_system(), ns);
 }
 
+static struct capture_run *run_of(struct tracker_disk *disk)
+{
+	return disk->tracker->method->ops ? &note_of(disk)->run : &disk->run;
+}
+
+static int begin_run(struct tracker_disk *disk)
+{
+	uint64_t fresh;
+	int r = random_bytes(&fresh, sizeof(fresh));
+	if (r == 0)
+		__atomic_store_n(&run_of(disk)->incarnation, fresh, __ATOMIC_SEQ_CST);
+	return r;
+}
+
+/* The number first: who dies in between finds another holder, and makes another number. */
+int tracker_incarnation(struct tracker_disk *disk, uint64_t holder, uint64_t *ret_incarnation)
+{
+	struct capture_run *run = run_of(disk);
+	if (run->holder != holder) {
+		int r = begin_run(disk);
+		if (r < 0)
+			return r;
+		__atomic_store_n(&run->holder, holder, __ATOMIC_SEQ_CST);
+	}
+	*ret_incarnation = run->incarnation;
+	return 0;
+}
+
+/* The number first, the word that the marks are good last: a process that dies in between leaves
+ * either marks that are not trusted, or ones that belong to a run of which nobody has heard. */
 int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 {
 	struct method *method = disk->tracker->method;
@@ -189,6 +220,10 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 	struct agreement agreement = { 0 };
 	int64_t deadline = clock_monotonic_ns(clock_system()) + NS_PER_S;
 
+	int r = begin_run(disk);
+	if (r < 0)
+		return error_set(error, r, NULL, "disk %s: no random number to be had",
+			disk->disk.name);
 	if (!method->ops)
 		return 0;
 	struct capture_note *note = note_of(disk);
@@ -196,7 +231,7 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 		       (note->idle_excess == TRACKER_EXCESS_UNKNOWN &&
 			       agreement.idle_samples < AGREEING && disk->inflight_fd >= 0)) &&
 		clock_monotonic_ns(clock_system()) < deadline) {
-		int r = sample(disk, &sums);
+		r = sample(disk, &sums);
 		if (r == -ENODATA)
 			break;
 		if (r < 0 && r != -EAGAIN)

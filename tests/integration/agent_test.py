@@ -5,6 +5,7 @@ was after every kind of end."""
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import time
@@ -76,6 +77,52 @@ def restarts(appliance, agent, disk):
         check_equal(appliance, disk, appliance.create_point("web"))
         costs.check_sent(3 * MIB, "for 1 MiB")
         costs.check_not_compared()
+
+
+KILLING_OPEN = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* Dies as it opens that file. */
+int open64(const char *path, int flags, ...)
+{
+	int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
+	va_list arguments;
+	va_start(arguments, flags);
+	unsigned mode = flags & O_CREAT ? va_arg(arguments, unsigned) : 0;
+	va_end(arguments);
+	if (strcmp(path, getenv("LANDFALL_DIES_AT")) == 0)
+		kill(getpid(), SIGKILL);
+	return real(path, flags, mode);
+}
+int __open64_2(const char *path, int flags)
+{
+	return open64(path, flags);
+}
+"""
+
+
+def dies_at_the_start(appliance, agent, disk, work):
+    step("what went unseen is found, though an agent died between new marks and its first word")
+    (work / "killing.c").write_text(KILLING_OPEN)
+    shell("cc", "-shared", "-fPIC", "-o", work / "killing.so", work / "killing.c", "-ldl")
+    agent.stop()
+    shutil.rmtree(agent.pins)  # nothing is marked from here on
+    disk.write(31 * MIB, os.urandom(MIB))
+    with LoopDisk(work, "second", 8 * MIB) as second:
+        agent.environment = {**os.environ, "LD_PRELOAD": str(work / "killing.so"),
+                             "LANDFALL_DIES_AT": second.device}
+        agent.start({"root": disk.device, "second": second.device})
+        check(agent.process.wait(60) == -signal.SIGKILL, "it did not die where it was to")
+        agent.environment = None
+        agent.start({"root": disk.device})
+        agent.wait_state("replicating")
+        check_equal(appliance, disk, appliance.create_point("web"))
 
 
 def reloads(appliance, agent, disk):
@@ -199,7 +246,7 @@ def resyncs(appliance, agent, disk):
 
 
 def test(work):
-    need("losetup", "mkfs.btrfs")
+    need("losetup", "mkfs.btrfs", "cc")
     with StrictService(work) as service, \
             Appliance(BUILD, work, service.connection_string, policies=POLICY,
                       listen="127.0.0.1:0") as appliance, \
@@ -208,6 +255,7 @@ def test(work):
         first_sync(appliance, agent, disk)
         deltas(appliance, agent, disk)
         restarts(appliance, agent, disk)
+        dies_at_the_start(appliance, agent, disk, work)
         appliance.keep_agent_port()
         reloads(appliance, agent, disk)
         appliance_dies(appliance, agent, disk)

@@ -113,6 +113,51 @@ def memory(work, method, losses):
         loads_and_cuts(tool, [Load("odd", at, 2)], losses)
 
 
+def runs(work):
+    """The incarnation is as old as the marks, whatever dies when."""
+    step("bpf: the number of a run of capture lives and dies with its marks")
+    with BpfDirectory(work) as pin, LoopDisk(work, "runs", 64) as disk:
+        def anew():
+            tool.kill()
+            return Tool(work, pairs_of(disk), "bpf", pin)
+        tool = Tool(work, pairs_of(disk), "bpf", pin)
+        first = tool.ask("run")
+        check(tool.ask("run") == first, "it is another one each time it is asked for")
+        tool = anew()
+        check(tool.resumed() and tool.ask("run") == first, "another number for the same marks")
+        with open(disk.file, "ab") as f:
+            f.truncate(65 * MIB)
+        shell("losetup", "-c", disk.device)
+        check(tool.ask("grow") == "grow" and tool.ask("run") == first, "another number as it grew")
+        tool = anew()
+        check(tool.resumed() and tool.ask("run") == first, "another number after it grew")
+        tool.ask("trust")
+        tool = anew()  # before anybody has asked
+        second = tool.ask("run")
+        check(tool.resumed() and second != first, "marks that began anew bear the old number")
+        other = tool.ask("run 2")
+        check(other not in (first, second), "two holders have the same number")
+        tool = anew()
+        check(tool.ask("run 2") == other and tool.ask("run") not in (first, second, other),
+              "what another holder was told of counts as if this one had it")
+        seen = {first, second, other, tool.ask("run")}
+        tool.kill()
+        (pin / "link_1").unlink()
+        tool = Tool(work, pairs_of(disk), "bpf", pin)
+        check(not tool.resumed() and tool.ask("run") not in seen, "an old number for new marks")
+        tool.close()
+    for method in ("perf", "scan"):
+        with LoopDisk(work, f"runs-{method}", 8) as disk:
+            def number():
+                with Tool(work, pairs_of(disk), method) as tool:
+                    said = tool.ask("run")
+                    check(said == tool.ask("run"), f"{method}: it does not last")
+                    tool.ask("trust")
+                    check(said != tool.ask("run"), f"{method}: it outlasts distrust")
+                    return said
+            check(number() != number(), f"{method}: it outlives its process")
+
+
 def restarts(work, losses):
     """The process dies at any moment; marking goes on, and what was taken is not forgotten."""
     step("bpf: restarts")
@@ -323,6 +368,7 @@ def test_method(method):
         growing(work, method, losses)
         memory(work, method, losses)
         if method == "bpf":
+            runs(work)
             restarts(work, losses)
             found_out(work)
             ends_missed(work)

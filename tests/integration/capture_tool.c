@@ -14,6 +14,7 @@
  *	check [MS]     "check <disk> proven|recalled|unproven|lost <reason>; <sums>", disks apart by
  *	               " | "
  *	trust          trust again, and a full copy
+ *	run [HOLDER]   "run <incarnation>…" of the disks, for that holder (1)
  *	freeze [MS]    "freeze <number> <mountpoint>…"
  *	finish         passes until nothing is marked, at most 50: "finish <passes>"
  *	compare        byte for byte: "same moved=<sectors that differ and are marked: written
@@ -250,6 +251,19 @@ static void do_swap(struct world *w)
 	printf("\n");
 }
 
+static void do_run(struct world *w, uint64_t holder)
+{
+	printf("run");
+	for (size_t i = 0; i < w->count; i++) {
+		uint64_t incarnation;
+		int r = tracker_incarnation(w->pairs[i].tracked, holder, &incarnation);
+		if (r < 0)
+			die("run", r);
+		printf(" %" PRIu64, incarnation);
+	}
+	printf("\n");
+}
+
 static void do_cost(struct world *w)
 {
 	struct tracker_cost cost = { 0 };
@@ -289,6 +303,8 @@ static bool obey(struct world *w, char *line)
 		do_check(w, number);
 	} else if (strcmp(line, "trust") == 0) {
 		do_trust(w);
+	} else if (strcmp(line, "run") == 0) {
+		do_run(w, number ? number : 1);
 	} else if (strcmp(line, "freeze") == 0) {
 		do_freeze(w, number ? number : 60000);
 	} else if (strcmp(line, "finish") == 0) {
