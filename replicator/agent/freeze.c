@@ -60,7 +60,7 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 		free(f);
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
 	}
-	int r = watchdog_start(f->shared, &f->watchdog, &f->socket);
+	int r = watchdog_start(f->shared, true, &f->watchdog, &f->socket);
 	if (r == 0) {
 		*ret_freezer = f;
 		return 0;
@@ -92,6 +92,23 @@ void freezer_free(struct freezer *f)
 	forget_prepared(f);
 	munmap(f->shared, sizeof(*f->shared));
 	free(f);
+}
+
+/* It was killed, or does not answer. Nothing is frozen. Another takes its place: the process is
+ * larger by now, of which it locks what it uses. */
+static int replace_watchdog(struct freezer *f)
+{
+	int none[1];
+	if (watchdog_give(f->socket, none, 0) == 0)
+		return 0;
+	if (f->watchdog > 0)
+		watchdog_kill(f->watchdog, f->socket);
+	f->socket = -1;
+	f->watchdog = 0;
+	for (size_t i = 0; i < FREEZER_FILESYSTEMS_MAX; i++)
+		atomic_store(&f->shared->states[i], IDLE);
+	atomic_store(&f->shared->deadline_ns, 0);
+	return watchdog_start(f->shared, false, &f->watchdog, &f->socket);
 }
 
 pid_t freezer_pid(const struct freezer *f)
@@ -231,7 +248,11 @@ int freezer_prepare(struct freezer *f, const dev_t *devs, size_t count, struct e
 	size_t mount_count = 0;
 
 	forget_prepared(f);
-	int r = disk_mounts(&mounts, &mount_count);
+	int r = replace_watchdog(f);
+	if (r < 0)
+		return error_set(error, r, NULL,
+			"nothing can be frozen: its watchdog has died and cannot be started anew");
+	r = disk_mounts(&mounts, &mount_count);
 	if (r == 0)
 		r = take_mounts(f, mounts, mount_count, devs, count, error);
 	disk_mounts_free(mounts, mount_count);

@@ -14,7 +14,8 @@
  *
  * The watchdog is a process of its own, locked in memory, that holds the descriptors: it thaws when
  * the time is up, or when this process ends in whatever way. It is a child of the caller; who
- * waits for any child must let it be (freezer_pid).
+ * waits for any child must let it be (freezer_pid). Nothing is frozen without one that lives: one
+ * that was killed is replaced by freezer_prepare.
  *
  * Threads: one at a time.
  */
@@ -35,6 +36,7 @@ struct freezer;
 int freezer_new(struct freezer **ret_freezer, struct error *error);
 /* Thaws what is frozen; ends the watchdog. NULL is fine. */
 void freezer_free(struct freezer *freezer);
+/* Of the watchdog, until the next freezer_prepare. */
 pid_t freezer_pid(const struct freezer *freezer);
 
 /* Looks for the mounted filesystems whose storage lies on any of `devs` (numbers of disks,
@@ -72,5 +74,5 @@ int freezer_thaw(struct freezer *freezer, struct freezer_report *ret_report);
 
 /* Closes what freezer_prepare opened, here and in the watchdog: as long as it is open, a filesystem
  * cannot be unmounted. Not while anything is frozen; at any other time, also if nothing is
- * prepared. That the watchdog is gone shows at the next freezer_prepare. */
+ * prepared. */
 void freezer_release(struct freezer *freezer);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -32,9 +33,12 @@ static inline int64_t freeze_now_ns(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Forks it; it is at work when this returns. Closing the socket ends it, after it has thawed. 0 or
- * -errno. */
-int watchdog_start(struct freeze_shared *shared, pid_t *ret_pid, int *ret_socket);
+/* Forks it; it is at work when this returns. Closing the socket ends it, after it has thawed.
+ * `small`: the caller is, so all that it has is locked in memory; else only what the child uses. 0
+ * or -errno. */
+int watchdog_start(struct freeze_shared *shared, bool small, pid_t *ret_pid, int *ret_socket);
+/* One that does not answer: it is gone when this returns, and the socket is closed. */
+void watchdog_kill(pid_t pid, int socket);
 /* Gives it the descriptors of what may be frozen, in place of those before, and wakes it: it looks
- * at the deadline again. 0 or -errno. */
+ * at the deadline again. 0 or -errno: it is dead, or does not answer. */
 int watchdog_give(int socket, const int *fds, size_t count);

@@ -2,8 +2,8 @@
  * The watchdog of freezing: a process of its own that thaws when the time is over or the agent is
  * gone, whatever state the agent is in.
  *
- * It is forked while the agent is small, locked in memory, and makes nothing but system calls: no
- * allocation, no locks. It learns the filesystems' descriptors over a socket before anything is
+ * It is forked while the agent is small (or in place of one that was killed), locked in memory, and
+ * makes nothing but system calls: no allocation, no locks. It learns the filesystems' descriptors over a socket before anything is
  * frozen, and their states from the shared page (freeze_internal.h tells what these go through).
  */
 #include <errno.h>
@@ -25,12 +25,13 @@
 #include "replicator/agent/freeze_internal.h"
 
 #define RETRY_MS 20
+#define ANSWER_S 10
 
 /* The shadow memory of sanitizers cannot be locked whole. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LOCK_HOW (MCL_CURRENT | MCL_ONFAULT)
+#define LOCK_SMALL (MCL_CURRENT | MCL_ONFAULT)
 #else
-#define LOCK_HOW MCL_CURRENT
+#define LOCK_SMALL MCL_CURRENT
 #endif
 
 /* ── the watchdog ────────────────────────────────────────────────────────────────────────── */
@@ -144,7 +145,19 @@ static void close_others(int keep)
 	}
 }
 
-static _Noreturn void child(struct freeze_shared *shared, int socket)
+/* The kernel is not to choose it when memory is short: who is frozen cannot give any back. */
+static void spare_from_oom(void)
+{
+	static const char least[] = "-1000";
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ssize_t written = write(fd, least, sizeof(least) - 1);
+	(void)written; /* not permitted: it is as likely to be chosen as the agent */
+	close(fd);
+}
+
+static _Noreturn void child(struct freeze_shared *shared, bool small, int socket)
 {
 	sigset_t all;
 	sigfillset(&all);
@@ -153,8 +166,9 @@ static _Noreturn void child(struct freeze_shared *shared, int socket)
 	/* A session of its own: a signal to the agent's group must not reach it. */
 	setsid();
 	prctl(PR_SET_NAME, "landfall-thaw");
+	spare_from_oom();
 	/* A frozen root cannot page anything in: all is locked in memory now. */
-	if (mlockall(LOCK_HOW) < 0 || write(socket, "", 1) != 1)
+	if (mlockall(small ? LOCK_SMALL : MCL_CURRENT | MCL_ONFAULT) < 0 || write(socket, "", 1) != 1)
 		_exit(1);
 	watch(shared, socket);
 }
@@ -171,16 +185,20 @@ static int await_answer(int socket)
 	return n == 1 ? 0 : n == 0 ? -EPIPE : -errno;
 }
 
-int watchdog_start(struct freeze_shared *shared, pid_t *ret_pid, int *ret_socket)
+int watchdog_start(struct freeze_shared *shared, bool small, pid_t *ret_pid, int *ret_socket)
 {
+	const struct timeval patience = { .tv_sec = ANSWER_S };
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	pid_t pid = fork();
 	if (pid == 0)
-		child(shared, pair[1]);
+		child(shared, small, pair[1]);
 	int r = pid < 0 ? -errno : 0;
 	close(pair[1]);
+	if (r == 0 &&
+		setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+		r = -errno;
 	if (r == 0)
 		r = await_answer(pair[0]);
 	if (r == 0) {
@@ -188,10 +206,21 @@ int watchdog_start(struct freeze_shared *shared, pid_t *ret_pid, int *ret_socket
 		*ret_socket = pair[0];
 		return 0;
 	}
-	close(pair[0]);
 	if (pid > 0)
-		waitpid(pid, NULL, 0);
+		watchdog_kill(pid, pair[0]);
+	else
+		close(pair[0]);
 	return r;
+}
+
+void watchdog_kill(pid_t pid, int socket)
+{
+	pid_t got;
+	(void)kill(pid, SIGKILL);
+	do
+		got = waitpid(pid, NULL, 0);
+	while (got < 0 && errno == EINTR);
+	close(socket);
 }
 
 int watchdog_give(int socket, const int *fds, size_t count)

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
@@ -59,6 +60,9 @@ int pipeline_new(
 	token_bucket_init(&p->read_bucket, clock_system(), 0, RATE_BURST_BYTES);
 	token_bucket_init(&p->send_bucket, clock_system(), 0, RATE_BURST_BYTES);
 	p->memory = aligned_alloc(4096, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES);
+	/* A watchdog that is forked anew would keep a copy of what they held. */
+	if (p->memory)
+		(void)madvise(p->memory, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES, MADV_DONTFORK);
 	for (unsigned i = 0; p->memory && i < PIPELINE_BUFFERS; i++)
 		p->spare[p->spare_count++] = p->memory + (size_t)i * WIRE_CHUNK_BYTES;
 	int r = p->memory ? 0 : -ENOMEM;
@@ -131,6 +135,8 @@ void pipeline_free(struct pipeline *p)
 	}
 	for (unsigned i = 0; i < p->lane_count; i++)
 		free_lane(&p->lanes[i]);
+	if (p->memory)
+		(void)madvise(p->memory, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES, MADV_DOFORK);
 	free(p->memory);
 	pthread_cond_destroy(&p->changed);
 	pthread_cond_destroy(&p->given);

@@ -402,6 +402,46 @@ def freezing(work):
             shell("umount", work / "bound")
 
 
+def watchdog_of(tool):
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text(encoding="utf-8").partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if name == "landfall-thaw" and int(rest.split()[1]) == tool.process.pid:
+            return int(stat.parent.name)
+    raise Failure("there is no watchdog")
+
+
+def watchdogs_die(work, disk, at, inner_at):
+    step("a watchdog that was killed is replaced before anything is frozen")
+    for how in (signal.SIGKILL, signal.SIGSTOP):
+        tool = Tool(work, pairs_of(disk), "scan")
+        before = watchdog_of(tool)
+        os.kill(before, how)
+        check(tool.ask("freeze 60000").startswith("freeze 2 "), "freeze")
+        check(watchdog_of(tool) != before, "nobody watches")
+        tool.kill()
+        check(writable(inner_at) and writable(at), "frozen for ever")
+
+    step("the service's unit leaves the watchdog its time when the agent is killed")
+    unit = pathlib.Path(__file__).resolve().parents[2] / "appliance/systemd/landfall-agent.service.in"
+    mode = [line.partition("=")[2].strip() for line in unit.read_text(encoding="utf-8").splitlines()
+            if line.startswith("KillMode=")]
+    tool = Tool(work, pairs_of(disk), "scan")
+    rest = [] if mode == ["process"] else [watchdog_of(tool)]
+    check(tool.ask("freeze 60000").startswith("freeze 2 "), "freeze")
+    try:
+        tool.process.kill()
+        for pid in rest:  # what systemd.kill(5) says of the other modes
+            os.kill(pid, signal.SIGKILL)
+        tool.process.wait()
+        check(writable(inner_at) and writable(at), f"frozen for ever by KillMode={mode}")
+    finally:
+        for there in (at, inner_at):
+            subprocess.run(["fsfreeze", "-u", there], check=False, capture_output=True)
+
+
 def freezing_on(work, disk, fat, at, fat_at, inner_at):
     step("inner filesystems first, each superblock once, what cannot be frozen is synced")
     with Tool(work, pairs_of(disk, fat), "scan") as tool:
@@ -456,6 +496,7 @@ def freezing_on(work, disk, fat, at, fat_at, inner_at):
         began = time.monotonic()
         check(writable(inner_at) and writable(at), "frozen for ever")
         check(time.monotonic() - began < 15, "thawed late")
+    watchdogs_die(work, disk, at, inner_at)
     rng = random.Random(1)
     step("the watchdog thaws whenever the agent dies")
     for _ in range(6):
