@@ -263,6 +263,9 @@ static int add_machine(const struct ingest_machine *machine, struct cJSON *objec
 			    ? json_add_text(object, "cut_error", machine->cut_error.message)
 			    : json_add_null(object, "cut_error");
 	if (r == 0)
+		r = machine->unproven[0] ? json_add_text(object, "unproven", machine->unproven)
+					 : json_add_null(object, "unproven");
+	if (r == 0)
 		r = add_disks(machine, object);
 	if (r < 0 || !machine->figures)
 		return r < 0 ? r : json_add_null(object, "figures");

@@ -12,6 +12,8 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "common/log.h"
 #include "replicator/ingest_internal.h"
@@ -373,6 +375,8 @@ static int seal(struct ingest_group *g, struct members *members, const struct gr
 	for (unsigned i = 0; r == 0 && i < members->count; i++) {
 		struct ingest_machine *machine = members->sessions[i]->machine;
 		machine->frozen_ms = frozen_ms;
+		memcpy(machine->unproven, members->sessions[i]->cut.unproven,
+			sizeof(machine->unproven));
 		for (unsigned d = 0; d < machine->disk_count; d++)
 			machine->disks[d].resynced = false;
 	}
@@ -445,7 +449,7 @@ static int read_mark(struct ingest_link *link, const struct json *message, struc
 {
 	struct json sent, item = { 0 }, why;
 	uint64_t frozen_us = 0;
-	const char *kind = "crash";
+	const char *kind = "crash", *unproven = "";
 	int r = json_get_i64(message, "time", &cut->time_ns, error);
 	if (r == 0)
 		r = json_find_u64(message, "frozen_us", &frozen_us, error);
@@ -455,6 +459,9 @@ static int read_mark(struct ingest_link *link, const struct json *message, struc
 		r = json_find_object(message, "app_error", &why, error);
 	if (r > 0)
 		read_failure(link, &why, &cut->app_error);
+	if (r >= 0)
+		r = json_find_text(message, "unproven", &unproven, error);
+	snprintf(cut->unproven, sizeof(cut->unproven), "%s", unproven);
 	cut->application = strcmp(kind, "application") == 0;
 	if (r >= 0)
 		r = json_get_array(message, "sent", &sent, error);

@@ -34,6 +34,7 @@
 #define INGEST_ASKED_MAX 64u            /* comparisons asked for and not answered */
 #define INGEST_IDENTITY_BYTES 192u
 #define INGEST_WORD_BYTES 64u
+#define INGEST_WORDS_BYTES 400u
 
 struct ingest_disk {
 	char id[REGISTRY_NAME_BYTES];
@@ -69,8 +70,10 @@ struct ingest_cut {
 	enum cut_stage stage;
 	int64_t time_ns; /* at which all stood still */
 	double frozen_ms;
-	bool application;                /* its applications were at rest */
-	struct error app_error;          /* why not, though they were to be */
+	bool application;                  /* its applications were at rest */
+	struct error app_error;            /* why not, though they were to be */
+	char unproven[INGEST_WORDS_BYTES]; /* why the agent cannot say that it saw all; "": it can
+					    */
 	uint64_t sent[INGEST_LINKS_MAX]; /* the last frame of each connection that belongs to it */
 	struct error error;
 };
@@ -163,11 +166,12 @@ struct ingest_machine {
 	int64_t connected_ns, left_ns;  /* 0: never since the start */
 	char host[INGEST_WORD_BYTES], version[INGEST_WORD_BYTES];
 	char address[CONNECTION_ADDRESS_BYTES];
-	struct cJSON *figures;  /* the agent's own, or NULL */
-	struct error cut_error; /* why the last cut made no point; code 0: it did */
-	unsigned cut_failures;  /* in a row */
-	struct error refusal;   /* of a disk that it named; code 0: none is refused */
-	double frozen_ms;       /* of the last cut; −1: none yet */
+	struct cJSON *figures;             /* the agent's own, or NULL */
+	struct error cut_error;            /* why the last cut made no point; code 0: it did */
+	unsigned cut_failures;             /* in a row */
+	struct error refusal;              /* of a disk that it named; code 0: none is refused */
+	double frozen_ms;                  /* of the last cut; −1: none yet */
+	char unproven[INGEST_WORDS_BYTES]; /* of the last cut */
 	uint64_t received_bytes;
 };
 

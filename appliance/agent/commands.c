@@ -48,6 +48,7 @@ static const struct agent_option run[] = {
 	{ "freeze-timeout", "TIME", "thaw after this in any case (10s)", false, false },
 	{ "bandwidth", "RATE", "send no more a second, e.g. 20M", false, false },
 	{ "read-limit", "RATE", "read no more a second from the disks", false, false },
+	{ "cpu-limit", "PERCENT", "take no more of a processor to read and send", false, false },
 	{ "connections", "N", "to the appliance (2)", false, false },
 	{ "no-compression", NULL, "never compress what is sent", false, false },
 	{ "capture", "WAY", "auto, bpf, perf or scan (auto)", false, false },

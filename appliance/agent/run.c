@@ -127,6 +127,8 @@ static int read_options(
 	if (r == 0)
 		r = read_rate(arguments, "bandwidth", &options->send_bytes_per_s, error);
 	if (r == 0)
+		r = read_number(arguments, "cpu-limit", 1, 10000, &options->cpu_percent, error);
+	if (r == 0)
 		r = read_number(arguments, "connections", 1, 8, &options->connections, error);
 	if (r == 0)
 		r = read_method(agent_argument(arguments, "capture"), &options->method, error);

@@ -64,6 +64,9 @@ static void print_disk(const struct json *disk)
 			printf(", %.0f s left", left);
 	}
 	putchar('\n');
+	if (*text_of(disk, "unproven"))
+		printf("  since %s it is not proven that every change was seen: %s\n",
+			text_of(disk, "unproven_since"), text_of(disk, "unproven"));
 	print_error(disk, "  ");
 }
 

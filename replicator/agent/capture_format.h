@@ -103,9 +103,12 @@ struct capture_note {
 	 * write was under way (modulo 2^64); UINT64_MAX: not known yet. */
 	uint64_t idle_excess;
 	struct capture_run run;
+	uint32_t late; /* 1: the disk did not stand still when trust began, so the sums are of later
+			*/
+	uint32_t reserved;
 	char identity[192];
 };
-static_assert(sizeof(struct capture_note) == 304, "layout");
+static_assert(sizeof(struct capture_note) == 312, "layout");
 
 struct capture_registry {
 	uint64_t magic; /* written last */
@@ -116,4 +119,4 @@ struct capture_registry {
 				  */
 	struct capture_note notes[CAPTURE_SLOTS];
 };
-static_assert(sizeof(struct capture_registry) == 120 + 304 * CAPTURE_SLOTS, "layout");
+static_assert(sizeof(struct capture_registry) == 120 + 312 * CAPTURE_SLOTS, "layout");

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,9 @@ struct freezer {
 	struct freeze_shared *shared;
 	pid_t watchdog;
 	int socket;
+	int mounts_fd; /* the list of mounts: tells by itself that it has changed */
+	dev_t *seen;   /* owned: the devices on which something was mounted when it was prepared */
+	size_t seen_count;
 	struct filesystem list[FREEZER_FILESYSTEMS_MAX];
 	size_t count;
 	struct freezer_report report;
@@ -53,7 +57,7 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 	struct freezer *f = calloc(1, sizeof(*f));
 	if (!f)
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
-	f->socket = -1;
+	f->socket = f->mounts_fd = -1;
 	f->shared = mmap(NULL, sizeof(*f->shared), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (f->shared == MAP_FAILED) {
@@ -61,12 +65,16 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
 	}
 	int r = watchdog_start(f->shared, true, &f->watchdog, &f->socket);
-	if (r == 0) {
+	if (r == 0)
+		f->mounts_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+	if (r == 0 && f->mounts_fd >= 0) {
 		*ret_freezer = f;
 		return 0;
 	}
+	if (r == 0)
+		r = -errno;
 	freezer_free(f);
-	return error_set(error, r, NULL, "the watchdog of freezing cannot be started");
+	return error_set(error, r, NULL, "freezing cannot be prepared: %s", strerrordesc_np(-r));
 }
 
 static void forget_prepared(struct freezer *f)
@@ -77,6 +85,9 @@ static void forget_prepared(struct freezer *f)
 			close(f->list[i].fd);
 	}
 	f->count = 0;
+	free(f->seen);
+	f->seen = NULL;
+	f->seen_count = 0;
 }
 
 void freezer_free(struct freezer *f)
@@ -89,6 +100,8 @@ void freezer_free(struct freezer *f)
 		close(f->socket);
 	if (f->watchdog > 0)
 		waitpid(f->watchdog, NULL, 0);
+	if (f->mounts_fd >= 0)
+		close(f->mounts_fd);
 	forget_prepared(f);
 	munmap(f->shared, sizeof(*f->shared));
 	free(f);
@@ -234,6 +247,46 @@ static int deeper_first(const void *a, const void *b)
 	return (x->depth < y->depth) - (x->depth > y->depth);
 }
 
+/* Since it was asked last (proc_pid_mountinfo(5)). */
+static bool mounts_have_changed(const struct freezer *f)
+{
+	struct pollfd fd = { .fd = f->mounts_fd, .events = POLLPRI };
+	return poll(&fd, 1, 0) > 0 && fd.revents & (POLLPRI | POLLERR);
+}
+
+static int note_seen(struct freezer *f, const struct disk_mount *mounts, size_t count)
+{
+	f->seen = calloc(count + 1, sizeof(*f->seen));
+	for (size_t i = 0; f->seen && i < count; i++)
+		f->seen[f->seen_count++] = mounts[i].dev;
+	return f->seen ? 0 : -ENOMEM;
+}
+
+static bool is_seen(const struct freezer *f, dev_t dev)
+{
+	for (size_t i = 0; i < f->seen_count; i++)
+		if (f->seen[i] == dev)
+			return true;
+	return false;
+}
+
+/* Something was mounted in the meantime from a device on which nothing was. While all is frozen:
+ * the list is the kernel's own, and reading it waits for no filesystem. */
+static bool something_has_come(const struct freezer *f)
+{
+	struct disk_mount *mounts = NULL;
+	size_t count = 0;
+	bool come = false;
+	if (!mounts_have_changed(f))
+		return false;
+	if (disk_mounts(&mounts, &count) < 0)
+		return true;
+	for (size_t i = 0; i < count; i++)
+		come |= mounts[i].dev && !is_seen(f, mounts[i].dev);
+	disk_mounts_free(mounts, count);
+	return come;
+}
+
 static int send_descriptors(struct freezer *f)
 {
 	int fds[FREEZER_FILESYSTEMS_MAX];
@@ -252,9 +305,12 @@ int freezer_prepare(struct freezer *f, const dev_t *devs, size_t count, struct e
 	if (r < 0)
 		return error_set(error, r, NULL,
 			"nothing can be frozen: its watchdog has died and cannot be started anew");
+	(void)mounts_have_changed(f); /* from here on it counts */
 	r = disk_mounts(&mounts, &mount_count);
 	if (r == 0)
 		r = take_mounts(f, mounts, mount_count, devs, count, error);
+	if (r == 0)
+		r = note_seen(f, mounts, mount_count);
 	disk_mounts_free(mounts, mount_count);
 	if (r == 0) {
 		qsort(f->list, f->count, sizeof(f->list[0]), deeper_first);
@@ -380,20 +436,33 @@ int freezer_freeze(struct freezer *f, unsigned timeout_ms, struct error *error)
 	r = send_descriptors(f);
 	if (r == 0)
 		r = freeze_levels(f, &failed);
+	bool come = r == 0 && something_has_come(f);
 	f->frozen_at_ns = freeze_now_ns();
 	for (size_t i = 0; i < f->count; i++)
 		f->report.synced += f->list[i].synced;
 	f->report.freeze_ns = (uint64_t)(f->frozen_at_ns - began);
 	f->report.frozen = (unsigned)f->count - f->report.synced;
-	if (r == 0 && freezer_holds(f))
+	if (r == 0 && !come && freezer_holds(f))
 		return 0;
 	thaw_frozen(f);
+	if (come)
+		return error_set(error, -EAGAIN, "see what mounts disks all the time",
+			"a filesystem was mounted in the middle of freezing");
 	if (r == 0)
 		r = -ETIMEDOUT;
 	return error_set(error, r,
 		r == -EBUSY ? "something else has frozen it: fsfreeze -u, or wait" : NULL, "%s: %s",
 		failed < f->count ? f->list[failed].point : "the watchdog",
 		r == -ETIMEDOUT ? "freezing took too long" : strerror(-r));
+}
+
+void freezer_hasten(struct freezer *f, unsigned timeout_ms)
+{
+	int64_t deadline = atomic_load(&f->shared->deadline_ns);
+	int64_t nearer = freeze_now_ns() + (int64_t)timeout_ms * 1000000;
+	if (deadline != 0 && nearer < deadline &&
+		atomic_compare_exchange_strong(&f->shared->deadline_ns, &deadline, nearer))
+		(void)watchdog_wake(f->socket); /* a dead one's end has been seen to before */
 }
 
 bool freezer_holds(const struct freezer *f)

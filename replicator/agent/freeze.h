@@ -6,7 +6,8 @@
  *	freezer_freeze         all of them, or none
  *	  … copy; write only to memory or sockets, open nothing, log nothing …
  *	freezer_thaw           0 only if all stayed frozen all the while: else the copy is worthless
- *	freezer_release        closes what was opened: nobody could unmount it until then
+ *	freezer_release        closes what was opened: nobody could unmount it until then, so what
+ *is prepared is frozen, or synced, at once
  *
  * FIFREEZE (Linux' include/uapi/linux/fs.h) once for each superblock: those on loop devices
  * before those that hold their files. What cannot be frozen (vfat: EOPNOTSUPP) is synced; writers
@@ -53,8 +54,12 @@ void freezer_sync(const struct freezer *freezer);
 const char *freezer_mountpoint(const struct freezer *freezer, size_t index);
 
 /* Freezes all. From now the watchdog thaws after `timeout_ms` (100 to 60000), whatever happens.
- * 0; -ETIMEDOUT if it could not be done in time; -errno. On failure nothing is frozen. */
+ * 0; -ETIMEDOUT if it could not be done in time; -EAGAIN if something was mounted from another device
+ * since freezer_prepare, which is then to be called again; -errno. On failure nothing is frozen. */
 int freezer_freeze(struct freezer *freezer, unsigned timeout_ms, struct error *error);
+
+/* From now on the watchdog waits no longer than that. While it holds. */
+void freezer_hasten(struct freezer *freezer, unsigned timeout_ms);
 
 /* True as long as all are certainly frozen. */
 bool freezer_holds(const struct freezer *freezer);

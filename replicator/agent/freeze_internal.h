@@ -42,3 +42,5 @@ void watchdog_kill(pid_t pid, int socket);
 /* Gives it the descriptors of what may be frozen, in place of those before, and wakes it: it looks
  * at the deadline again. 0 or -errno: it is dead, or does not answer. */
 int watchdog_give(int socket, const int *fds, size_t count);
+/* Has it look at the deadline again. 0 or -errno. */
+int watchdog_wake(int socket);

@@ -3,8 +3,9 @@
  * gone, whatever state the agent is in.
  *
  * It is forked while the agent is small (or in place of one that was killed), locked in memory, and
- * makes nothing but system calls: no allocation, no locks. It learns the filesystems' descriptors over a socket before anything is
- * frozen, and their states from the shared page (freeze_internal.h tells what these go through).
+ * makes nothing but system calls: no allocation, no locks. It learns the filesystems' descriptors
+ * over a socket before anything is frozen, and their states from the shared page (freeze_internal.h
+ * tells what these go through).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -168,7 +169,8 @@ static _Noreturn void child(struct freeze_shared *shared, bool small, int socket
 	prctl(PR_SET_NAME, "landfall-thaw");
 	spare_from_oom();
 	/* A frozen root cannot page anything in: all is locked in memory now. */
-	if (mlockall(small ? LOCK_SMALL : MCL_CURRENT | MCL_ONFAULT) < 0 || write(socket, "", 1) != 1)
+	if (mlockall(small ? LOCK_SMALL : MCL_CURRENT | MCL_ONFAULT) < 0 ||
+		write(socket, "", 1) != 1)
 		_exit(1);
 	watch(shared, socket);
 }
@@ -196,8 +198,7 @@ int watchdog_start(struct freeze_shared *shared, bool small, pid_t *ret_pid, int
 		child(shared, small, pair[1]);
 	int r = pid < 0 ? -errno : 0;
 	close(pair[1]);
-	if (r == 0 &&
-		setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+	if (r == 0 && setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
 		r = -errno;
 	if (r == 0)
 		r = await_answer(pair[0]);
@@ -221,6 +222,14 @@ void watchdog_kill(pid_t pid, int socket)
 		got = waitpid(pid, NULL, 0);
 	while (got < 0 && errno == EINTR);
 	close(socket);
+}
+
+int watchdog_wake(int socket)
+{
+	const struct message message = { .count = 0, .first = 1 }; /* leaves all as they are */
+	if (send(socket, &message, sizeof(message), MSG_NOSIGNAL) < 0)
+		return -errno;
+	return await_answer(socket);
 }
 
 int watchdog_give(int socket, const int *fds, size_t count)

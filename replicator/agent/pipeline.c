@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
@@ -14,6 +15,8 @@
 
 #define STRIPE_SECTORS 131072u /* 64 MiB, as PROTOCOL.md says */
 #define RATE_BURST_BYTES (4u << 20)
+#define CPU_PERCENT_NS (NS_PER_S / 100) /* a second */
+#define CPU_BURST_NS (20 * NS_PER_MS)
 
 /* ── life ────────────────────────────────────────────────────────────────────────────────── */
 
@@ -42,6 +45,13 @@ static int make_lane(struct pipeline *p, unsigned index, const struct pipeline_o
 	return options->zstd ? packer_new(clock_system(), WIRE_MAX_DATA_BYTES, &lane->packer) : 0;
 }
 
+static uint64_t processor_ns(void)
+{
+	struct timespec t = { 0 };
+	(void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 int pipeline_new(
 	const struct pipeline_options *options, struct error *error, struct pipeline **ret_pipeline)
 {
@@ -59,10 +69,14 @@ int pipeline_new(
 	pthread_condattr_destroy(&monotonic);
 	token_bucket_init(&p->read_bucket, clock_system(), 0, RATE_BURST_BYTES);
 	token_bucket_init(&p->send_bucket, clock_system(), 0, RATE_BURST_BYTES);
+	token_bucket_init(&p->cpu_bucket, clock_system(), options->cpu_percent * CPU_PERCENT_NS,
+		CPU_BURST_NS);
+	p->cpu_ns = processor_ns();
 	p->memory = aligned_alloc(4096, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES);
 	/* A watchdog that is forked anew would keep a copy of what they held. */
 	if (p->memory)
-		(void)madvise(p->memory, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES, MADV_DONTFORK);
+		(void)madvise(
+			p->memory, (size_t)PIPELINE_BUFFERS * WIRE_CHUNK_BYTES, MADV_DONTFORK);
 	for (unsigned i = 0; p->memory && i < PIPELINE_BUFFERS; i++)
 		p->spare[p->spare_count++] = p->memory + (size_t)i * WIRE_CHUNK_BYTES;
 	int r = p->memory ? 0 : -ENOMEM;
@@ -187,6 +201,12 @@ void pipeline_set_rates(struct pipeline *p, uint64_t read_bytes_per_s, uint64_t 
 	pthread_cond_broadcast(&p->changed);
 }
 
+bool pipeline_is_paced(struct pipeline *p)
+{
+	SCOPED_LOCK(&p->lock);
+	return p->read_bucket.per_second > 0 || p->send_bucket.per_second > 0;
+}
+
 void pipeline_hurry(struct pipeline *p, bool hurry)
 {
 	SCOPED_LOCK(&p->lock);
@@ -205,6 +225,20 @@ void pipeline_pace(struct pipeline *p, struct token_bucket *bucket, uint64_t byt
 	while (wait_ns > 0 && !p->stopping && !p->hurry && p->rates_set == rates)
 		if (pthread_cond_timedwait(&p->changed, &p->lock, &at) == ETIMEDOUT)
 			break;
+}
+
+void pipeline_pace_processor(struct pipeline *p)
+{
+	uint64_t used;
+	{
+		SCOPED_LOCK(&p->lock);
+		if (p->cpu_bucket.per_second == 0)
+			return;
+		uint64_t now = processor_ns();
+		used = now - MIN(p->cpu_ns, now);
+		p->cpu_ns = now;
+	}
+	pipeline_pace(p, &p->cpu_bucket, used);
 }
 
 /* ── putting and waiting ─────────────────────────────────────────────────────────────────── */

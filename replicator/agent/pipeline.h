@@ -65,6 +65,9 @@ struct pipeline_options {
 	unsigned connection_count;
 	uint64_t window_bytes;
 	bool zstd;
+	/* What the whole process may take of one processor while it reads and sends; 0: no limit.
+	 */
+	unsigned cpu_percent;
 	struct pipeline_events events;
 };
 
@@ -96,6 +99,9 @@ void pipeline_acknowledge(
  */
 void pipeline_set_rates(
 	struct pipeline *pipeline, uint64_t read_bytes_per_s, uint64_t send_bytes_per_s);
+
+/* A rate is set, so what went through of late says nothing of what can. */
+bool pipeline_is_paced(struct pipeline *pipeline);
 
 /* While something stands still for it nothing waits for its rate; it is owed, and paid back later.
  */

@@ -70,6 +70,8 @@ struct pipeline {
 	uint8_t *spare[PIPELINE_BUFFERS];
 	unsigned spare_count;
 	struct token_bucket read_bucket, send_bucket;
+	struct token_bucket cpu_bucket; /* in nanoseconds of processor time */
+	uint64_t cpu_ns;                /* that the process had taken when it was looked at last */
 	bool hurry;
 	unsigned rates_set; /* how often */
 	struct pipeline_counts counts;
@@ -83,6 +85,8 @@ void pipeline_stop_locked(struct pipeline *pipeline);
 void pipeline_tell_idle_locked(struct lane *lane);
 /* Waits as long as the bucket says. Without the lock. */
 void pipeline_pace(struct pipeline *pipeline, struct token_bucket *bucket, uint64_t bytes);
+/* Waits as long as the process has taken more of the processor than it may. Without the lock. */
+void pipeline_pace_processor(struct pipeline *pipeline);
 enum task_end {
 	TASK_DROPPED, /* nothing came of it */
 	TASK_EQUAL,   /* there was nothing to send */

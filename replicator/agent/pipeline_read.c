@@ -162,6 +162,7 @@ static bool examine(struct pipeline *p, struct load *load)
 
 static int read_load(struct pipeline *p, struct load *load)
 {
+	pipeline_pace_processor(p);
 	pipeline_pace(p, &p->read_bucket, load->task.length);
 	int r = source_read(load->task.disk, load->task.offset, load->buffer, load->task.length);
 	SCOPED_LOCK(&p->lock);

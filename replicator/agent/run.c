@@ -15,6 +15,9 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "replicator/agent/enroll.h"
+#include "replicator/agent/gentle.h"
+#include "replicator/agent/rest_note.h"
+#include "replicator/agent/script.h"
 #include "replicator/agent/session.h"
 
 #define RETRY_FIRST_MS 1000
@@ -26,6 +29,7 @@ struct agent {
 	struct source *source;
 	struct freezer *freezer;
 	struct agent_status *status;
+	struct gentle gentle;
 	char host[64];
 	int64_t certificate_begins_ns, certificate_ends_ns; /* as last loaded */
 	int64_t renew_again_ns;                             /* in a session not before */
@@ -79,8 +83,10 @@ static int agent_open(struct agent *a, struct error *error)
 		.exclude = o->exclude,
 		.replicate_swap = o->replicate_swap,
 		.discovers = o->disk_count == 0 };
-	/* The watchdog is forked while this process is small and has no threads. */
+	/* The watchdog is forked while this process is small, has no threads, and counts as much as
+	 * others. */
 	int r = freezer_new(&a->freezer, error);
+	gentle_begin(&a->gentle);
 	if (r == 0)
 		r = agent_status_new(o->status_path, error, &a->status);
 	if (r == 0)
@@ -97,6 +103,36 @@ static int agent_open(struct agent *a, struct error *error)
 	log_info("%u disks; changes are captured by %s: %s", a->source->count,
 		tracker_method_name(a->source->tracker), tracker_method_reason(a->source->tracker));
 	return 0;
+}
+
+static int tick(void *context)
+{
+	(void)context;
+	clock_sleep_ns(clock_system(), 20 * NS_PER_MS);
+	return 0;
+}
+
+/* An agent before us died while applications were at rest. */
+static void wake_applications(const struct agent *a)
+{
+	const struct agent_options *o = a->options;
+	struct error error = { 0 };
+	if (!rest_note_take(o->io, o->state_dir))
+		return;
+	if (!o->post_thaw) {
+		log_warning("an agent ended while applications were at rest, and there is no "
+			    "--post-thaw that would wake them");
+		return;
+	}
+	const struct script script = { .what = "--post-thaw",
+		.command = o->post_thaw,
+		.timeout_ms = o->script_timeout_ms,
+		.tick = tick };
+	log_warning("an agent ended while applications were at rest: they are woken");
+	if (script_run(&script, &error) < 0)
+		log_error("the applications may be at rest still: %s", error.message);
+	else if (rest_note_clear(o->io, o->state_dir) < 0)
+		log_warning("the note of that cannot be removed from %s", o->state_dir);
 }
 
 /* True if stop_fd is readable. */
@@ -162,9 +198,12 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		return r;
 	renew(a, identity);
 	const struct session_options session = { .identity = identity,
+		.io = o->io,
+		.state_dir = o->state_dir,
 		.source = a->source,
 		.freezer = a->freezer,
 		.status = a->status,
+		.gentle = &a->gentle,
 		.host = a->host,
 		.freeze_paths = o->freeze_paths,
 		.pre_freeze = o->pre_freeze,
@@ -174,6 +213,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.connections = o->connections,
 		.read_bytes_per_s = o->read_bytes_per_s,
 		.send_bytes_per_s = o->send_bytes_per_s,
+		.cpu_percent = o->cpu_percent,
 		.zstd = o->zstd,
 		.stop_fd = o->stop_fd,
 		.upkeep = renew_in_session,
@@ -240,6 +280,7 @@ int agent_run(const struct agent_options *options, struct error *error)
 	struct agent a = { .options = options };
 	if (gethostname(a.host, sizeof(a.host) - 1) < 0)
 		strcpy(a.host, "unknown");
+	wake_applications(&a);
 	int r = agent_open(&a, error);
 	if (r == 0 && options->ready)
 		options->ready(options->ready_context);

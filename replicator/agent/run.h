@@ -31,6 +31,7 @@ struct agent_options {
 	unsigned freeze_timeout_ms, script_timeout_ms;
 	unsigned connections;
 	uint64_t read_bytes_per_s, send_bytes_per_s;
+	unsigned cpu_percent; /* of one processor; 0: no limit */
 	bool zstd;
 	bool replicate_swap;
 	enum tracker_method method;

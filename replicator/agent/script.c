@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
 #include "common/clock.h"
 
 #define MEND "mend the command, or leave it out"
@@ -38,13 +39,30 @@ static int set_signals(posix_spawnattr_t *attributes)
 	return r;
 }
 
-static int start(const char *command, pid_t *ret_pid)
+/* Ours, and the variable; what it points to is borrowed. NULL: no memory. */
+static char **environment_with(char *variable)
+{
+	size_t n = 0, k = 0;
+	while (environ[n])
+		n++;
+	char **all = calloc(n + 2, sizeof(*all));
+	if (all && variable)
+		all[k++] = variable;
+	for (size_t i = 0; all && i < n; i++)
+		all[k++] = environ[i];
+	return all;
+}
+
+static int start(const struct script *script, pid_t *ret_pid)
 {
 	char shell[] = "/bin/sh", option[] = "-c";
-	char *words[] = { shell, option, strdup(command), NULL };
+	CLEANUP_FREE char *command = strdup(script->command);
+	CLEANUP_FREE char *variable = script->variable ? strdup(script->variable) : NULL;
+	CLEANUP_FREE char **environment = environment_with(variable);
+	char *words[] = { shell, option, command, NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
-	if (!words[2])
+	if (!command || !environment || (script->variable && !variable))
 		return -ENOMEM;
 	posix_spawn_file_actions_init(&actions);
 	posix_spawnattr_init(&attributes);
@@ -55,10 +73,9 @@ static int start(const char *command, pid_t *ret_pid)
 	if (r == 0)
 		r = posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
 	if (r == 0)
-		r = posix_spawn(ret_pid, shell, &actions, &attributes, words, environ);
+		r = posix_spawn(ret_pid, shell, &actions, &attributes, words, environment);
 	posix_spawnattr_destroy(&attributes);
 	posix_spawn_file_actions_destroy(&actions);
-	free(words[2]);
 	return -r;
 }
 
@@ -88,7 +105,7 @@ int script_run(const struct script *script, struct error *error)
 	int64_t until = clock_monotonic_ns(clock_system()) + script->timeout_ms * NS_PER_MS;
 	int status = 0, why = 0;
 	pid_t pid;
-	int r = start(script->command, &pid);
+	int r = start(script, &pid);
 	if (r < 0)
 		return error_set(error, -EIO, MEND, "the %s command '%.200s' cannot be run: %s",
 			script->what, script->command, strerrordesc_np(-r));

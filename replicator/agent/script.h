@@ -9,6 +9,7 @@ struct script {
 	const char *what;    /* the option that names it, for errors */
 	const char *command; /* for /bin/sh */
 	unsigned timeout_ms;
+	const char *variable; /* NAME=VALUE, in its environment beside ours; may be NULL */
 	/* Called many times a second while it runs; waits a little itself, at most 50 ms. < 0: the
 	 * command is to end at once. */
 	int (*tick)(void *context);

@@ -527,6 +527,7 @@ static int start_pipeline(struct session *s)
 		.connection_count = s->connection_count,
 		.window_bytes = s->window_bytes,
 		.zstd = s->options->zstd,
+		.cpu_percent = s->options->cpu_percent,
 		.events = { on_differs, on_compared, on_unread, on_failed, s } };
 	int r = pipeline_new(&options, &s->error, &s->pipeline);
 	if (r < 0)

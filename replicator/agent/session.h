@@ -12,7 +12,9 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/io.h"
 #include "replicator/agent/freeze.h"
+#include "replicator/agent/gentle.h"
 #include "replicator/agent/identity.h"
 #include "replicator/agent/source.h"
 #include "replicator/agent/status.h"
@@ -21,9 +23,12 @@ struct session;
 
 struct session_options {
 	const struct identity *identity; /* all borrowed */
+	struct io *io;
+	const char *state_dir;
 	struct source *source;
 	struct freezer *freezer;
 	struct agent_status *status;
+	const struct gentle *gentle;
 	const char *host;
 	const char *const
 		*freeze_paths; /* mount points to freeze beside those of the disks; NULL ends */
@@ -32,6 +37,7 @@ struct session_options {
 	unsigned freeze_timeout_ms, script_timeout_ms;
 	unsigned connections;                        /* wished for */
 	uint64_t read_bytes_per_s, send_bytes_per_s; /* 0: no limit */
+	unsigned cpu_percent;                        /* of one processor; 0: no limit */
 	bool zstd;
 	int stop_fd; /* readable: stop */
 	/* Called about once a second, between messages; takes its time only if there is something to

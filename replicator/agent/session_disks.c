@@ -45,7 +45,8 @@ static unsigned index_of(const struct session *s, const struct source_disk *disk
 
 /* ── naming them ─────────────────────────────────────────────────────────────────────────── */
 
-/* Who gets the disk's changes: an appliance, which knows the machine and the disk by these names. */
+/* Who gets the disk's changes: an appliance, which knows the machine and the disk by these names.
+ */
 static uint64_t holder_of(const struct session *s, const struct source_disk *disk)
 {
 	const struct identity *identity = s->options->identity;
@@ -95,7 +96,8 @@ int session_say_disks(struct session *s)
 
 static void begin(struct session *s, unsigned index, uint64_t cursor)
 {
-	const struct source_disk *disk = s->options->source->disks[index];
+	struct source_disk *disk = s->options->source->disks[index];
+	s->disks[index].proves = cursor == 0 && source_compare_proves(disk);
 	s->disks[index].comparing = true;
 	s->disks[index].retry_ns = s->disks[index].retry_wait_ns = 0;
 	compare_begin(&s->disks[index].compare, source_disk_bytes(disk) / WIRE_CHUNK_BYTES, cursor,
@@ -454,6 +456,8 @@ static int advance(struct session *s, unsigned index)
 		log_info("disk %s is whole: %" PRIu64 " of %" PRIu64 " chunks differed", disk->id,
 			compare->differing, compare->chunks - compare->begun_at);
 		s->disks[index].comparing = s->disks[index].joining = false;
+		if (s->disks[index].proves)
+			source_compared(disk);
 		s->sent_at_mark = 0; /* the next point shows it, whatever else has changed */
 		return tell_compared(s, disk, compare, true);
 	}

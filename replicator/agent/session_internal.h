@@ -1,7 +1,8 @@
 /*
  * The inside of a session: session.c (connections, receiving, the conductor's loop),
  * session_disks.c (what the appliance says of disks, comparing), session_verify.c (verifying),
- * session_cut.c (cuts), session_stop.c (being told to stop while something else takes its time).
+ * session_cut.c, session_freeze.c and session_apps.c (cuts, see session_cut_internal.h),
+ * session_stop.c (being told to stop while something else takes its time).
  *
  * Receivers and the pipeline's threads only put events into the inbox; everything else is done by
  * the conductor, which alone touches what is not under the lock.
@@ -43,6 +44,7 @@ struct event {
 struct session_disk {
 	bool comparing;
 	bool joining; /* no point shows it yet: cuts need not wait until it is compared */
+	bool proves;  /* what is compared proves all that was written before; see source_compared */
 	struct compare compare;
 	int64_t retry_ns; /* what could not be read is read again then; 0: all could */
 	int64_t retry_wait_ns;
@@ -110,7 +112,8 @@ struct session {
 	uint64_t cuts; /* tried: each takes marks */
 	struct session_verify verify;
 	uint64_t pass;
-	uint64_t sent_at_mark; /* bytes that had been sent when the last mark was */
+	double copy_bytes_per_s; /* at which a cut copied last what it had of size; 0: unknown */
+	uint64_t sent_at_mark;   /* bytes that had been sent when the last mark was */
 	int64_t housekeeping_ns;
 
 	pthread_t stopper;

@@ -12,6 +12,8 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 
+#define STILL_MS 500u
+
 /* ── life ────────────────────────────────────────────────────────────────────────────────── */
 
 int source_new(
@@ -148,6 +150,22 @@ int source_distrust(struct source_disk *disk, struct error *error)
 	SCOPED_LOCK(&disk->lock);
 	return disk->tracked ? tracker_trust_again(disk->tracked, error)
 			     : error_set(error, -ENODEV, NULL, "disk %s has gone", disk->id);
+}
+
+bool source_compare_proves(struct source_disk *disk)
+{
+	struct tracker_trust trust;
+	SCOPED_LOCK(&disk->lock);
+	if (disk->tracked && !disk->scans && !tracker_has_base(disk->tracked))
+		(void)tracker_check(disk->tracked, STILL_MS, &trust);
+	return disk->tracked && tracker_has_base(disk->tracked);
+}
+
+void source_compared(struct source_disk *disk)
+{
+	SCOPED_LOCK(&disk->lock);
+	if (disk->tracked)
+		tracker_compared(disk->tracked);
 }
 
 int source_incarnation(struct source_disk *disk, uint64_t holder, uint64_t *ret_incarnation)

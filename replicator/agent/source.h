@@ -29,7 +29,7 @@ struct source_disk {
 	char id[SOURCE_ID_BYTES];
 	char *path;
 	struct disk disk;
-	int file; /* O_DIRECT */
+	int file;                /* O_DIRECT */
 	struct disk_range *swap; /* owned; under lock: counts as zeros, see source_swap.c */
 	size_t swap_count;
 	bool scans;              /* nothing tells what changes: see source_scan.c */
@@ -48,7 +48,7 @@ struct source_disk {
 };
 
 struct source_options {
-	const char *pin_dir;   /* for the tracker; NULL: marks end with the process */
+	const char *pin_dir; /* for the tracker; NULL: marks end with the process */
 	enum tracker_method method;
 	const char *const *exclude; /* NULL ends; borrowed; see source_add_all */
 	bool replicate_swap;        /* else what lies in active swap areas counts as zeros */
@@ -92,6 +92,11 @@ bool source_look(struct source *source);
 
 /* Nothing is known of what changed: another incarnation. Marks begin anew before it returns. */
 int source_distrust(struct source_disk *disk, struct error *error);
+
+/* A comparison of all of the disk begins; true if it will prove what was written so far. May wait
+ * for half a second. Then: it is through. See tracker_compared. */
+bool source_compare_proves(struct source_disk *disk);
+void source_compared(struct source_disk *disk);
 
 /* The disk's incarnation for that holder of its changes (tracker_incarnation). 0 or -errno. */
 int source_incarnation(struct source_disk *disk, uint64_t holder, uint64_t *ret_incarnation);

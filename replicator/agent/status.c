@@ -22,6 +22,8 @@ struct disk_status {
 	char id[SOURCE_ID_BYTES];
 	char path[256];
 	struct agent_disk_figures figures;
+	const char *unproven; /* NULL: all is proven */
+	int64_t unproven_since_ns;
 	struct error error;
 };
 
@@ -152,6 +154,19 @@ static struct disk_status *disk_of(struct agent_status *s, const char *id)
 	return d;
 }
 
+bool agent_status_set_proof(
+	struct agent_status *s, const struct source_disk *disk, const char *why_not)
+{
+	SCOPED_LOCK(&s->lock);
+	struct disk_status *d = disk_of(s, disk->id);
+	if (!d || d->unproven == why_not)
+		return false;
+	if (!d->unproven)
+		d->unproven_since_ns = clock_realtime_ns(clock_system());
+	d->unproven = why_not;
+	return true;
+}
+
 void agent_status_set_disk(struct agent_status *s, const struct source_disk *disk,
 	const struct agent_disk_figures *figures)
 {
@@ -220,6 +235,11 @@ static int add_disk(struct cJSON *list, const struct disk_status *d)
 	if (r == 0)
 		r = d->figures.left_s < 0 ? (cJSON_AddNullToObject(item, "left_s") ? 0 : -ENOMEM)
 					  : add_number(item, "left_s", d->figures.left_s);
+	if (r == 0)
+		r = d->unproven ? json_add_text(item, "unproven", d->unproven)
+				: (cJSON_AddNullToObject(item, "unproven") ? 0 : -ENOMEM);
+	if (r == 0)
+		r = add_time(item, "unproven_since", d->unproven ? d->unproven_since_ns : 0);
 	return r == 0 ? add_error(item, &d->error) : r;
 }
 

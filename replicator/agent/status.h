@@ -44,6 +44,11 @@ void agent_status_set_figures(struct agent_status *status, const struct agent_fi
 void agent_status_set_point(struct agent_status *status, uint64_t point, int64_t time_ns,
 	uint64_t stall_ns, uint64_t remainder_bytes);
 
+/* Whether the newest cut could prove that no change to the disk was missed: NULL, or why not, a
+ * static text. True if that is news. */
+bool agent_status_set_proof(
+	struct agent_status *status, const struct source_disk *disk, const char *why_not);
+
 /* What is known of a disk; by its id. `left_s` < 0: unknown. */
 struct agent_disk_figures {
 	uint64_t bytes, dirty_bytes;

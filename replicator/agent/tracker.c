@@ -512,6 +512,7 @@ int tracker_grow(struct tracker_disk *disk, uint64_t bytes, struct error *error)
 	note->base_missed = from->base_missed;
 	note->idle_excess = from->idle_excess;
 	note->run = from->run;
+	note->late = from->late;
 	marks_set(&disk->marks, before, bytes - before);
 	/* Both slots are marked in; what the first has goes over, and once more what it got
 	 * before it was unchained. Taken blocks come back as written: too many, never too few. */

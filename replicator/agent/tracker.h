@@ -93,8 +93,8 @@ bool tracker_was_resumed(const struct tracker_disk *disk);
  * The incarnation: a random number that names one unbroken run of capture, as told to `holder`. It
  * is another one after tracker_trust_again, for a disk that was not resumed, and for another holder
  * than the last: what was settled for that one says nothing of what this one has. It is kept with
- * the marks, so both outlive the process, or neither does. `holder`: any number but 0 that stands for
- * whoever what is taken goes to. To be asked before marks are taken for it. 0 or -errno.
+ * the marks, so both outlive the process, or neither does. `holder`: any number but 0 that stands
+ * for whoever what is taken goes to. To be asked before marks are taken for it. 0 or -errno.
  */
 int tracker_incarnation(struct tracker_disk *disk, uint64_t holder, uint64_t *ret_incarnation);
 
@@ -161,6 +161,8 @@ enum tracker_reason {
 	TRACKER_REASON_NO_COUNT,    /* unproven: statistics are off, or the method has none */
 	TRACKER_REASON_BUSY,        /* unproven: writes never stood still long enough to compare */
 	TRACKER_REASON_ENDS,        /* recalled: ends of writes were not seen */
+	TRACKER_REASON_LATE,        /* unproven: what was written before it first stood still; see
+				     * tracker_compared */
 };
 
 struct tracker_trust {
@@ -178,6 +180,14 @@ struct tracker_trust {
  * stays so, for later processes too, until tracker_trust_again. Opens nothing and writes only
  * memory: may be called while filesystems are frozen. 0 or -errno (then nothing is known). */
 int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_trust *ret_trust);
+
+/* Whether there is anything to compare with: not if writes have never stood still since trust
+ * began. Every tracker_check tries to mend that; what was written before stays unproven then, for
+ * later processes too, until tracker_compared. */
+bool tracker_has_base(const struct tracker_disk *disk);
+/* All of the disk was compared by hash, and when that began tracker_has_base was true: it has
+ * proven what was written before. */
+void tracker_compared(struct tracker_disk *disk);
 
 /* A few words for people, no full stop. */
 const char *tracker_reason_text(enum tracker_reason reason);

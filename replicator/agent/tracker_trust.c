@@ -183,6 +183,26 @@ static void pause_for(int64_t ns)
 	clock_sleep_ns(clock_system(), ns);
 }
 
+/* What completed counts from here on. */
+static void set_base(struct capture_note *note, const struct sums *sums,
+	const struct agreement *agreement, bool still)
+{
+	__atomic_store_n(&note->base_seen, sums->counted - agreement->seen, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&note->base_other, sums->counted - agreement->other, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&note->base_counted, still ? sums->counted : NO_BASE, __ATOMIC_SEQ_CST);
+}
+
+bool tracker_has_base(const struct tracker_disk *disk)
+{
+	return disk->tracker->method->ops && note_of(disk)->base_counted != NO_BASE;
+}
+
+void tracker_compared(struct tracker_disk *disk)
+{
+	if (disk->tracker->method->ops)
+		__atomic_store_n(&note_of(disk)->late, 0, __ATOMIC_SEQ_CST);
+}
+
 static struct capture_run *run_of(struct tracker_disk *disk)
 {
 	return disk->tracker->method->ops ? &note_of(disk)->run : &disk->run;
@@ -222,8 +242,8 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 
 	int r = begin_run(disk);
 	if (r < 0)
-		return error_set(error, r, NULL, "disk %s: no random number to be had",
-			disk->disk.name);
+		return error_set(
+			error, r, NULL, "disk %s: no random number to be had", disk->disk.name);
 	if (!method->ops)
 		return 0;
 	struct capture_note *note = note_of(disk);
@@ -241,12 +261,12 @@ int tracker_trust_again(struct tracker_disk *disk, struct error *error)
 			agree(&sums, &agreement);
 		pause_for(50 * NS_PER_US);
 	}
-	note->base_seen = sums.counted - agreement.seen;
-	note->base_other = sums.counted - agreement.other;
+	bool still = agreement.samples >= AGREEING;
+	__atomic_store_n(&note->late, !still, __ATOMIC_SEQ_CST);
 	note->base_opaque = sums.opaque;
 	note->base_overflow = sums.overflow;
-	note->base_counted = agreement.samples < AGREEING ? NO_BASE : sums.counted;
 	note->base_missed = sums.missed;
+	set_base(note, &sums, &agreement, still);
 	learn_excess(note, &agreement);
 	__atomic_store_n(&note->distrust, TRACKER_REASON_NONE, __ATOMIC_SEQ_CST);
 	return 0;
@@ -341,7 +361,7 @@ static bool is_certain(const struct tracker_disk *disk, const struct tracker_tru
 	case TRACKER_REASON_NO_COUNT:
 		return !counts || agreement->samples >= AGREEING_ON_LOSS;
 	case TRACKER_REASON_BUSY:
-		return note_of(disk)->base_counted == NO_BASE;
+		return false;
 	default:
 		return true;
 	}
@@ -413,6 +433,10 @@ static int conclude(struct tracker_disk *disk, const struct sums *now,
 		trust->recalled_bytes = use_rest(disk, trust->verdict, now->queued);
 	if (proven || recalled)
 		rebase(note, agreement);
+	if (proven && note->late) {
+		trust->verdict = TRACKER_UNPROVEN;
+		trust->reason = TRACKER_REASON_LATE;
+	}
 	return give(disk, trust, ret_trust);
 }
 
@@ -432,7 +456,7 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 	if (note->distrust != TRACKER_REASON_NONE)
 		return give_lost(disk, note->distrust, ret_trust);
 	do {
-		struct sums now;
+		struct sums now = { 0 };
 		int r = sample(disk, &now);
 		if (r == -ENODEV)
 			return give_lost(disk, TRACKER_REASON_REPLACED, ret_trust);
@@ -445,6 +469,8 @@ int tracker_check(struct tracker_disk *disk, unsigned wait_ms, struct tracker_tr
 			continue;
 		}
 		agree(&now, &agreement);
+		if (r == 0 && note->base_counted == NO_BASE && agreement.samples >= AGREEING)
+			set_base(note, &now, &agreement, true);
 		judge(disk, &now, &trust);
 		if (is_certain(disk, &trust, &agreement))
 			return conclude(disk, &now, &agreement, &trust, ret_trust);
@@ -480,6 +506,8 @@ const char *tracker_reason_text(enum tracker_reason reason)
 		return "writes never stood still";
 	case TRACKER_REASON_ENDS:
 		return "ends of writes were not seen";
+	case TRACKER_REASON_LATE:
+		return "writes did not stand still when capture began";
 	}
 	return "unknown";
 }

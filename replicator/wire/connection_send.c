@@ -145,6 +145,13 @@ void connection_keep_alive(struct connection *connection)
 	connection_say(connection);
 }
 
+int64_t connection_probe(struct connection *connection)
+{
+	atomic_store(&connection->ping_due, true);
+	connection_say(connection);
+	return connection_now_ns() - atomic_load(&connection->heard_ns);
+}
+
 /* ── frames ──────────────────────────────────────────────────────────────────────────────── */
 
 /* A frame: `head_bytes` of connection->head after the frame's place are the body's beginning, which

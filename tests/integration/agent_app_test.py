@@ -4,15 +4,17 @@ so only if every command succeeded, whatever fails is named, and no failure cost
 
 import os
 import pathlib
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk
-from appliance import BUILD, MIB, Appliance, check, need, run_test, step, wait_until
+from appliance import BUILD, MIB, Appliance, check, end_process, need, run_test, step, wait_until
 from images import Filesystem
 
 PRE = """#!/bin/sh
 echo pre >> {work}/calls
+if [ -e {work}/kill-agent ]; then kill -9 $(cat {work}/agent.pid); exit 0; fi
 if [ -e {work}/slow ]; then echo $$ > {work}/pid; sleep 60; fi
 [ -e {work}/fail-pre ] && exit 3
 echo rest > {mounted}/state
@@ -89,6 +91,45 @@ def on_request(appliance, agent, work):
     check(point["kind"] == "application", f"{point}")
     calls(work)
     check(agent.status()["state"] in ("replicating", "freezing"), f"{agent.status()}")
+
+
+def killed(appliance, agent, work):
+    for name, how in (("kill-agent", "has brought the applications to rest"),
+                      ("slow", "is bringing the applications to rest")):
+        step(f"an agent that dies when its command {how}: the next one wakes them, once")
+        appliance.call("point", "create", "web", "--app")  # nothing that was asked for is left
+        calls(work)
+        (work / "agent.pid").write_text(str(agent.process.pid), encoding="ascii")
+        (work / "pid").unlink(missing_ok=True)
+        (work / name).touch()
+        asking = subprocess.Popen([appliance.build / "landfall", "--socket", appliance.socket,
+                                   "point", "create", "web", "--app"], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        try:
+            if name == "slow":
+                wait_until(30, lambda: (work / "pid").exists() and (work / "pid").read_text(),
+                           "the command does not run")
+                agent.kill()
+            wait_until(30, lambda: agent.process.poll() is not None, "the agent was not killed")
+            (work / name).unlink()
+            said = calls(work)
+            check(said == ["pre"], f"the commands ran as {said}")
+            agent.start()
+            wait_until(30, lambda: (work / "calls").exists(), "nobody wakes the applications")
+            if name == "slow":
+                check(not runs(int((work / "pid").read_text(encoding="ascii"))),
+                      "what brings the applications to rest goes on")
+            agent.wait_state("replicating", "freezing")
+        finally:
+            end_process(asking)
+        said = calls(work)
+        check(said[:1] == ["post"], f"the commands ran as {said}")
+        agent.stop()
+        calls(work)
+        agent.start()
+        agent.wait_state("replicating", "freezing")
+        # What was asked for may be made only now, between both commands.
+        check(calls(work)[:1] != ["post"], "the applications are woken again at every start")
 
 
 def by_itself(appliance, work):
@@ -191,6 +232,7 @@ def test(work):
                                             work / "post", "--script-timeout", "2s"])
         agent.wait_state("replicating", "freezing")
         on_request(appliance, agent, work)
+        killed(appliance, agent, work)
         by_itself(appliance, work)
         of_a_group(appliance, second, work, other)
         second.stop()

@@ -397,7 +397,7 @@ def freezing(work):
         try:
             with LoopDisk(at, "inner", 310) as inner, \
                     Mounted(inner.device, work / "inner", "xfs", "nouuid"):
-                freezing_on(work, disk, fat, at, fat_at, work / "inner")
+                freezing_on(work, disk, fat, at, fat_at, inner, work / "inner")
         finally:
             shell("umount", work / "bound")
 
@@ -419,7 +419,8 @@ def watchdogs_die(work, disk, at, inner_at):
         tool = Tool(work, pairs_of(disk), "scan")
         before = watchdog_of(tool)
         os.kill(before, how)
-        check(tool.ask("freeze 60000").startswith("freeze 2 "), "freeze")
+        answer = tool.ask("freeze 60000")
+        check(answer.startswith("freeze 2 "), answer)
         check(watchdog_of(tool) != before, "nobody watches")
         tool.kill()
         check(writable(inner_at) and writable(at), "frozen for ever")
@@ -442,7 +443,7 @@ def watchdogs_die(work, disk, at, inner_at):
             subprocess.run(["fsfreeze", "-u", there], check=False, capture_output=True)
 
 
-def freezing_on(work, disk, fat, at, fat_at, inner_at):
+def freezing_on(work, disk, fat, at, fat_at, inner, inner_at):
     step("inner filesystems first, each superblock once, what cannot be frozen is synced")
     with Tool(work, pairs_of(disk, fat), "scan") as tool:
         answer = tool.ask("freeze 20000").split()
@@ -462,6 +463,14 @@ def freezing_on(work, disk, fat, at, fat_at, inner_at):
         for _ in range(20):
             check(tool.ask("freeze 20000").startswith("freeze 3 "), "freeze")
             check(tool.ask("thaw").startswith("thaw 0 "), "thaw")
+
+        step("what is mounted after the list was made is frozen, too")
+        shell("umount", inner_at)
+        check(tool.ask("prepare") == "prepare", "prepare")
+        shell("mount", "-o", "nouuid", inner.device, inner_at)
+        answer = tool.ask("freeze 20000")
+        check(str(inner_at) in answer.split(), f"frozen: {answer}")
+        check(tool.ask("thaw").startswith("thaw 0 "), "thaw")
 
         step("the watchdog thaws when the time is up")
         check(tool.ask("freeze 300").startswith("freeze 3 "), "freeze")

@@ -15,6 +15,7 @@
  *	               " | "
  *	trust          trust again, and a full copy
  *	run [HOLDER]   "run <incarnation>…" of the disks, for that holder (1)
+ *	prepare        looks up what the next freeze is of: "prepare"
  *	freeze [MS]    "freeze <number> <mountpoint>…"
  *	finish         passes until nothing is marked, at most 50: "finish <passes>"
  *	compare        byte for byte: "same moved=<sectors that differ and are marked: written
@@ -45,6 +46,7 @@
 
 #define DISKS_MAX 16
 #define CHUNK (1u << 20)
+#define FREEZES 5u /* others may mount their disks in between */
 
 struct pair {
 	struct disk disk;
@@ -61,6 +63,7 @@ struct world {
 	struct pair pairs[DISKS_MAX];
 	size_t count;
 	uint64_t pass;
+	bool prepared; /* the next freeze is of what was looked up before */
 	uint8_t *buffer;
 	uint8_t *other;
 };
@@ -187,15 +190,33 @@ static void do_copy(struct world *w, bool all)
 	printf("copy\n");
 }
 
-static void do_freeze(struct world *w, unsigned ms)
+static void do_prepare(struct world *w)
 {
 	dev_t devs[DISKS_MAX];
 	struct error error = { 0 };
 	for (size_t i = 0; i < w->count; i++)
 		devs[i] = w->pairs[i].disk.dev;
 	int r = freezer_prepare(w->freezer, devs, w->count, &error);
-	if (r == 0)
-		r = freezer_freeze(w->freezer, ms, &error);
+	if (r < 0)
+		die(error.message, r);
+	w->prepared = true;
+	printf("prepare\n");
+}
+
+static void do_freeze(struct world *w, unsigned ms)
+{
+	dev_t devs[DISKS_MAX];
+	struct error error = { 0 };
+	int r = -EAGAIN;
+	for (size_t i = 0; i < w->count; i++)
+		devs[i] = w->pairs[i].disk.dev;
+	for (unsigned i = 0; r == -EAGAIN && i < FREEZES; i++) {
+		error = (struct error){ 0 };
+		r = w->prepared ? 0 : freezer_prepare(w->freezer, devs, w->count, &error);
+		w->prepared = false;
+		if (r == 0)
+			r = freezer_freeze(w->freezer, ms, &error);
+	}
 	if (r < 0) {
 		printf("freeze failed %d %s\n", r, error.message);
 		return;
@@ -305,6 +326,8 @@ static bool obey(struct world *w, char *line)
 		do_trust(w);
 	} else if (strcmp(line, "run") == 0) {
 		do_run(w, number ? number : 1);
+	} else if (strcmp(line, "prepare") == 0) {
+		do_prepare(w);
 	} else if (strcmp(line, "freeze") == 0) {
 		do_freeze(w, number ? number : 60000);
 	} else if (strcmp(line, "finish") == 0) {
@@ -320,6 +343,7 @@ static bool obey(struct world *w, char *line)
 	} else if (strcmp(line, "thaw") == 0) {
 		struct freezer_report report;
 		int r = freezer_thaw(w->freezer, &report);
+		freezer_release(w->freezer);
 		printf("thaw %d stall_us=%" PRIu64 "\n", r, report.stall_ns / 1000);
 	} else if (strcmp(line, "hold") == 0) {
 		pause();
