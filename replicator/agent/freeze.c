@@ -111,8 +111,8 @@ void freezer_free(struct freezer *f)
  * larger by now, of which it locks what it uses. */
 static int replace_watchdog(struct freezer *f)
 {
-	int none[1];
-	if (watchdog_give(f->socket, none, 0) == 0)
+	const int none = -1;
+	if (watchdog_give(f->socket, &none, 0) == 0)
 		return 0;
 	if (f->watchdog > 0)
 		watchdog_kill(f->watchdog, f->socket);

@@ -223,7 +223,7 @@ int session_disks_changed(struct session *s)
 		s->disks[i].comparing = s->disks[i].joining = false;
 	}
 	forget_wanted(s);
-	r = session_verify_gone(s);
+	int r = session_verify_gone(s);
 	if (r < 0)
 		return r;
 	/* What was read of it before is on its way, and is not to come after the word that it is
