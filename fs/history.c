@@ -194,6 +194,12 @@ int history_seal(
 	return r;
 }
 
+uint64_t history_changes(struct history *history)
+{
+	SCOPED_LOCK(&history->lock);
+	return history->changes;
+}
+
 uint64_t history_staged_lsn(struct history *history)
 {
 	SCOPED_LOCK(&history->lock);

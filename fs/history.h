@@ -166,6 +166,8 @@ int history_commit(struct history *history, uint64_t *ret_durable_lsn);
 /* The highest lsn that was given out, and the highest that is durable. */
 uint64_t history_staged_lsn(struct history *history);
 uint64_t history_durable_lsn(struct history *history);
+/* A number that rises with every change of a disk's content, and with nothing else. */
+uint64_t history_changes(struct history *history);
 /* Bytes staged and not yet durable. */
 uint64_t history_staged_bytes(struct history *history);
 

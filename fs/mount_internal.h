@@ -94,8 +94,8 @@ struct machine {
 	unsigned busy;              /* handlers that use it; under the mount's lock */
 	struct clone_entry *clones; /* under the mount's lock, as are */
 	struct attributes *attributes;
-	_Atomic uint64_t seen_lsn;  /* when it was last looked at, and */
-	_Atomic int64_t changed_ns; /* since when the live disks are as they are */
+	uint64_t seen_changes; /* when it was last looked at, and */
+	int64_t changed_ns;    /* since when the live disks are as they are */
 };
 
 struct open_file {

@@ -413,13 +413,17 @@ int tree_next(
 
 /* ── attributes ──────────────────────────────────────────────────────────────────────────── */
 
-/* The live content's time: when it was last seen to have changed. */
-static int64_t live_time(struct machine *machine)
+/* The live content's time: when it was last seen to have changed. What the journal writes for
+ * itself is no change: a time that somebody has set stays until somebody writes. */
+static int64_t live_time(struct mount *mount, struct machine *machine)
 {
-	uint64_t lsn = history_staged_lsn(machine->history);
-	if (atomic_exchange(&machine->seen_lsn, lsn) != lsn)
-		atomic_store(&machine->changed_ns, clock_realtime_ns(clock_system()));
-	return atomic_load(&machine->changed_ns);
+	uint64_t changes = history_changes(machine->history);
+	SCOPED_LOCK(&mount->lock);
+	if (changes > machine->seen_changes) {
+		machine->seen_changes = changes;
+		machine->changed_ns = clock_realtime_ns(clock_system());
+	}
+	return machine->changed_ns;
 }
 
 /* Size (0: a directory) and time of a node inside the machine. */
@@ -430,7 +434,7 @@ static int measure(struct mount *mount, struct machine *machine, const struct no
 	struct node dir = *node;
 	switch (node->kind) {
 	case NODE_LIVE_FILE:
-		*ret_time_ns = live_time(machine);
+		*ret_time_ns = live_time(mount, machine);
 		dir.kind = NODE_LIVE;
 		return disk_bytes(machine, &dir, node->disk, ret_bytes);
 	case NODE_POINT:

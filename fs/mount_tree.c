@@ -118,7 +118,7 @@ int mount_add_machine(
 	m->committer = committer;
 	m->history = committer_history(committer);
 	m->writable = live_writable;
-	m->seen_lsn = history_staged_lsn(m->history);
+	m->seen_changes = history_changes(m->history);
 	m->changed_ns = mount->started_ns;
 
 	SCOPED_LOCK(&mount->lock);

@@ -27,9 +27,9 @@
 
 #define STRIPE_BYTES (4 * MIB)
 #define STRIPES 16u
-#define MAX_PARTS 256u               /* beyond, no new ones are kept */
-#define NEIGHBOUR_NS (5 * NS_PER_MS) /* how long to wait for the other half before reading it */
-#define LAST_NS NS_PER_S             /* and once it cannot be read, when all else is an error */
+#define MAX_PARTS 256u                /* beyond, no new ones are kept */
+#define NEIGHBOUR_NS (25 * NS_PER_MS) /* how long to wait for the other half before reading it */
+#define LAST_NS NS_PER_S              /* and once it cannot be read, when all else is an error */
 #define MAX_READ_TURNS 8
 
 struct part {

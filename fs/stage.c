@@ -357,6 +357,7 @@ static int stage_data(struct history *history, const struct write *w)
 	batch->segment->payload_bytes += payload;
 	history->staged_bytes += counted;
 	history->payload_total += payload;
+	history->changes++;
 	history->changed_bytes += w->sectors * SECTOR_BYTES;
 	if (w->zero)
 		history->zeroed_bytes += w->sectors * SECTOR_BYTES;
