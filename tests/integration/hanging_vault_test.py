@@ -28,9 +28,7 @@ HANG = {"kind": "hang", "hang_s": 300}
 
 
 def write(appliance, machine, seed):
-    with open(appliance.live(machine, "d"), "r+b") as file:
-        file.write(bytes([seed]) * MIB)
-        os.fsync(file.fileno())
+    appliance.write(machine, "d", 0, bytes([seed]) * MIB)
 
 
 def add(appliance, machine):

@@ -4,7 +4,6 @@
 The group claims its disks again and goes on by itself, without a point lost and without a restart.
 """
 
-import os
 import pathlib
 import sys
 
@@ -24,9 +23,7 @@ POLICIES = {"rare": {"point-interval": "1h", "vault-interval": "1h", "rpo-alert"
 
 
 def write(appliance, seed):
-    with open(appliance.live("m", "d"), "r+b") as file:
-        file.write(bytes([seed]) * MIB)
-        os.fsync(file.fileno())
+    appliance.write("m", "d", 0, bytes([seed]) * MIB)
 
 
 def broken_lease(service, appliance, operation, seed):

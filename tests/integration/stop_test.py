@@ -7,7 +7,6 @@ absent agent could make. Afterwards what was
 under way reaches the vault.
 """
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -71,9 +70,7 @@ def absent_agent(work):
 
 
 def write(appliance, seed):
-    with open(appliance.live("m", "d"), "r+b") as file:
-        file.write(bytes([seed]) * MIB)
-        os.fsync(file.fileno())
+    appliance.write("m", "d", 0, bytes([seed]) * MIB)
 
 
 def interrupted(service, appliance, seed, operation, fault):

@@ -394,7 +394,7 @@ class Appliance:
         """Durably, to the live disk."""
         with open(self.live(machine, disk), "r+b", buffering=0) as live:
             live.seek(at)
-            live.write(data)
+            check(live.write(data) == len(data), f"a short write to {machine}/{disk}")
             os.fsync(live.fileno())
 
     def points(self, machine):
