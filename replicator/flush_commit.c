@@ -82,11 +82,11 @@ int flush_snapshot_disks(struct flush *flush)
 /* The name is taken. By a tombstone or by one that came too late: it may be replaced. By one of
  * our own, of an earlier try whose answer was lost: then the point is committed, and what it
  * names shows the same bytes. */
-static int replace(struct flusher *f, const struct buf *text, const struct vault_metadata *metadata,
-	const struct manifest *m, const char *name, struct error *error, struct hash128 *ret_hash)
+static int replace(
+	struct flusher *f, const struct manifest *m, struct error *error, struct hash128 *ret_hash)
 {
 	CLEANUP(manifest_free) struct manifest there = { 0 };
-	char etag[BLOB_ETAG_BYTES];
+	char etag[BLOB_ETAG_BYTES], name[VAULT_NAME_BYTES];
 	struct blob_store *store = f->options.store;
 	struct hash128 hash;
 	int r = vault_manifest_load(store, f->options.group, m->number, error, &there, &hash, etag);
@@ -99,31 +99,19 @@ static int replace(struct flusher *f, const struct buf *text, const struct vault
 		*ret_hash = hash;
 		return 0;
 	}
-	if (stands)
+	if (stands) {
+		vault_manifest_name(m->group_name, m->number, name);
 		return error_set(error, -ESTALE, "run landfall vault check",
 			"%s is there already, put by somebody else", name);
-	*ret_hash = checksum128(text->data, text->len);
-	return vault_object_put(
-		store, name, text, etag, metadata->items, metadata->count, error, etag);
+	}
+	return vault_manifest_put(store, m, etag, error, ret_hash);
 }
 
 static int put_manifest(
 	struct flusher *f, const struct manifest *m, struct error *error, struct hash128 *ret_hash)
 {
-	CLEANUP(buf_free) struct buf text = { 0 };
-	struct vault_metadata metadata;
-	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
-	int r = manifest_format(m, &text);
-	if (r < 0)
-		return error_set(error, r, NULL, "not enough memory for a manifest");
-	vault_manifest_metadata(m, m->flags, &metadata);
-	vault_manifest_name(m->group_name, m->number, name);
-	r = vault_object_put(
-		f->options.store, name, &text, "", metadata.items, metadata.count, error, etag);
-	*ret_hash = checksum128(text.data, text.len);
-	if (r == -EEXIST)
-		r = replace(f, &text, &metadata, m, name, error, ret_hash);
-	return r;
+	int r = vault_manifest_put(f->options.store, m, "", error, ret_hash);
+	return r == -EEXIST ? replace(f, m, error, ret_hash) : r;
 }
 
 int flush_commit_point(struct flush *flush, const struct hashes_written *written)

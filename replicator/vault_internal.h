@@ -154,6 +154,10 @@ struct vault_metadata {
 };
 void vault_manifest_metadata(
 	const struct manifest *manifest, uint32_t flags, struct vault_metadata *ret_metadata);
+/* Puts a manifest in the place of what has that ETag; "": of nothing (-EEXIST). `ret_hash` (may be
+ * NULL) is that of the text, also if the put fails. */
+int vault_manifest_put(struct blob_store *store, const struct manifest *manifest,
+	const char *if_match, struct error *error, struct hash128 *ret_hash);
 
 /* The hashes of a point as a source for hashes_reader_new. `etag` is what the first read saw; one
  * that sees another, or none where there was one, answers -EAGAIN and sets `replaced`: what was

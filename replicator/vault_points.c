@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/checksum.h"
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/rng.h"
@@ -273,9 +274,8 @@ static int look(struct blob_store *store, const struct vault_group *group, uint6
 	return 0;
 }
 
-/* In the place of what has that ETag. */
-static int put_tombstone(struct blob_store *store, const struct manifest *m, const char *if_match,
-	struct error *error)
+int vault_manifest_put(struct blob_store *store, const struct manifest *m, const char *if_match,
+	struct error *error, struct hash128 *ret_hash)
 {
 	CLEANUP(buf_free) struct buf text = { 0 };
 	struct vault_metadata metadata;
@@ -285,6 +285,8 @@ static int put_tombstone(struct blob_store *store, const struct manifest *m, con
 		return error_set(error, r, NULL, "not enough memory for a manifest");
 	vault_manifest_metadata(m, m->flags, &metadata);
 	vault_manifest_name(m->group_name, m->number, name);
+	if (ret_hash)
+		*ret_hash = checksum128(text.data, text.len);
 	return vault_object_put(
 		store, name, &text, if_match, metadata.items, metadata.count, error, etag);
 }
@@ -304,7 +306,7 @@ int vault_point_settle(struct blob_store *store, struct clock_source *clock,
 	if (r < 0 || barred || !bar)
 		return r;
 	strcpy(tombstone.group_name, group->name);
-	r = put_tombstone(store, &tombstone, etag, error);
+	r = vault_manifest_put(store, &tombstone, etag, error, NULL);
 	if (r == -EEXIST || r == -ESTALE) {
 		int put = r;
 		r = look(store, group, number, error, &barred, ret_committed, etag);
