@@ -154,8 +154,19 @@ def attach(d, path, size_mib, *options):
     if done.returncode != 0:
         done = run(*command, path)
     loop = done.stdout.strip().splitlines()[-1]
-    d.stack.callback(run, "losetup", "-d", loop, check=False)
+    d.stack.callback(detach_left, d, loop)
     return loop
+
+
+def detach_left(d, loop):
+    """At the end, if it is still ours: its number may be another's by then."""
+    try:
+        with open(f"/sys/block/{os.path.basename(loop)}/loop/backing_file", encoding="utf-8") as f:
+            ours = f.read().startswith(d.mnt + "/")
+    except OSError:
+        return
+    if ours:
+        run("losetup", "-d", loop, check=False)
 
 
 def detach(loop):

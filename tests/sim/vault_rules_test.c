@@ -259,6 +259,23 @@ static void numbers_only_rise(void **state)
 	assert_int_equal(vault_point_verify(a->store, &a->group, newer, NULL, NULL, &error), 0);
 }
 
+/* Numbers of points that the vault has and the journal has lost are used. */
+static void numbers_rise_above_what_was_lost(void **state)
+{
+	struct world *w = *state;
+	struct appliance *a = &w->first;
+	(void)world_make_vault_point(a, 'a');
+	uint64_t below = world_make_point(a, 'b'), lost = world_make_point(a, 'c');
+	world_lose_up_to(w, lost);
+	requests = 0;
+	real_submit = a->ops.submit;
+	a->ops.submit = count_submit;
+	assert_int_equal(world_flush(a, below), -EINVAL);
+	assert_int_equal(world_flush(a, lost), -EINVAL);
+	assert_int_equal(requests, 0);
+	assert_int_equal(history_flush_pending(a->history), 0);
+}
+
 static void the_newest_is_not_deleted(void **state)
 {
 	struct world *w = *state;
@@ -662,6 +679,7 @@ int main(void)
 		TEST(a_late_manifest_bars_nothing),
 		TEST(a_late_manifest_explains_nothing),
 		TEST(numbers_only_rise),
+		TEST(numbers_rise_above_what_was_lost),
 		TEST(the_newest_is_not_deleted),
 		TEST(only_this_try_is_adopted),
 		TEST(a_manifest_is_never_replaced),

@@ -43,6 +43,18 @@ static void open_store(struct world *w, struct appliance *a, uint8_t id)
 	a->store->ops = &a->ops;
 }
 
+static void open_flusher(struct world *w, struct appliance *a, uint64_t unknown_point)
+{
+	const struct flusher_options options = { .history = a->history,
+		.store = a->store,
+		.clock = &w->clock.source,
+		.group = &a->group,
+		.sync = sync_to,
+		.sync_context = a,
+		.unknown_point = unknown_point };
+	assert_int_equal(flusher_new(&options, &a->flusher), 0);
+}
+
 static void open_history(struct world *w, struct appliance *a, const char *directory)
 {
 	struct history_report report;
@@ -55,13 +67,7 @@ static void open_history(struct world *w, struct appliance *a, const char *direc
 		.limit_bytes = 64 * MIB,
 		.segment_bytes = 1 << 20 };
 	assert_int_equal(history_open(&options, &report, &error, &a->history), 0);
-	const struct flusher_options flushing = { .history = a->history,
-		.store = a->store,
-		.clock = &w->clock.source,
-		.group = &a->group,
-		.sync = sync_to,
-		.sync_context = a };
-	assert_int_equal(flusher_new(&flushing, &a->flusher), 0);
+	open_flusher(w, a, 0);
 }
 
 static void add_disk(struct world *w, struct appliance *a)
@@ -129,6 +135,12 @@ void world_restart(struct world *w)
 	stop(&w->first);
 	w->first.syncs_left = 1000;
 	open_history(w, &w->first, "/first");
+}
+
+void world_lose_up_to(struct world *w, uint64_t unknown_point)
+{
+	flusher_free(w->first.flusher);
+	open_flusher(w, &w->first, unknown_point);
 }
 
 int world_teardown(void **state)

@@ -44,6 +44,8 @@ int world_teardown(void **state);
 
 /* The first appliance's journal is opened again, with what it holds. */
 void world_restart(struct world *w);
+/* It has lost what the vault has up to this point: another flusher, which knows. */
+void world_lose_up_to(struct world *w, uint64_t unknown_point);
 /* What vault_group_takeover answers the second. */
 int world_try_take_over(struct world *w);
 /* The second takes over; with world_bring_up it has a history of its own. */
