@@ -204,6 +204,12 @@ static void fill_identity(struct disk *disk)
 		disk->offset_bytes);
 }
 
+bool disk_identity_is_name(const char *identity)
+{
+	const char *colon = strchr(identity, ':');
+	return colon && strncmp(colon, ":name=", 6) == 0;
+}
+
 static const char *last_part(const char *path)
 {
 	const char *slash = strrchr(path, '/');

@@ -61,6 +61,9 @@ int disk_find(const char *path, struct disk *ret_disk, struct error *error);
 /* The same by number. */
 int disk_find_dev(dev_t dev, struct disk *ret_disk, struct error *error);
 
+/* The identity tells nothing but the kernel's name, so another disk may have it tomorrow. */
+bool disk_identity_is_name(const char *identity);
+
 /* All disks of the machine that hold data of their own: whole disks, but no loop, ram, zram,
  * floppy or optical ones, none without a medium and no parts of others. `*ret_disks` is the
  * caller's to free(). 0 or -errno. */

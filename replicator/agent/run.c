@@ -82,7 +82,9 @@ static int agent_open(struct agent *a, struct error *error)
 		.method = o->method,
 		.exclude = o->exclude,
 		.replicate_swap = o->replicate_swap,
-		.discovers = o->disk_count == 0 };
+		.discovers = o->disk_count == 0,
+		.io = o->io,
+		.state_dir = o->state_dir };
 	/* The watchdog is forked while this process is small, has no threads, and counts as much as
 	 * others. */
 	int r = freezer_new(&a->freezer, error);

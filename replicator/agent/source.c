@@ -11,6 +11,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "replicator/agent/names.h"
 
 #define STILL_MS 500u
 
@@ -28,6 +29,8 @@ int source_new(
 	source->discovers = options->discovers;
 	int r = tracker_open(&tracker, &source->tracker, error);
 	source->swap_fd = -1;
+	if (r == 0 && options->discovers)
+		r = names_load(options->io, options->state_dir, error, &source->names);
 	if (r == 0 && !options->replicate_swap) {
 		r = source_open_swap(source);
 		if (r < 0)
@@ -36,6 +39,7 @@ int source_new(
 	}
 	if (r < 0) {
 		tracker_close(source->tracker);
+		names_free(source->names);
 		free(source);
 		return r;
 	}
@@ -61,6 +65,7 @@ void source_free(struct source *source)
 	for (unsigned i = 0; i < source->count; i++)
 		free_disk(source->disks[i]);
 	cleanup_close(&source->swap_fd);
+	names_free(source->names);
 	free(source);
 }
 

@@ -53,6 +53,8 @@ struct source_options {
 	const char *const *exclude; /* NULL ends; borrowed; see source_add_all */
 	bool replicate_swap;        /* else what lies in active swap areas counts as zeros */
 	bool discovers;             /* disks that come while it runs are protected, too */
+	struct io *io;              /* for the names of disks, if it discovers */
+	const char *state_dir;      /* exists; the same */
 };
 
 struct source {
@@ -61,6 +63,7 @@ struct source {
 	unsigned count;
 	const char *const *exclude;
 	bool discovers;
+	struct names *names; /* NULL unless it discovers */
 	int64_t discover_ns; /* the next time */
 	int swap_fd;         /* −1: swap is not looked at */
 	bool swap_stale;
@@ -82,10 +85,10 @@ void source_free(struct source *source);
 int source_add(struct source *source, const char *id, const char *path, struct error *error);
 /* As source_add for a disk that is not there: it is protected as soon as it is (source_look). */
 int source_await(struct source *source, const char *id, const char *path, struct error *error);
-/* Protects every disk of the machine, under its kernel name, that is not protected yet and that no
- * pattern of `exclude` names: by kernel name (as a shell does, *), serial number, or path. Returns
- * how many were added. One that cannot be captured is told of once and left alone, or is an error.
- */
+/* Protects every disk of the machine that is not protected yet and that no pattern of `exclude`
+ * names: by kernel name (as a shell does, *), serial number, or path. It goes by the name that
+ * names.h finds for it. Returns how many were added. One that cannot be captured is told of once
+ * and left alone, or is an error. Only of a source that discovers. */
 int source_add_all(struct source *source, bool all_or_none, struct error *error);
 /* Looks which disks have come, grown or gone; true if any has. At most once a second. */
 bool source_look(struct source *source);

@@ -1,14 +1,15 @@
 /*
  * Disks that come, grow and go while the agent runs.
  *
- * A disk that has gone keeps its place and its name; it is told of until it is back, and is another
- * run of capture then: nobody saw what was written to it meanwhile. One that cannot be captured is
- * told of once and left alone.
+ * A disk that has gone keeps its place and its name; it is told of until it is back, under whatever
+ * name the kernel has for it then, and is another run of capture: nobody saw what was written to it
+ * meanwhile. One that cannot be captured is told of once and left alone.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "replicator/agent/names.h"
 #include "replicator/agent/source.h"
 
 #define DISCOVER_NS (5 * NS_PER_S)
@@ -37,11 +39,22 @@ static bool is_excluded(const struct source *source, const struct disk *disk)
 	return false;
 }
 
-static bool is_known(const struct source *source, const struct disk *disk)
+static bool is_protected(const struct source *source, dev_t dev)
 {
 	for (unsigned i = 0; i < source->count; i++)
-		if ((!source->disks[i]->gone && source->disks[i]->disk.dev == disk->dev) ||
-			strcmp(source->disks[i]->id, disk->name) == 0)
+		if (!source->disks[i]->gone && source->disks[i]->disk.dev == dev)
+			return true;
+	return false;
+}
+
+/* One that has gone is found again by find_again, wherever it comes back. */
+static bool is_known(const struct source *source, const struct disk *disk)
+{
+	if (is_protected(source, disk->dev))
+		return true;
+	for (unsigned i = 0; i < source->count; i++)
+		if (source->disks[i]->gone &&
+			strcmp(source->disks[i]->disk.identity, disk->identity) == 0)
 			return true;
 	for (unsigned i = 0; i < source->ignored_count; i++)
 		if (source->ignored[i].dev == disk->dev &&
@@ -60,28 +73,55 @@ static void ignore(struct source *source, const struct disk *disk, const struct 
 	source->ignored_count = MIN(source->ignored_count + 1, SOURCE_DISKS_MAX);
 }
 
+/* Those at home first, since of several with one identity the first has what is on record. */
+static int by_home(const void *left, const void *right, void *names)
+{
+	const struct disk *a = left, *b = right;
+	bool a_home = names_is_at_home(names, a), b_home = names_is_at_home(names, b);
+	return a_home != b_home ? b_home - a_home : strverscmp(a->name, b->name);
+}
+
+static int list(struct source *source, struct disk **ret_disks, size_t *ret_count)
+{
+	int r = disk_list(ret_disks, ret_count);
+	if (r == 0 && *ret_count > 1)
+		qsort_r(*ret_disks, *ret_count, sizeof(**ret_disks), by_home, source->names);
+	return r;
+}
+
+static int add(struct source *source, const struct disk *disk, struct error *error)
+{
+	char path[DISK_NAME_BYTES + 8], id[NAMES_ID_BYTES];
+	snprintf(path, sizeof(path), "/dev/%s", disk->name);
+	int r = names_take(source->names, disk, error, id);
+	if (r < 0)
+		return r;
+	r = source_add(source, id, path, error);
+	if (r < 0)
+		names_put_back(source->names, id);
+	else
+		log_info("disk %s (%s) is protected from now on", id, path);
+	return r;
+}
+
 int source_add_all(struct source *source, bool all_or_none, struct error *error)
 {
 	CLEANUP_FREE struct disk *disks = NULL;
 	size_t count = 0;
-	int r = disk_list(&disks, &count), added = 0;
+	int r = list(source, &disks, &count), added = 0;
 	if (r < 0)
 		return error_set(error, r, "name them with --disk ID=PATH",
 			"the disks of this machine cannot be listed: %s", strerrordesc_np(-r));
 	for (size_t i = 0; i < count; i++) {
-		char path[DISK_NAME_BYTES + 8];
 		struct error why = { 0 };
 		if (is_excluded(source, &disks[i]) || is_known(source, &disks[i]))
 			continue;
-		snprintf(path, sizeof(path), "/dev/%s", disks[i].name);
-		r = source_add(source, disks[i].name, path, &why);
+		r = add(source, &disks[i], &why);
 		added += r == 0;
-		if (r == 0)
-			log_info("disk %s is protected from now on", disks[i].name);
-		else if (!all_or_none)
-			ignore(source, &disks[i], &why);
-		else
+		if (r < 0 && all_or_none)
 			return *error = why, r;
+		if (r < 0)
+			ignore(source, &disks[i], &why);
 	}
 	return added;
 }
@@ -126,9 +166,13 @@ static bool is_there(const struct source_disk *disk, struct disk *ret_now)
 }
 
 /* Its descriptor is replaced, not closed: a reader may be about to use it. */
-static int reopen(struct source *source, struct source_disk *disk, const struct disk *now)
+static int reopen(
+	struct source *source, struct source_disk *disk, const struct disk *now, const char *path)
 {
 	struct error error = { 0 };
+	CLEANUP_FREE char *copy = strdup(path);
+	if (!copy)
+		return -ENOMEM;
 	struct tracker_disk *tracked;
 	CLEANUP_CLOSE int file = disk_open(now);
 	if (file < 0)
@@ -143,6 +187,8 @@ static int reopen(struct source *source, struct source_disk *disk, const struct 
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&disk->lock);
+	free(disk->path);
+	disk->path = TAKE(copy);
 	disk->disk = *now;
 	disk->tracked = tracked;
 	disk->error = disk->refusal = (struct error){ 0 };
@@ -150,15 +196,33 @@ static int reopen(struct source *source, struct source_disk *disk, const struct 
 	return 0;
 }
 
+/* A disk that was found by itself is looked for by its identity, not where it was. */
+static int find_gone(struct source *source, const struct source_disk *disk, struct disk *ret_now)
+{
+	CLEANUP_FREE struct disk *disks = NULL;
+	size_t count = 0, i = 0;
+	if (!source->names)
+		return disk_find(disk->path, ret_now, NULL);
+	int r = list(source, &disks, &count);
+	if (r < 0)
+		return r;
+	while (i < count && (strcmp(disks[i].identity, disk->disk.identity) != 0 ||
+				    is_protected(source, disks[i].dev)))
+		i++;
+	if (i == count)
+		return -ENOENT;
+	*ret_now = disks[i];
+	return 0;
+}
+
 static bool find_again(struct source *source, struct source_disk *disk)
 {
+	char path[DISK_NAME_BYTES + 8];
 	struct disk now;
-	if (disk_find(disk->path, &now, NULL) < 0 || now.bytes == 0)
+	if (find_gone(source, disk, &now) < 0 || now.bytes == 0 || is_protected(source, now.dev))
 		return false;
-	for (unsigned i = 0; i < source->count; i++)
-		if (!source->disks[i]->gone && source->disks[i]->disk.dev == now.dev)
-			return false;
-	if (reopen(source, disk, &now) < 0)
+	snprintf(path, sizeof(path), "/dev/%s", now.name);
+	if (reopen(source, disk, &now, source->names ? path : disk->path) < 0)
 		return false;
 	log_info("disk %s (%s) is there again", disk->id, disk->path);
 	return true;

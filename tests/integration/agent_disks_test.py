@@ -9,6 +9,8 @@ other names: that is what it takes for the machine's disks.
 
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
@@ -62,7 +64,10 @@ class MachineAgent(Agent):
 
 
 def name_of(disk):
-    return os.path.basename(disk.device)
+    """What the agent calls it: the name that the kernel had for it first."""
+    if not hasattr(disk, "id"):
+        disk.id = os.path.basename(disk.device)
+    return disk.id
 
 
 def shown(appliance, point):
@@ -177,6 +182,76 @@ def goes(appliance, agent, root, data):
     wait_until(30, lambda: "agent-failing" not in appliance.alerts("web"), "the alert stays")
 
 
+def swap(one, other):
+    """Each gets the other's kernel name. False: somebody was quicker."""
+    devices = (other.device, one.device)
+    for disk in (one, other):
+        disk.detach()
+    for disk, device in zip((one, other), devices):
+        if subprocess.run(["losetup", "--direct-io=on", device, disk.path], check=False,
+                          capture_output=True).returncode != 0:
+            disk.attach()
+        else:
+            disk.device = device
+    return (one.device, other.device) == devices
+
+
+def whole(appliance, *disks):
+    known = protected(appliance)
+    return set(known) == {name_of(disk) for disk in disks} and \
+        all(disk["state"] == "whole" for disk in known.values())
+
+
+def swapped(appliance, agent, root, data):
+    step("after a reboot at which the kernel swaps their names the disks go by their old ones")
+    agent.stop()
+    shutil.rmtree(agent.pins)
+    if not swap(root, data):
+        step("another test has taken a loop device meanwhile: left out")
+        for disk in (root, data):
+            del disk.id
+        (agent.state / "names.json").unlink()
+        return
+    touch(data, 2 * MIB)
+    agent.start()
+    wait_until(90, lambda: appliance.machine("web")["agent"]["connected"] and
+               whole(appliance, root, data), lambda: f"they are {protected(appliance)}")
+    for disk in (root, data):
+        check(protected(appliance)[name_of(disk)]["size_bytes"] == disk.size, "mistaken")
+    sent = agent.status()["sent_bytes"]
+    check(sent <= 2 * MIB, f"{sent} bytes were sent of two disks that hold what they held")
+    point = appliance.create_point("web")
+    check(shown(appliance, point) == files(root, data), f"{shown(appliance, point)}")
+    equal(appliance, point, root, data)
+
+    step("and one that goes is found again where it comes back")
+    agent.pull(data)
+    wait_until(30, lambda: name_of(data) not in protected(appliance), "it is not missed")
+    first = data.device
+    data.attach()
+    agent.plug(data, "sdz")
+    try:
+        wait_until(60, lambda: whole(appliance, root, data),
+                   lambda: f"they are {protected(appliance)}")
+        touch(data, 3 * MIB)
+        equal(appliance, appliance.create_point("web"), root, data)
+    finally:
+        shell("losetup", "--detach", first)
+
+    step("names that cannot be read are not made up")
+    agent.stop()
+    names = agent.state / "names.json"
+    kept = names.read_text(encoding="utf-8")
+    names.write_text(kept[:-20], encoding="utf-8")
+    agent.start()
+    check(agent.process.wait(20) == 1, f"exit {agent.process.returncode}")
+    check("names.json, which tells the disks' names, is damaged" in agent.log.read_text(), "why")
+    names.write_text(kept, encoding="utf-8")
+    agent.start()
+    wait_until(90, lambda: appliance.machine("web")["agent"]["connected"] and
+               whole(appliance, root, data), lambda: f"they are {protected(appliance)}")
+
+
 def taken_over(appliance, work, service, root, data, before, after):
     step("who takes the group over knows what points show")
     point = appliance.call("point", "create", "web", "--wait", "vault", timeout=120)["point"]
@@ -234,6 +309,7 @@ def test(work):
         agent.wait_state("replicating", "freezing")
         grows(appliance, agent, root, data)
         goes(appliance, agent, root, data)
+        swapped(appliance, agent, root, data)
         taken_over(appliance, work, service, root, data, before, after)
 
 
