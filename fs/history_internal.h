@@ -107,7 +107,7 @@ struct history {
 	uint64_t incarnation; /* of this opening */
 
 	uint64_t staged_lsn, durable_lsn;
-	uint64_t changes; /* writes and zeros that were staged since the opening */
+	uint64_t changes;               /* writes and zeros that were staged since the opening */
 	uint64_t proven_lsn;            /* something on disk says that all up to it was durable */
 	uint64_t chain_lsn, chain_hash; /* commit_lock: the last record written */
 

@@ -54,8 +54,9 @@ void freezer_sync(const struct freezer *freezer);
 const char *freezer_mountpoint(const struct freezer *freezer, size_t index);
 
 /* Freezes all. From now the watchdog thaws after `timeout_ms` (100 to 60000), whatever happens.
- * 0; -ETIMEDOUT if it could not be done in time; -EAGAIN if something was mounted from another device
- * since freezer_prepare, which is then to be called again; -errno. On failure nothing is frozen. */
+ * 0; -ETIMEDOUT if it could not be done in time; -EAGAIN if something was mounted from another
+ * device since freezer_prepare, which is then to be called again; -errno. On failure nothing is
+ * frozen. */
 int freezer_freeze(struct freezer *freezer, unsigned timeout_ms, struct error *error);
 
 /* From now on the watchdog waits no longer than that. While it holds. */

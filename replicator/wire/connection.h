@@ -107,7 +107,8 @@ int connection_send_error(
  * not wait. */
 void connection_keep_alive(struct connection *connection);
 
-/* Says PING now, and tells how long nothing has been heard of the peer. Any thread; does not wait. */
+/* Says PING now, and tells how long nothing has been heard of the peer. Any thread; does not wait.
+ */
 int64_t connection_probe(struct connection *connection);
 
 /* 0 while the connection is of use; else the failure that ended it (connection_stop too), for
