@@ -167,7 +167,10 @@ class Agent:
         shutil.rmtree(self.pins, ignore_errors=True)
 
     def program(self):
-        return [*(self.network.enter if self.network else ()), str(self.build / "landfall-agent")]
+        """One that is linked statically would not heed LD_PRELOAD."""
+        preloads = "LD_PRELOAD" in (self.environment or {})
+        name = "tests/agent_shared" if preloads else "landfall-agent"
+        return [*(self.network.enter if self.network else ()), str(self.build / name)]
 
     def run(self, *words, timeout=60):
         return subprocess.run([*self.program(), *[str(word) for word in words]],
