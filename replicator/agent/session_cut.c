@@ -96,7 +96,7 @@ static int put_range(
 		r = pipeline_put(s->pipeline, &task);
 		at += n;
 		if (r == 0 && cut->frozen && ++cut->frozen_tasks == PIPELINE_BUFFERS)
-			r = cut_check_remainder(cut, end - at);
+			r = cut_check_remainder(cut, end - at + cut->taken_bytes);
 	}
 	return r;
 }
@@ -140,8 +140,12 @@ int cut_take_all(struct cut *cut, uint64_t *ret_bytes)
 				r = tracker_take(
 					disk->tracked, pass, at, RANGES, ranges, &count, &at);
 			}
+			cut->taken_bytes = 0;
+			for (size_t k = 0; k < count; k++)
+				cut->taken_bytes += ranges[k].length;
 			for (size_t k = 0; r == 0 && k < count; k++) {
 				*ret_bytes += ranges[k].length;
+				cut->taken_bytes -= ranges[k].length;
 				r = put_range(cut, disk, pass, &ranges[k]);
 				if (r < 0)
 					give_up(disk, ranges, k, count);

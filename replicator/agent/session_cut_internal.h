@@ -12,6 +12,7 @@ struct cut {
 	bool application, alone;
 	bool frozen;           /* nothing is to be done but what has to be */
 	int64_t copy_until_ns; /* while frozen: nobody stands still for longer than that */
+	uint64_t taken_bytes;  /* and not put yet, behind the range that is being put */
 	unsigned frozen_tasks; /* put since then: the first few find room in buffers */
 	bool at_rest;          /* the applications are, and are to be woken */
 	int64_t time_ns;

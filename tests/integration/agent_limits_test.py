@@ -45,6 +45,23 @@ def first_synchronization(appliance, agent, disk):
     check(sent(agent) >= 32 * MIB, "it ended without having sent all")
 
 
+def processor(appliance, agent, disk):
+    step("with a hundredth of a processor, by an agent that counts less than others")
+
+    def sent_in(*options):
+        agent.stop()
+        agent.start(options=options)
+        agent.wait_state("replicating", "freezing")
+        disk.write(0, os.urandom(60 * MIB))
+        began = time.monotonic()
+        appliance.create_point("web")
+        return time.monotonic() - began
+    fast, slow = sent_in(), sent_in("--cpu-limit", "1")
+    print(f"60 MiB took {fast:.1f} s, and {slow:.1f} s with the limit")
+    check(slow > fast + 1, f"60 MiB took {slow:.1f} s with the limit, {fast:.1f} s without")
+    check(os.getpriority(os.PRIO_PROCESS, agent.process.pid) == 5, "it counts as much as others")
+
+
 def changes(appliance, agent, disk):
     step("changes at 1 MiB/s, by a rate of the agents' own")
     check_equal(appliance, disk, appliance.create_point("web"))
@@ -122,6 +139,10 @@ def test(work):
         agent.enroll(appliance)
         disk.write(0, os.urandom(32 * MIB))
         first_synchronization(appliance, agent, disk)
+        processor(appliance, agent, disk)
+        agent.stop()
+        agent.start(options=[])
+        agent.wait_state("replicating", "freezing")
         changes(appliance, agent, disk)
         the_hour(appliance, agent)
         frozen(appliance, agent, disk)
