@@ -40,8 +40,8 @@ struct session_options {
 	unsigned cpu_percent;                        /* of one processor; 0: no limit */
 	bool zstd;
 	int stop_fd; /* readable: stop */
-	/* Called about once a second, between messages; takes its time only if there is something to
-	 * do. May be NULL. */
+	/* Called about once a second, between messages; takes its time only if there is something
+	 * to do. May be NULL. */
 	void (*upkeep)(void *context);
 	void *upkeep_context;
 };

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """An instance is replicated without an agent, from discovery to points that equal its volumes.
 
 Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and xfs. The argument:
