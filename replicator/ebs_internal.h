@@ -174,8 +174,3 @@ void ebs_copy_close(struct ebs_copy *copy);
 int ebs_state_load(struct ebs *ebs, const char *machine, struct ebs_state *ret_state);
 int ebs_state_save(struct ebs *ebs, const char *machine, const struct ebs_state *state);
 void ebs_state_remove(struct ebs *ebs, const char *machine);
-
-/* ── ebs_status.c ────────────────────────────────────────────────────────────────────────── */
-
-/* What reading all of it whole costs at most, in billionths of a dollar. */
-uint64_t ebs_first_price(const struct ebs *ebs, uint64_t bytes);

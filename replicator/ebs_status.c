@@ -20,7 +20,8 @@ static uint64_t price(const struct ebs *ebs, const uint64_t requests[static EC2_
 	       requests[EC2_LIMIT_LISTS] * ebs->list_price / PER;
 }
 
-uint64_t ebs_first_price(const struct ebs *ebs, uint64_t bytes)
+/* What reading all of it costs at most, in billionths of a dollar. */
+static uint64_t first_price(const struct ebs *ebs, uint64_t bytes)
 {
 	uint64_t blocks = bytes / EC2_BLOCK_BYTES;
 	const uint64_t requests[EC2_LIMITS] = {
@@ -132,8 +133,8 @@ static int add_figures(const struct ebs *ebs, const struct machine_entry *machin
 	if (r == 0)
 		r = add_requests(ebs, object, "requests", f->requests);
 	if (r == 0)
-		r = json_add_double(object, "first_sync_price_usd",
-			(double)ebs_first_price(ebs, bytes) / DOLLAR);
+		r = json_add_double(
+			object, "first_sync_price_usd", (double)first_price(ebs, bytes) / DOLLAR);
 	return r;
 }
 

@@ -5,6 +5,8 @@ Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and 
   cycles   first synchronisation, deltas, blocks that are gone, a lost line, a resync, growing,
            takeover by another appliance: every point equals the volumes at their snapshot, byte by
            byte, and a delta reads just the changed blocks
+  large    a first synchronisation larger than the journal, and kill -9 in the middle of it; then a
+           delta larger than the journal
   faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
 """
 
@@ -347,9 +349,49 @@ def faults(work):
             check(r.compare_all(), "no point is left")
 
 
+def change_much(machine, megabytes, seed):
+    dice = random.Random(seed)
+    for volume in machine.volumes:
+        with open(volume.path, "r+b") as file:
+            for _ in range(megabytes):
+                file.seek(dice.randrange(0, GIB // MIB) * MIB)
+                file.write(dice.randbytes(MIB))
+        volume.settle()
+
+
+def large(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(2, tags={"Name": "web"})
+        change_much(machine, 400, 1)
+        appliance = open_appliance(work, service, aws, journal_size="256M")
+        with appliance:
+            appliance.call("vault", "init")
+            appliance.call("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
+            r = Replication(work, aws, appliance, machine)
+            step("first synchronisation, larger than the journal")
+            request = subprocess.Popen([appliance.build / "landfall", "--socket", appliance.socket,
+                                        "point", "create", "web"], stderr=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL)
+            wait_until(120, lambda: appliance.machine("web")["flush"]["drained_bytes"] > 64 * MIB,
+                       "nothing goes ahead to the vault")
+            appliance.kill()
+            request.wait()
+            subprocess.run(["umount", "-l", appliance.mount], check=False, capture_output=True)
+            step("kill -9, and on")
+            appliance.start()
+            wait_until(120, lambda: appliance.points("web"), "no point after it")
+            r.point("vault")
+            check(aws.admin("/stats")["sets"] == 2, "the first set was not gone on with")
+            step("a delta larger than the journal")
+            change_much(machine, 250, 2)
+            r.point("vault")
+            appliance.check_vault()
+            aws.check_witness(alive=2)
+
+
 def main(part):
     need("sfdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "cmp", "fallocate")
-    run_test({"cycles": cycles, "faults": faults}[part])
+    run_test({"cycles": cycles, "faults": faults, "large": large}[part])
 
 
 main(sys.argv[1] if len(sys.argv) > 1 else "cycles")

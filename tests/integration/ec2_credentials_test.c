@@ -62,7 +62,7 @@ static void from_the_machine(void **state)
 	/* Without a role. */
 	admin_post("/settings", "{\"imds_role\": \"\"}");
 	ec2_service_renew(s, NULL, NULL);
-	assert_int_equal(ask(s), -ENOENT);
+	assert_int_equal(ask(s), -EACCES);
 	assert_non_null(strstr(s->error.message, "has no role"));
 }
 
@@ -72,16 +72,16 @@ static void a_metadata_service_that_is_not_to_be_had(void **state)
 	clear_environment();
 	admin_post("/settings", "{\"imds_mode\": \"off\"}");
 	ec2_service_renew(s, NULL, NULL);
-	assert_int_equal(ask(s), -ENOENT);
+	assert_int_equal(ask(s), -EACCES);
 	assert_non_null(strstr(s->error.message, "switched off"));
 	/* The answer with the token is lost on the way into a container. */
 	admin_post("/settings", "{\"imds_mode\": \"hop\"}");
 	ec2_service_renew(s, NULL, NULL);
-	assert_int_equal(ask(s), -ENOENT);
+	assert_int_equal(ask(s), -EACCES);
 	assert_non_null(strstr(s->error.message, "hop limit"));
 	setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1", 1);
 	ec2_service_renew(s, NULL, NULL);
-	assert_int_equal(ask(s), -ENOENT);
+	assert_int_equal(ask(s), -EACCES);
 	assert_non_null(strstr(s->error.message, "no metadata service here"));
 }
 

@@ -91,6 +91,9 @@ static void an_empty_file_is_all_defaults(void **state)
 	assert_false(config->vault.configured);
 	assert_int_equal(config->vault.blob_bandwidth, 60 * MIB);
 	assert_int_equal(config->vault.blob_requests, 500);
+	assert_int_equal(config->aws.blocks_per_second, 1000);
+	assert_int_equal(config->aws.block_price, 3000000);
+	assert_int_equal(config->aws.list_price, 600000);
 	assert_int_equal(config->policy_count, 0);
 	config_free(config);
 }
@@ -106,6 +109,7 @@ static void everything_is_read_as_its_type(void **state)
 		"[vault]\naccount = acme\ncontainer = dr-vault\nauth = sharedkey\nkey_file = %s\n"
 		"blob_bandwidth = 500M\nblob_requests = unlimited\n"
 		"[azure]\nsubscription = s\nvm_size = Standard_D2s_v5\n[aws]\nregion = eu-west-1\n"
+		"blocks_per_second = unlimited\nblock_price = 1.5\nlist_price = 12\n"
 		"[policy gold]\npoint-interval = 1s\nretention = all:24h,daily:30d\n"
 		"[policy  slow]\nvault-interval = 1h\nrpo-alert = 2h\n",
 		f->secret);
@@ -122,6 +126,9 @@ static void everything_is_read_as_its_type(void **state)
 	assert_int_equal(config->vault.blob_requests, 0);
 	assert_string_equal(config->azure.vm_size, "Standard_D2s_v5");
 	assert_string_equal(config->aws.region, "eu-west-1");
+	assert_int_equal(config->aws.blocks_per_second, 0);
+	assert_int_equal(config->aws.block_price, 1500000000);
+	assert_true(config->aws.list_price == 12000000000);
 	assert_int_equal(config->policy_count, 2);
 	assert_string_equal(config->policies[0].name, "gold");
 	assert_int_equal(config->policies[0].point_interval_s, 1);
@@ -157,6 +164,12 @@ static void what_is_wrong_is_told_with_its_line(void **state)
 			":4: [appliance] control_group: there is no group \"nogroupx\"" },
 		{ "[aws]\nregion = nowhere here\n", ":2: region: \"nowhere here\" is no region" },
 		{ "[aws]\nregion = -\n", ":2: region: \"-\" is no region" },
+		{ "[aws]\nblock_price = free\n", ":2: block_price: \"free\" is no price" },
+		{ "[aws]\nblock_price = 1e3\n", ":2: block_price: \"1e3\" is no price" },
+		{ "[aws]\nblock_price = 1.\n", ":2: block_price: \"1.\" is no price" },
+		{ "[aws]\nlist_price = -1\n", ":2: list_price: \"-1\" is no price" },
+		{ "[aws]\nlist_price = 0.0000000001\n", ":2: list_price: \"0.0000000001\"" },
+		{ "[aws]\nlist_price = 1234567\n", ":2: list_price: \"1234567\" is no price" },
 		{ "[journal]\nsize = many\n", ":2: size: \"many\" is no size" },
 		{ "[journal]\nsize = 0\n", ":2: [journal] size must be 256M at least" },
 		{ "[vault]\nendpoint = ftp://x\n", ":2: endpoint: \"ftp://x\" is no URL" },

@@ -70,7 +70,17 @@ static void agents_that_keep_points_from_being_made(void **state)
 	f.agent_away_since_ns = 0;
 	error_set(&f.agent_error, -EIO, NULL, "disk root cannot be read");
 	expect_only(&f, "agent-failing", false);
+	f.agentless = true;
+	expect_only(&f, "source-failing", false);
+	f.agentless = false;
 	f.agent_machine = NULL;
+	f.compared_machine = "db";
+	error_set(&f.compared_cause, -ESTALE, NULL, "its snapshot is gone");
+	expect_only(&f, "full-comparison", false);
+	assert_int_equal(evaluate(&f, alerts), 1);
+	assert_string_equal(alerts[0].cause, "its snapshot is gone");
+	assert_true(alerts[0].mend[0]);
+	f.compared_machine = NULL;
 	f.certificate_machine = "web";
 	f.certificate_ends_ns = NOW + HOUR;
 	expect_only(&f, "agent-certificate", false);
