@@ -23,6 +23,8 @@
 #define BLOCK_PAGES (EC2_BLOCK_BYTES / PAGE_BYTES)
 #define NO_CHUNK UINT64_MAX
 #define FULL_WAIT_NS (NS_PER_S / 4)
+#define CLAIM_SLICES 50u /* of: */
+#define CLAIM_SLICE_MS 200u
 
 static_assert(CHUNK_BYTES % EC2_BLOCK_BYTES == 0, "a block lies in one chunk");
 
@@ -55,10 +57,20 @@ void ebs_copy_close(struct ebs_copy *copy)
 	copy->chunk = NO_CHUNK;
 }
 
+/* Right after a start the vault may not have answered yet. */
+static void await_vault(struct ebs_worker *w)
+{
+	for (unsigned i = 0; i < CLAIM_SLICES && !is_ending(w); i++)
+		if (group_wait_claimed(w->hold.group, CLAIM_SLICE_MS) == 0)
+			return;
+}
+
 static int open_hashes(struct ebs_worker *w, bool whole, struct error *error)
 {
 	CLEANUP(vault_group_free) struct vault_group vault = { 0 };
 	struct group *group = w->hold.group;
+	if (w->ebs->registry->service)
+		await_vault(w);
 	int claimed = group_vault_copy(group, &vault);
 	int r = head_hashes_new(group_history(group), w->ebs->registry->service,
 		claimed == 0 ? &vault : NULL, w->copy.disk, error, &w->copy.hashes);

@@ -10,6 +10,8 @@ Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and 
   faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
 """
 
+import errno
+import json
 import os
 import pathlib
 import random
@@ -47,6 +49,8 @@ FAULTS = [
     {"match": {"operation": "CreateSnapshots"}, "fault": {"kind": "reset", "applied": True}},
     {"match": {"operation": "CreateSnapshots"}, "fault": {"kind": "end_in_error"}, "skip": 1},
     {"match": {"operation": "DescribeSnapshots"}, "fault": {"kind": "reset"}, "probability": 0.1},
+    {"match": {"operation": "GetSnapshotBlock"}, "fault": {"kind": "expire_credentials"},
+     "skip": 25, "times": 3},
     {"match": {"operation": "DeleteSnapshot"}, "fault": {"kind": "reset", "applied": True},
      "probability": 0.3},
 ]
@@ -156,14 +160,23 @@ class Replication:
     def status(self):
         return self.appliance.machine("web")["ebs"]
 
+    def newest(self):
+        return max(point["number"] for point in self.appliance.points("web"))
+
+    def newer(self, number):
+        """The newest point if it is newer than that; while the group is opened again, nothing."""
+        listed = self.appliance.run("point", "list", "web")
+        points = json.loads(listed.stdout)["points"] if listed.returncode == 0 else []
+        return points[-1] if points and points[-1]["number"] > number else None
+
     def bases(self):
         return {v["id"]: v["base"] for v in self.status()["volumes"]}
 
 
-def open_appliance(work, service, aws, **options):
+def open_appliance(work, service, aws, role=False, **options):
     appliance = Appliance(BUILD, work, service.connection_string, cache_size="0", policies={
         "default": {"point-interval": "0", "vault-interval": "1s"}}, **options)
-    aws.give(appliance)
+    aws.give(appliance, role)
     return appliance
 
 
@@ -309,6 +322,7 @@ def kill_while_copying(r):
     r.change(40)
     r.aws.admin("/settings", {"blocks_per_s": 30})
     sets = r.aws.admin("/stats")["sets"]
+    newest = r.newest()
     request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
                                 "point", "create", "web"], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
@@ -317,11 +331,31 @@ def kill_while_copying(r):
     r.appliance.kill()
     request.wait()
     subprocess.run(["umount", "-l", r.appliance.mount], check=False, capture_output=True)
-    newest = max(r.copies)
     r.appliance.start()
     r.aws.admin("/settings", {"blocks_per_s": 0})
-    point = wait_until(60, lambda: next((p for p in r.appliance.points("web")
-                                         if p["number"] > newest), None), "no point after it")
+    point = wait_until(60, lambda: r.newer(newest), "no point after it")
+    check(r.aws.admin("/stats")["sets"] == sets + 1, "the set that was begun was not gone on with")
+    r.copies[point["number"]] = [(v.disk, v.path) for v in r.machine.volumes]
+    r.compare(point["number"])
+    del r.copies[point["number"]]
+
+
+def journal_fails_while_copying(r, switch):
+    step("the journal's disk fails while copying")
+    r.change(40)
+    r.aws.admin("/settings", {"blocks_per_s": 30})
+    sets = r.aws.admin("/stats")["sets"]
+    request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
+                                "point", "create", "web"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    before, newest = r.aws.admin("/stats")["blocks_read"], r.newest()
+    wait_until(30, lambda: r.aws.admin("/stats")["blocks_read"] > before + 5, "nothing is copied")
+    switch.write_text(f"sync {errno.EIO}\n", encoding="ascii")
+    r.appliance.wait_alert("web", "commit-failed")
+    switch.unlink()
+    r.aws.admin("/settings", {"blocks_per_s": 0})
+    point = wait_until(90, lambda: r.newer(newest), "no point after it")
+    request.wait()
     check(r.aws.admin("/stats")["sets"] == sets + 1, "the set that was begun was not gone on with")
     r.copies[point["number"]] = [(v.disk, v.path) for v in r.machine.volumes]
     r.compare(point["number"])
@@ -332,19 +366,30 @@ def faults(work):
     with StrictService(work) as service, Aws(work) as aws:
         machine = aws.machine(2, tags={"Name": "web"})
         make_disks(work, machine)
-        appliance = open_appliance(work, service, aws)
+        appliance = open_appliance(work, service, aws, role=True)
+        switch = work / "fault"
+        appliance.environment.update({
+            "LD_PRELOAD": str(BUILD / "tests" / "faultio.so"), "FAULTIO_SWITCH": str(switch),
+            "FAULTIO_UNDER": ".seg",
+            "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")})
         with appliance:
             appliance.call("vault", "init")
             appliance.call("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
             r = Replication(work, aws, appliance, machine)
             aws.rules(*FAULTS)
+            aws.admin("/settings", {"blocks_per_s": 150, "lists_per_s": 15, "calls_per_s": 15,
+                                    "snapshot_interval_s": 4})
             step("first synchronisation, with faults")
             r.point()
             check_deltas(r, 2, exact=False)
             kill_while_copying(r)
+            journal_fails_while_copying(r, switch)
             check_deltas(r, 1, exact=False)
             fired = sum(rule["fired"] > 0 for rule in aws.admin("/rules"))
             check(fired >= 12, f"only {fired} kinds of fault came to pass")
+            stats = aws.admin("/stats")
+            for what in ("throttled", "expired_refused", "bad_block_tokens"):
+                check(stats[what] > 0, f"nothing was {what}: {stats}")
             tidy_and_check(r)
             check(r.compare_all(), "no point is left")
 

@@ -115,13 +115,17 @@ class Aws:
                 "AWS_SECRET_ACCESS_KEY": self.facts["secret_access_key"],
                 "AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
 
-    def give(self, appliance):
-        """Has an appliance that is not started yet replicate from here."""
+    def give(self, appliance, role=False):
+        """Has an appliance that is not started yet replicate from here: with keys that last, or with
+        those of the role of the machine it is on, which are renewed."""
         appliance.settings["aws"] = self.settings
         appliance.write_config()
         for name in [name for name in appliance.environment if name.startswith("AWS_")]:
             del appliance.environment[name]
         appliance.environment.update(self.environment)
+        if role:
+            del appliance.environment["AWS_ACCESS_KEY_ID"]
+            del appliance.environment["AWS_SECRET_ACCESS_KEY"]
 
     def admin(self, path, body=None):
         """Asks the admin's interface; body None means GET."""
