@@ -270,6 +270,20 @@ void names_put_back(struct names *names, const char *id)
 		entry->used = false;
 }
 
+bool names_take_missing(struct names *names, unsigned *at, char ret_id[static NAMES_ID_BYTES],
+	char ret_identity[static DISK_IDENTITY_BYTES])
+{
+	while (*at < names->count && names->entries[*at].used)
+		++*at;
+	if (*at == names->count)
+		return false;
+	struct entry *entry = &names->entries[(*at)++];
+	entry->used = true;
+	memcpy(ret_id, entry->id, sizeof(entry->id));
+	memcpy(ret_identity, entry->identity, sizeof(entry->identity));
+	return true;
+}
+
 bool names_is_at_home(const struct names *names, const struct disk *disk)
 {
 	for (unsigned i = 0; i < names->count; i++)

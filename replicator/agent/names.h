@@ -37,5 +37,9 @@ int names_take(struct names *names, const struct disk *disk, struct error *error
 	char ret_id[static NAMES_ID_BYTES]);
 /* It is not in use after all; it stays on record. */
 void names_put_back(struct names *names, const char *id);
+/* One that is on record and not in use, if there is any from place `at` on (begin with 0): it is in
+ * use from now on. False: none. */
+bool names_take_missing(struct names *names, unsigned *at, char ret_id[static NAMES_ID_BYTES],
+	char ret_identity[static DISK_IDENTITY_BYTES]);
 /* The disk goes by its kernel name on record, so it comes first among those of its identity. */
 bool names_is_at_home(const struct names *names, const struct disk *disk);

@@ -72,6 +72,8 @@ static int add_all(struct agent *a, struct error *error)
 	if (r == 0)
 		return error_set(error, -ENOENT, "name them with --disk ID=PATH",
 			"no disk was found that could be protected");
+	if (r > 0)
+		source_await_missing(a->source);
 	return MIN(r, 0);
 }
 

@@ -90,6 +90,9 @@ int source_await(struct source *source, const char *id, const char *path, struct
  * names.h finds for it. Returns how many were added. One that cannot be captured is told of once
  * and left alone, or is an error. Only of a source that discovers. */
 int source_add_all(struct source *source, bool all_or_none, struct error *error);
+/* Waits for the disks that were protected before and are not there, but for what `exclude` names by
+ * name or serial number: they are told of. After source_add_all. */
+void source_await_missing(struct source *source);
 /* Looks which disks have come, grown or gone; true if any has. At most once a second. */
 bool source_look(struct source *source);
 

@@ -126,6 +126,62 @@ int source_add_all(struct source *source, bool all_or_none, struct error *error)
 	return added;
 }
 
+static bool is_missing_excluded(const struct source *source, const char *id, const char *identity)
+{
+	const char *colon = strchr(identity, ':');
+	const char *const *pattern = source->exclude;
+	for (; pattern && *pattern; pattern++)
+		if (fnmatch(*pattern, id, 0) == 0 || (colon && strcmp(*pattern, colon + 1) == 0))
+			return true;
+	return false;
+}
+
+static void await(struct source *source, const char *id, const char *identity)
+{
+	char path[NAMES_ID_BYTES + 8];
+	struct error error = { 0 };
+	snprintf(path, sizeof(path), "/dev/%s", id);
+	if (source_await(source, id, path, &error) < 0) {
+		log_warning("disk %s is not there, and is not waited for: %s", id, error.message);
+		return;
+	}
+	struct source_disk *disk = source->disks[source->count - 1];
+	snprintf(disk->disk.identity, sizeof(disk->disk.identity), "%s", identity);
+	error_set(&disk->refusal, -ENODEV,
+		"bring it back; or, if it is not to come back, restart the agent with --exclude "
+		"for "
+		"it",
+		"disk %s (%s), which was protected before, is not there; recovery points are made "
+		"without it",
+		id, identity);
+	log_error("%s", disk->refusal.message);
+}
+
+/* It is there, and is not protected on purpose. */
+static bool is_left_out(const struct disk *disks, size_t count, const char *identity)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(disks[i].identity, identity) == 0)
+			return true;
+	return false;
+}
+
+void source_await_missing(struct source *source)
+{
+	CLEANUP_FREE struct disk *disks = NULL;
+	char id[NAMES_ID_BYTES], identity[DISK_IDENTITY_BYTES];
+	size_t count = 0;
+	unsigned at = 0;
+	(void)list(source, &disks, &count);
+	while (names_take_missing(source->names, &at, id, identity)) {
+		if (is_missing_excluded(source, id, identity) ||
+			is_left_out(disks, count, identity))
+			names_put_back(source->names, id);
+		else
+			await(source, id, identity);
+	}
+}
+
 /* ── those that are there ────────────────────────────────────────────────────────────────── */
 
 static bool grow(struct source_disk *disk, uint64_t bytes)

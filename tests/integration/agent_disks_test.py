@@ -50,6 +50,11 @@ class MachineAgent(Agent):
         target = os.path.realpath(f"/sys/block/{os.path.basename(disk.device)}")
         (self.sys / name).symlink_to(target)
 
+    def unplug(self, device):
+        for link in self.sys.iterdir():
+            if os.path.basename(os.path.realpath(link)) == os.path.basename(device):
+                link.unlink()
+
     def inside(self, *command):
         shell("nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", *command)
 
@@ -207,11 +212,10 @@ def swapped(appliance, agent, root, data):
     agent.stop()
     shutil.rmtree(agent.pins)
     if not swap(root, data):
-        step("another test has taken a loop device meanwhile: left out")
-        for disk in (root, data):
-            del disk.id
-        (agent.state / "names.json").unlink()
-        return
+        step("another test has taken a loop device meanwhile: they only move")
+    for disk, name in ((root, "sda"), (data, "sdc")):
+        (agent.sys / name).unlink()
+        agent.plug(disk, name)
     touch(data, 2 * MIB)
     agent.start()
     wait_until(90, lambda: appliance.machine("web")["agent"]["connected"] and
@@ -236,7 +240,27 @@ def swapped(appliance, agent, root, data):
         touch(data, 3 * MIB)
         equal(appliance, appliance.create_point("web"), root, data)
     finally:
+        # Whoever has the loop device next is not the agent's.
+        agent.unplug(first)
         shell("losetup", "--detach", first)
+
+    step("one that is not there after a restart is told of until it is, or is excluded")
+    agent.stop()
+    agent.unplug(data.device)
+    agent.start()
+    agent.wait_state("replicating", "freezing")
+    cause = appliance.wait_alert("web", "agent-failing", 30)["cause"]
+    check(f"disk {name_of(data)} (" in cause and "is not there" in cause, cause)
+    agent.stop()
+    options = agent.options
+    agent.start(options=[*options, "--exclude", name_of(data)])
+    wait_until(30, lambda: "agent-failing" not in appliance.alerts("web"), "the alert stays")
+    agent.stop()
+    agent.start(options=options)
+    appliance.wait_alert("web", "agent-failing", 30)
+    agent.plug(data, "sdz")
+    wait_until(60, lambda: whole(appliance, root, data), lambda: f"they are {protected(appliance)}")
+    wait_until(30, lambda: "agent-failing" not in appliance.alerts("web"), "the alert stays")
 
     step("names that cannot be read are not made up")
     agent.stop()

@@ -137,6 +137,28 @@ static void the_oldest_that_is_not_in_use_makes_room(void **state)
 	names_free(names);
 }
 
+static void what_is_missing_is_told(void **state)
+{
+	char id[NAMES_ID_BYTES], identity[DISK_IDENTITY_BYTES];
+	unsigned at = 0;
+	struct names *names = load(*state);
+	taken(names, "sda", "disk:A", "sda");
+	taken(names, "sdb", "disk:B", "sdb");
+	taken(names, "sdc", "disk:C", "sdc");
+	assert_false(names_take_missing(names, &at, id, identity));
+	names_free(names);
+	names = load(*state);
+	taken(names, "sda", "disk:B", "sdb");
+	at = 0;
+	assert_true(names_take_missing(names, &at, id, identity));
+	assert_string_equal(id, "sda");
+	assert_string_equal(identity, "disk:A");
+	assert_true(names_take_missing(names, &at, id, identity));
+	assert_string_equal(id, "sdc");
+	assert_false(names_take_missing(names, &at, id, identity));
+	names_free(names);
+}
+
 static void what_is_damaged_is_refused(void **state)
 {
 	static const char *const texts[] = { "", "{", "{\"format\":2,\"disks\":[]}",
@@ -185,6 +207,7 @@ int main(void)
 		TEST(an_identity_that_is_a_name_gives_way_to_a_better_one),
 		TEST(a_shared_identity_tells_nothing),
 		TEST(the_oldest_that_is_not_in_use_makes_room),
+		TEST(what_is_missing_is_told),
 		TEST(what_is_damaged_is_refused),
 		TEST(what_cannot_be_stored_is_no_name),
 	};
