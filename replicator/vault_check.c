@@ -252,6 +252,8 @@ static int check_group(void *context, const char *name)
 		buf_clear(&c->faults);
 		c->report = before;
 		r = check_once(c, &changed);
+		/* Its manifest gone, a point's snapshots follow in a moment. */
+		changed |= i == 0 && c->report.orphaned > before.orphaned;
 	}
 	tell_faults(c);
 	if (r == 0 && c->replaced)

@@ -406,6 +406,54 @@ static void a_vault_that_changes_is_sound(void **state)
 	}
 }
 
+static struct manifest deleted;
+
+static void delete_snapshot(struct world *w)
+{
+	struct appliance *a = &w->first;
+	struct blob_error e = { 0 };
+	assert_int_equal(
+		a->ops.delete_blob(a->store, BLOB, deleted.disks[0].snapshot, NULL, &e), 0);
+}
+
+static int refuse_delete(struct blob_store *store, const char *blob, const char *snapshot,
+	const char *lease_id, struct blob_error *e)
+{
+	(void)store, (void)blob, (void)snapshot, (void)lease_id;
+	return moment_away(e);
+}
+
+/* A deletion is between its manifest and its snapshot, and ends while the check goes on. */
+static void what_is_being_deleted_is_no_orphan(void **state)
+{
+	unsigned calls = 0;
+	(void)state;
+	for (unsigned at = 0; at <= calls; at++) {
+		void *made;
+		struct vault_check_report report;
+		assert_int_equal(world_setup(&made), 0);
+		struct world *w = made;
+		struct appliance *a = &w->first;
+		struct blob_store_ops ops = a->ops;
+		make_points(a, 3);
+		world_load_manifest(a, 1, &deleted);
+		a->ops.delete_blob = refuse_delete;
+		assert_int_equal(vault_point_delete(a->store, &a->group, 1, &error), -EACCES);
+		a->ops = ops;
+		if (at == 0)
+			delete_snapshot(w);
+		moment_watch(w, a, at, delete_snapshot);
+		assert_int_equal(vault_check(a->store, told_fault, NULL, &error, &report), 0);
+		if (at == 0)
+			calls = moment.calls; /* of one look */
+		moment_end(a);
+		assert_int_equal(report.broken + report.missing + report.orphaned, 0);
+		manifest_free(&deleted);
+		world_teardown(&made);
+	}
+	assert_true(calls > 5);
+}
+
 /* That is no deletion. */
 static void hashes_that_are_gone_are_missing(void **state)
 {
@@ -464,6 +512,7 @@ int main(void)
 		cmocka_unit_test(windows_go_on_while_points_are_deleted),
 		cmocka_unit_test(a_point_is_proven_while_others_are_deleted),
 		cmocka_unit_test(a_vault_that_changes_is_sound),
+		cmocka_unit_test(what_is_being_deleted_is_no_orphan),
 		TEST(hashes_that_are_gone_are_missing),
 		TEST(absences_are_of_the_newest_that_can_be_read),
 	};
