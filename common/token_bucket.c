@@ -54,3 +54,9 @@ int64_t token_bucket_reserve(struct token_bucket *bucket, uint64_t amount)
 	bucket->full_at_ns = MIN(bucket->full_at_ns, now_ns + LONGEST_NS);
 	return wait_ns;
 }
+
+void token_bucket_refund(struct token_bucket *bucket, uint64_t amount)
+{
+	if (bucket->per_second > 0)
+		bucket->full_at_ns -= cost_ns(bucket, amount);
+}

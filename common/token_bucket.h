@@ -28,5 +28,8 @@ void token_bucket_set_rate(struct token_bucket *bucket, uint64_t per_second, uin
 /* Takes `amount` and returns how many nanoseconds to wait before using it; 0: none. */
 int64_t token_bucket_reserve(struct token_bucket *bucket, uint64_t amount);
 
+/* Gives back a reservation that was not used. */
+void token_bucket_refund(struct token_bucket *bucket, uint64_t amount);
+
 /* What a reservation of `amount` would answer now. Takes nothing. */
 int64_t token_bucket_peek(const struct token_bucket *bucket, uint64_t amount);

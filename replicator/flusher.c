@@ -30,12 +30,62 @@ int flusher_new(const struct flusher_options *options, struct flusher **ret_flus
 	return 0;
 }
 
+/* ── what was spent of the limits ────────────────────────────────────────────────────────── */
+
+static struct flush_pace_blob *find_pace(const struct flush_pace *pace, uint16_t disk)
+{
+	for (unsigned i = 0; pace && i < pace->blob_count; i++)
+		if (pace->blobs[i].disk == disk)
+			return &pace->blobs[i];
+	return NULL;
+}
+
+/* Without memory the next flusher begins with a burst. */
+static void note_pace(struct flush_pace *pace, const struct flush_disk *disk)
+{
+	struct flush_pace_blob *blob = find_pace(pace, disk->id);
+	if (!disk->target.paced)
+		return;
+	if (!blob) {
+		struct flush_pace_blob *more =
+			realloc(pace->blobs, (pace->blob_count + 1) * sizeof(*more));
+		if (!more)
+			return;
+		pace->blobs = more;
+		blob = &more[pace->blob_count++];
+	}
+	*blob = (struct flush_pace_blob){
+		.disk = disk->id, .requests = disk->target.requests, .bytes = disk->target.bytes
+	};
+}
+
+static void recall_pace(const struct flush_pace *pace, struct flush_disk *disk)
+{
+	const struct flush_pace_blob *blob = find_pace(pace, disk->id);
+	if (!blob)
+		return;
+	disk->target.requests = blob->requests;
+	disk->target.bytes = blob->bytes;
+	disk->target.paced = true;
+}
+
+void flush_pace_free(struct flush_pace *pace)
+{
+	free(pace->blobs);
+	*pace = (struct flush_pace){ 0 };
+}
+
+/* ── life ────────────────────────────────────────────────────────────────────────────────── */
+
 void flusher_free(struct flusher *f)
 {
 	if (!f)
 		return;
-	for (unsigned i = 0; i < f->disk_count; i++)
+	for (unsigned i = 0; i < f->disk_count; i++) {
+		if (f->options.pace)
+			note_pace(f->options.pace, f->disks[i]);
 		free(f->disks[i]);
+	}
 	free(f);
 }
 
@@ -164,6 +214,7 @@ static struct flush_disk *disk_of(struct flusher *f, const struct history_disk *
 	new->target = (struct sender_target){
 		.blob = new->blob, .lease_id = f->options.group->lease_id, .sequence = -1
 	};
+	recall_pace(f->options.pace, new);
 	f->disks[f->disk_count++] = new;
 	return new;
 }
@@ -228,6 +279,7 @@ static int prepare(struct flush *flush, uint64_t number)
 		.parallel = f->options.parallel,
 		.bandwidth = f->options.bandwidth,
 		.bandwidth_context = f->options.bandwidth_context,
+		.bandwidth_bucket = f->options.pace ? &f->options.pace->bandwidth : NULL,
 		.acknowledged = acknowledged,
 		.acknowledged_context = f };
 	struct hashes_sink sink;

@@ -34,12 +34,25 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/token_bucket.h"
 #include "fs/committer.h"
 #include "fs/history.h"
 #include "replicator/blob.h"
 #include "replicator/vault.h"
 
 struct flusher;
+
+/* What was spent of the limits, from one flusher to the next: else each would begin with a burst.
+ * Zero at first; one thread's. */
+struct flush_pace {
+	struct token_bucket bandwidth;
+	struct flush_pace_blob {
+		uint16_t disk;
+		struct token_bucket requests, bytes;
+	} * blobs; /* owned */
+	unsigned blob_count;
+};
+void flush_pace_free(struct flush_pace *pace);
 
 struct flusher_options {
 	struct history *history; /* all borrowed */
@@ -53,6 +66,7 @@ struct flusher_options {
 	/* Bytes a second allowed now, 0: no limit (bandwidth by the hour). May be NULL. */
 	uint64_t (*bandwidth)(void *context);
 	void *bandwidth_context;
+	struct flush_pace *pace; /* NULL: its own */
 	/* What vault_agree answered; 0 again once a flush was committed. Nothing at or below it is
 	 * flushed. */
 	uint64_t unknown_point;

@@ -98,6 +98,7 @@ int worker_new_flusher(
 		.sync_context = group,
 		.bandwidth = bandwidth_now,
 		.bandwidth_context = group,
+		.pace = &w->pace,
 		.drain_bytes = drain_bytes,
 		.unknown_point = atomic_load(&group->unknown_point) };
 	int r = flusher_new(&options, ret_flusher);

@@ -406,5 +406,6 @@ void *group_flush_main(void *argument)
 	}
 	pthread_mutex_unlock(&group->lock);
 	close_store(&w);
+	flush_pace_free(&w.pace);
 	return NULL;
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common/rng.h"
+#include "replicator/flusher.h"
 #include "replicator/group_internal.h"
 
 struct worker {
@@ -20,6 +21,7 @@ struct worker {
 	int64_t worked_ns;  /* the store was needed last */
 	bool refused;       /* this process was told that the group is another's */
 	struct rng rng;
+	struct flush_pace pace;
 };
 
 /* group_claim.c */

@@ -42,7 +42,7 @@ struct slot {
 struct sender {
 	struct sender_options options;
 	struct rng rng;
-	struct token_bucket bandwidth;
+	struct token_bucket own_bandwidth, *bandwidth;
 	struct sender_buffer *idle; /* buffers nobody uses */
 	uint64_t buffer_bytes;      /* of all, idle or not */
 	/* a clear that the next may continue */
@@ -70,7 +70,10 @@ int sender_new(const struct sender_options *options, struct sender **ret_sender)
 	s->slot_count = parallel;
 	rng_seed(&s->rng, (uint64_t)now_ns(s));
 	if (options->clock)
-		token_bucket_init(&s->bandwidth, options->clock, 0, 1);
+		token_bucket_init(&s->own_bandwidth, options->clock, 0, 1);
+	s->bandwidth = options->bandwidth_bucket ? options->bandwidth_bucket : &s->own_bandwidth;
+	if (options->clock && !s->bandwidth->clock)
+		token_bucket_init(s->bandwidth, options->clock, 0, 1);
 	*ret_sender = s;
 	return 0;
 }
@@ -161,6 +164,18 @@ static void free_slot(struct sender *s, struct slot *slot)
 	*slot = (struct slot){ 0 };
 }
 
+/* What was reserved and is not sent: whoever shares the limits need not wait for it. */
+static void refund(struct sender *s, struct slot *slot)
+{
+	if (slot->state != SLOT_QUEUED || !s->options.clock)
+		return;
+	token_bucket_refund(&slot->target->requests, 1);
+	if (slot->request.verb != BLOB_PUT_PAGES)
+		return;
+	token_bucket_refund(&slot->target->bytes, slot->request.length);
+	token_bucket_refund(s->bandwidth, slot->request.length);
+}
+
 /* Reserves the request's share of the limits; it may go out once that is paid. */
 static void pace(struct sender *s, struct slot *slot)
 {
@@ -183,8 +198,8 @@ static void pace(struct sender *s, struct slot *slot)
 		uint64_t rate = s->options.bandwidth
 					? s->options.bandwidth(s->options.bandwidth_context)
 					: 0;
-		token_bucket_set_rate(&s->bandwidth, rate, rate > 0 ? MAX(rate / 4, 1ull) : 1);
-		more = token_bucket_reserve(&s->bandwidth, bytes);
+		token_bucket_set_rate(s->bandwidth, rate, rate > 0 ? MAX(rate / 4, 1ull) : 1);
+		more = token_bucket_reserve(s->bandwidth, bytes);
 		wait = MAX(wait, more);
 	}
 	slot->not_before_ns = MAX(slot->not_before_ns, now_ns(s) + wait);
@@ -329,8 +344,10 @@ void sender_free(struct sender *s)
 	fail(s, -ECANCELED, &abandoned);
 	while (s->under_way > 0)
 		step(s);
-	for (unsigned i = 0; i < s->slot_count; i++)
+	for (unsigned i = 0; i < s->slot_count; i++) {
+		refund(s, &s->slots[i]);
 		free_slot(s, &s->slots[i]);
+	}
 	drop_idle(s);
 	free(s);
 }

@@ -39,6 +39,9 @@ struct sender_options {
 	uint64_t (*bandwidth)(
 		void *context); /* bytes a second over all blobs; NULL or 0: no limit */
 	void *bandwidth_context;
+	/* What was spent of it; NULL: the sender's own. Zero at first, the same for all senders
+	 * that share a bandwidth, of one thread. */
+	struct token_bucket *bandwidth_bucket;
 	void (*acknowledged)(void *context, uint64_t bytes); /* NULL, or told of progress */
 	void *acknowledged_context;
 };
