@@ -29,6 +29,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "fs/parts.h"
+#include "fs/store.h"
 
 #define GATHER_NS (2 * NS_PER_MS)
 #define GATHER_BYTES (1 * MIB)
@@ -164,16 +165,33 @@ static int admit(struct committer *c, uint64_t bytes)
 	return c->gate.admit ? c->gate.admit(c->gate.context, bytes) : 0;
 }
 
-int committer_room(struct committer *c)
+int committer_room(struct committer *c, uint64_t bytes)
 {
-	return admit(c, 0);
+	return admit(c, bytes);
+}
+
+int committer_wait_for_room(struct committer *c, uint64_t bytes)
+{
+	return c->gate.wait_for_room ? c->gate.wait_for_room(c->gate.context, bytes) : -ENOSPC;
+}
+
+/* A call that the history refused: 0 if it is to be made again. The gate looks at the journal now
+ * and then only, so the history may be full before the gate has seen it. `tries` NULL: who calls
+ * waits by himself. */
+static int once_more(struct committer *c, int refused, uint64_t bytes, unsigned *tries)
+{
+	if (refused == -EAGAIN)
+		return make_room(c);
+	if (refused != -ENOSPC || !tries || (*tries)++ == STORE_ROOM_TRIES)
+		return refused;
+	return committer_wait_for_room(c, bytes);
 }
 
 typedef int stage_write(struct history *history, uint16_t disk, uint64_t lba, uint32_t sectors,
 	const void *data, uint64_t *ret_lsn);
 
 static int stage(struct committer *c, stage_write *write, uint16_t disk, uint64_t lba,
-	uint64_t sectors, const void *data, uint64_t *ret_lsn)
+	uint64_t sectors, const void *data, unsigned *tries, uint64_t *ret_lsn)
 {
 	const uint8_t *bytes = data;
 	uint64_t lsn = 0;
@@ -181,9 +199,9 @@ static int stage(struct committer *c, stage_write *write, uint16_t disk, uint64_
 		uint32_t n =
 			(uint32_t)MIN(sectors, (uint64_t)HISTORY_MAX_WRITE_BYTES / SECTOR_BYTES);
 		int r = write(c->history, disk, lba, n, bytes, &lsn);
-		if (r == -EAGAIN)
-			r = make_room(c);
-		else if (r == 0)
+		if (r < 0)
+			r = once_more(c, r, (uint64_t)n * SECTOR_BYTES, tries);
+		else
 			lba += n, sectors -= n, bytes += (size_t)n * SECTOR_BYTES;
 		if (r < 0)
 			return r;
@@ -196,14 +214,21 @@ static int stage(struct committer *c, stage_write *write, uint16_t disk, uint64_
 int committer_write(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn)
 {
+	unsigned tries = 0;
 	int r = admit(c, sectors * SECTOR_BYTES);
-	return r < 0 ? r : stage(c, history_write, disk, lba, sectors, data, ret_lsn);
+	return r < 0 ? r : stage(c, history_write, disk, lba, sectors, data, &tries, ret_lsn);
+}
+
+int committer_write_admitted(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
+	const void *data, uint64_t *ret_lsn)
+{
+	return stage(c, history_write, disk, lba, sectors, data, NULL, ret_lsn);
 }
 
 int committer_write_late(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn)
 {
-	return stage(c, history_write_late, disk, lba, sectors, data, ret_lsn);
+	return stage(c, history_write_late, disk, lba, sectors, data, NULL, ret_lsn);
 }
 
 int committer_write_hashed(struct committer *c, uint16_t disk, uint64_t lba, uint32_t sectors,
@@ -212,35 +237,45 @@ int committer_write_hashed(struct committer *c, uint16_t disk, uint64_t lba, uin
 	int r = admit(c, (uint64_t)sectors * SECTOR_BYTES);
 	if (r < 0)
 		return r;
-	while ((r = history_write_hashed(c->history, disk, lba, sectors, data, hashes, ret_lsn)) ==
-		-EAGAIN) {
-		r = make_room(c);
+	unsigned tries = 0;
+	while ((r = history_write_hashed(c->history, disk, lba, sectors, data, hashes, ret_lsn)) <
+		0) {
+		r = once_more(c, r, (uint64_t)sectors * SECTOR_BYTES, &tries);
 		if (r < 0)
 			return r;
 	}
-	if (r == 0)
-		nudge(c);
-	return r;
+	nudge(c);
+	return 0;
+}
+
+static int stage_zero(struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors,
+	unsigned *tries, uint64_t *ret_lsn)
+{
+	uint64_t lsn = 0;
+	int r;
+	while ((r = history_zero(c->history, disk, lba, sectors, &lsn)) < 0) {
+		r = once_more(c, r, SECTOR_BYTES, tries);
+		if (r < 0)
+			return r;
+	}
+	nudge(c);
+	*ret_lsn = lsn;
+	return 0;
 }
 
 int committer_zero(
 	struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn)
 {
 	/* A zero range takes a header in the journal, however long it is. */
+	unsigned tries = 0;
 	int r = admit(c, SECTOR_BYTES);
-	if (r < 0)
-		return r;
-	uint64_t lsn = 0;
-	while ((r = history_zero(c->history, disk, lba, sectors, &lsn)) == -EAGAIN) {
-		r = make_room(c);
-		if (r < 0)
-			return r;
-	}
-	if (r < 0)
-		return r;
-	nudge(c);
-	*ret_lsn = lsn;
-	return 0;
+	return r < 0 ? r : stage_zero(c, disk, lba, sectors, &tries, ret_lsn);
+}
+
+int committer_zero_admitted(
+	struct committer *c, uint16_t disk, uint64_t lba, uint64_t sectors, uint64_t *ret_lsn)
+{
+	return stage_zero(c, disk, lba, sectors, NULL, ret_lsn);
 }
 
 /* ── parts ───────────────────────────────────────────────────────────────────────────────── */

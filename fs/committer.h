@@ -19,6 +19,9 @@ struct committer;
  * for certain. May be NULL. Any thread. */
 struct committer_gate {
 	int (*admit)(void *context, uint64_t bytes);
+	/* The history has no room for those bytes, though they were let in: waits a while for some
+	 * (0: try again), or refuses. NULL: who writes is told -ENOSPC. */
+	int (*wait_for_room)(void *context, uint64_t bytes);
 	void *context;
 };
 
@@ -51,8 +54,15 @@ int committer_zero(struct committer *committer, uint16_t disk, uint64_t lba, uin
  */
 int committer_write_late(struct committer *committer, uint16_t disk, uint64_t lba, uint64_t sectors,
 	const void *data, uint64_t *ret_lsn);
-/* 0 if the gate would let a write in, after the wait that a write has there; else its errno. */
-int committer_room(struct committer *committer);
+/* The gate alone, for who must not wait there while he writes: 0 once it lets so many bytes in,
+ * else its errno. The write is then made with the next two, which are -ENOSPC where the history has
+ * no room; after that committer_wait_for_room is 0 if it is to be tried again. */
+int committer_room(struct committer *committer, uint64_t bytes);
+int committer_write_admitted(struct committer *committer, uint16_t disk, uint64_t lba,
+	uint64_t sectors, const void *data, uint64_t *ret_lsn);
+int committer_zero_admitted(struct committer *committer, uint16_t disk, uint64_t lba,
+	uint64_t sectors, uint64_t *ret_lsn);
+int committer_wait_for_room(struct committer *committer, uint64_t bytes);
 /* Returns when `lsn` is durable. -EIO if the history failed first. */
 int committer_wait(struct committer *committer, uint64_t lsn);
 /* Returns when everything staged before the call is durable. */

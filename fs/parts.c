@@ -9,9 +9,9 @@
  *
  * Locks: one for each stripe of the disk, taken by rising index: writes of whole sectors share
  * them, those that merge have them alone, so that known bytes neither come nor go under them.
- * They are held across writing below, which may wait for room, never across reading. `lock` is for
- * the table, taken last, for memory work only. Reads take stripes only if parts come and go so
- * fast that they would never end.
+ * They are held across writing below, never across reading or waiting for room: a seal, which is
+ * what makes room, settles parts and waits for them. `lock` is for the table, taken last, for
+ * memory work only. Reads take stripes only if parts come and go so fast that they would never end.
  */
 #include "fs/parts.h"
 
@@ -339,7 +339,7 @@ static int fetch_edges(struct parts *parts, struct merge *m)
 		return 0;
 	/* A full journal is told as that, and not as the vault out of reach that the reading may
 	 * need. */
-	int r = store_room(parts->disk);
+	int r = store_room(parts->disk, 0);
 	if (r == 0 && head)
 		r = fetch(
 			parts, &m->head, m->offset > m->start ? AS_LONG_AS_IT_TAKES : NO_PATIENCE);
@@ -392,21 +392,31 @@ static int try_merge(struct parts *parts, struct merge *m)
 	return r;
 }
 
+/* A write of `n` bytes that there was no room for. Waits, and so holds nothing. */
+static bool may_try_again(struct parts *parts, int r, uint64_t n, unsigned *tries)
+{
+	return r == -ENOSPC && (*tries)++ < STORE_ROOM_TRIES &&
+	       store_wait_for_room(parts->disk, n) == 0;
+}
+
 static int write_parts(struct parts *parts, uint64_t offset, const uint8_t *data, size_t n)
 {
 	/* What was kept and never completed gives way, if it can. */
 	if (parts->cut_bytes > 0 && n > parts->cut_bytes && atomic_load(&parts->count) >= MAX_PARTS)
 		(void)parts_settle(parts);
 	struct merge m = { .offset = offset, .data = data, .n = n };
-	int r;
+	unsigned tries = 0;
+	int r = store_room(parts->disk, n);
+	if (r < 0)
+		return r;
 	do
 		r = try_merge(parts, &m);
-	while (r == -ESTALE);
+	while (r == -ESTALE || may_try_again(parts, r, n, &tries));
 	return r;
 }
 
 /* Whole sectors; NULL: zeros. */
-static int write_whole(struct parts *parts, uint64_t offset, const void *data, uint64_t n)
+static int try_whole(struct parts *parts, uint64_t offset, const void *data, uint64_t n)
 {
 	uint32_t set = stripes_of(offset, n);
 	lock_stripes(parts, set, false);
@@ -418,6 +428,19 @@ static int write_whole(struct parts *parts, uint64_t offset, const void *data, u
 		drop_range_locked(parts, offset, n);
 	}
 	unlock_stripes(parts, set);
+	return r;
+}
+
+static int write_whole(struct parts *parts, uint64_t offset, const void *data, uint64_t n)
+{
+	uint64_t taken = data ? n : SECTOR_BYTES; /* of the journal, about */
+	unsigned tries = 0;
+	int r = store_room(parts->disk, taken);
+	if (r < 0)
+		return r;
+	do
+		r = try_whole(parts, offset, data, n);
+	while (may_try_again(parts, r, taken, &tries));
 	return r;
 }
 

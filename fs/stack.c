@@ -82,19 +82,22 @@ static int live_write(struct store *store, uint64_t offset, const void *data, si
 {
 	struct disk_store *d = disk_of(store);
 	uint64_t lsn;
-	return committer_write(d->committer, d->disk, lba_of(offset), lba_of(n), data, &lsn);
+	return committer_write_admitted(
+		d->committer, d->disk, lba_of(offset), lba_of(n), data, &lsn);
 }
 
 static int live_zero(struct store *store, uint64_t offset, uint64_t n)
 {
 	struct disk_store *d = disk_of(store);
 	uint64_t lsn;
-	return committer_zero(d->committer, d->disk, lba_of(offset), lba_of(n), &lsn);
+	return committer_zero_admitted(d->committer, d->disk, lba_of(offset), lba_of(n), &lsn);
 }
 
-static int live_room(struct store *store)
+static int live_room(struct store *store, uint64_t bytes, bool refused)
 {
-	return committer_room(disk_of(store)->committer);
+	struct committer *committer = disk_of(store)->committer;
+	return refused ? committer_wait_for_room(committer, bytes)
+		       : committer_room(committer, bytes);
 }
 
 static int live_read_near(struct store *store, uint64_t offset, void *data, size_t n)

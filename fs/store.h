@@ -22,15 +22,20 @@
  *	write_late  as write, of one sector in whose place one was acknowledged before, so that it
  *	        is not refused for want of room. NULL: write.
  *	flush   makes every write that returned before it was called durable.
- *	room    NULL: always; else 0 if a write would be let in now, waiting as a write waits,
- *	        or the errno it would be refused with.
+ *	room    NULL: always; else 0 once a write of `bytes` is let in, waiting for that, or the
+ *	        errno it is refused with. `refused`: the write was made, and there was no room all
+ *	        the same. A store that has it never waits in write or zero.
  *	free    releases the store and what it owns; no call may be under way.
  */
 #pragma once
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* So often a write that there was no room for waits for some. */
+#define STORE_ROOM_TRIES 100u
 
 struct store;
 
@@ -41,7 +46,7 @@ struct store_ops {
 	int (*flush)(struct store *store);
 	int (*read_near)(struct store *store, uint64_t offset, void *data, size_t n);
 	int (*write_late)(struct store *store, uint64_t offset, const void *data, size_t n);
-	int (*room)(struct store *store);
+	int (*room)(struct store *store, uint64_t bytes, bool refused);
 	void (*free)(struct store *store);
 };
 
@@ -67,9 +72,15 @@ static inline int store_zero(struct store *store, uint64_t offset, uint64_t n)
 	return store->ops->zero(store, offset, n);
 }
 
-static inline int store_room(struct store *store)
+static inline int store_room(struct store *store, uint64_t bytes)
 {
-	return store->ops->room ? store->ops->room(store) : 0;
+	return store->ops->room ? store->ops->room(store, bytes, false) : 0;
+}
+
+/* After a write that was answered with -ENOSPC: 0 if it is to be tried again. */
+static inline int store_wait_for_room(struct store *store, uint64_t bytes)
+{
+	return store->ops->room ? store->ops->room(store, bytes, true) : -ENOSPC;
 }
 
 static inline int store_flush(struct store *store)

@@ -5,8 +5,9 @@
  * The way through costs two atomics while the journal has room. The fill is looked at after every
  * few MiB admitted (from 92 % on with every write) and at every tick of the timer; from 80 % on a
  * token bucket at the allowed rate delays, from 97 % on writes wait for room and are refused after
- * full_wait_s. Waiting writers hold nothing, so reads, seals and flushes go on. Where the journal's
- * disk is nearly full, so is the journal.
+ * full_wait_s. What the history refuses all the same, because the fill was looked at too long ago,
+ * waits likewise. Waiting writers hold nothing, so reads, seals and flushes go on. Where the
+ * journal's disk is nearly full, so is the journal.
  */
 #include <errno.h>
 
@@ -17,6 +18,7 @@
 #define LOOK_BYTES_PRESSED (512 * KIB)
 #define LONGEST_DELAY_NS (10 * NS_PER_S)
 #define BURST_BYTES (1 * MIB)
+#define ROOM_POLL_NS (100 * NS_PER_MS)
 
 /* Of the journal's disk this much is left to seals, indexes and checkpoints; and below the second
  * nothing is written at all, because a write that fails costs a replay. */
@@ -113,6 +115,19 @@ static int wait_for_room(struct group *group, uint64_t bytes)
 		if (atomic_load(&group->level) == BACKPRESSURE_FULL)
 			group_wait_until_locked(group, &group->changed, until);
 	}
+}
+
+int group_wait_for_room(void *context, uint64_t bytes)
+{
+	struct group *group = context;
+	{
+		/* Whoever frees room says so; the history counts what it holds a little later. */
+		SCOPED_LOCK(&group->lock);
+		pthread_cond_signal(&group->timer_wake);
+		group_wait_until_locked(
+			group, &group->changed, clock_monotonic_ns(group->clock) + ROOM_POLL_NS);
+	}
+	return wait_for_room(group, bytes);
 }
 
 /* Near the end every write is looked at. */

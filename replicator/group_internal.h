@@ -167,6 +167,8 @@ int group_update_base(struct group *group);
 
 /* group_gate.c */
 int group_admit(void *context, uint64_t bytes);
+/* Waits for room that the history did not have; -ENOSPC after full_wait_s. Any thread. */
+int group_wait_for_room(void *context, uint64_t bytes);
 /* Looks at the fill, as it will be with `more_bytes`, and sets what writers obey. */
 void group_look_at_fill(
 	struct group *group, uint64_t more_bytes, struct backpressure_plan *ret_plan);

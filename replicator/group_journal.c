@@ -195,7 +195,9 @@ int group_open_journal(struct group *group, struct vault_reading *import, struct
 		if (r < 0)
 			group_error(error, r, group, "opening the journal");
 	}
-	struct committer_gate gate = { .admit = group_admit, .context = group };
+	struct committer_gate gate = {
+		.admit = group_admit, .wait_for_room = group_wait_for_room, .context = group
+	};
 	if (r == 0) {
 		r = committer_new(group->history, &gate, &group->committer);
 		if (r < 0)

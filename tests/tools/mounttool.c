@@ -275,7 +275,7 @@ static int open_group(struct tool *t, unsigned number, uint64_t *ret_replayed)
 		.group = { { (uint8_t)(42 + number) } },
 		.limit_bytes = 24 * GIB,
 	};
-	struct committer_gate gate = { full_gate_admit, &group->gate };
+	struct committer_gate gate = { .admit = full_gate_admit, .context = &group->gate };
 	struct history_report report;
 	struct error error = { 0 };
 	int r = history_open(&options, &report, &error, &group->history);

@@ -13,12 +13,17 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/cleanup.h"
 #include "fs/committer.h"
+#include "fs/stack.h"
 #include "tests/unit/history_fixture.h"
 
 struct gated {
 	atomic_int answer;
 	atomic_ullong bytes;
+	struct history *history;
+	struct committer *seals_with;
+	unsigned waits, gives_room_at; /* the wait that ends with room; 0: none does */
 };
 
 static int gate_admit(void *context, uint64_t bytes)
@@ -26,6 +31,25 @@ static int gate_admit(void *context, uint64_t bytes)
 	struct gated *gated = context;
 	atomic_fetch_add(&gated->bytes, bytes);
 	return atomic_load(&gated->answer);
+}
+
+#define ROOM_BYTES (64 * MIB)
+
+static int gate_wait(void *context, uint64_t bytes)
+{
+	struct gated *gated = context;
+	assert_true(bytes > 0);
+	gated->waits++;
+	if (gated->seals_with) {
+		struct seal seal = { .kind = POINT_CRASH };
+		uint64_t number;
+		assert_int_equal(committer_seal(gated->seals_with, &seal, &number), 0);
+	}
+	if (gated->gives_room_at == 0)
+		return -ENOSPC;
+	if (gated->waits == gated->gives_room_at)
+		history_set_limit(gated->history, ROOM_BYTES);
+	return 0;
 }
 
 struct fixture {
@@ -38,7 +62,9 @@ static int setup(void **state)
 {
 	struct fixture *x = calloc(1, sizeof(*x));
 	fixture_open(&x->h);
-	struct committer_gate gate = { gate_admit, &x->gated };
+	struct committer_gate gate = {
+		.admit = gate_admit, .wait_for_room = gate_wait, .context = &x->gated
+	};
 	assert_int_equal(committer_new(x->h.history, &gate, &x->committer), 0);
 	*state = x;
 	return 0;
@@ -244,6 +270,45 @@ static void gate_is_asked(void **state)
 	assert_int_equal(committer_write(x->committer, x->h.disk, 0, 8, data, &lsn), 0);
 }
 
+/* The history may be full before the gate has seen it. */
+static void what_the_history_refuses_waits(void **state)
+{
+	struct fixture *x = *state;
+	uint8_t data[4096] = { 1 };
+	uint64_t lsn = 0;
+	x->gated.history = x->h.history;
+	history_set_limit(x->h.history, 1);
+	assert_int_equal(committer_write(x->committer, x->h.disk, 0, 8, data, &lsn), -ENOSPC);
+	assert_int_equal(committer_zero(x->committer, x->h.disk, 0, 8, &lsn), -ENOSPC);
+	assert_int_equal(x->gated.waits, 2);
+	x->gated = (struct gated){ .history = x->h.history, .gives_room_at = 3 };
+	assert_int_equal(committer_write(x->committer, x->h.disk, 0, 8, data, &lsn), 0);
+	assert_int_equal(x->gated.waits, 3);
+	assert_int_equal(committer_wait(x->committer, lsn), 0);
+}
+
+/* A cut sector waits for its rest, and a seal for it: who waits for room holds nothing. */
+static void a_seal_passes_who_waits_for_room(void **state)
+{
+	struct fixture *x = *state;
+	struct store *store;
+	CLEANUP_FREE uint8_t *data = calloc(1, 2 * MIB);
+	assert_int_equal(stack_live_new(x->committer, x->h.disk, true, &store), 0);
+	assert_int_equal(store_write(store, 0, data, MIB + 100), 0);
+	history_set_limit(x->h.history, 1);
+	x->gated = (struct gated){
+		.history = x->h.history, .seals_with = x->committer, .gives_room_at = 2
+	};
+	assert_int_equal(store_write(store, 0, data, 2 * MIB), 0);
+	history_set_limit(x->h.history, 1);
+	x->gated.waits = 0;
+	assert_int_equal(store_write(store, 0, data, MIB + 200), 0);
+	history_set_limit(x->h.history, 1);
+	x->gated.waits = 0;
+	assert_int_equal(store_zero(store, 0, 2 * MIB), 0);
+	store_free(store);
+}
+
 static void errors_of_the_history_come_up(void **state)
 {
 	struct fixture *x = *state;
@@ -297,6 +362,8 @@ int main(void)
 		TEST(many_wait_for_one_commit),
 		TEST(seals_are_durable_and_rise),
 		TEST(gate_is_asked),
+		TEST(what_the_history_refuses_waits),
+		TEST(a_seal_passes_who_waits_for_room),
 		TEST(errors_of_the_history_come_up),
 		TEST(failed_commit_is_the_end),
 	};

@@ -224,8 +224,11 @@ static int memory_flush(struct store *store)
 	return 0;
 }
 
-static int memory_room(struct store *store)
+static int memory_room(struct store *store, uint64_t bytes, bool refused)
 {
+	(void)bytes;
+	if (refused)
+		return -ENOSPC;
 	struct memory_store *m = CONTAINER_OF(store, struct memory_store, store);
 	SCOPED_LOCK(&m->lock);
 	return m->full == 0 ? -ENOSPC : 0;
