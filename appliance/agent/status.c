@@ -3,7 +3,10 @@
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <limits.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include "appliance/agent/command.h"
 #include "common/cleanup.h"
@@ -96,6 +99,17 @@ static void print_status(const struct json *root)
 			print_disk(&item);
 }
 
+/* Who was killed could not take its words away. */
+static int check_lives(const struct json *root, const char *path, struct error *error)
+{
+	uint64_t process = 0;
+	if (json_find_u64(root, "process", &process, NULL) <= 0 || process == 0 ||
+		process > INT_MAX || kill((pid_t)process, 0) == 0 || errno != ESRCH)
+		return 0;
+	return error_set(error, -ECONNREFUSED, "start it: landfall-agent run, or its service",
+		"no agent is running: the one that wrote %s has died", path);
+}
+
 enum agent_exit agent_show_status(const struct agent_arguments *arguments)
 {
 	CLEANUP(json_freep) struct cJSON *json = NULL;
@@ -115,13 +129,16 @@ enum agent_exit agent_show_status(const struct agent_arguments *arguments)
 			strerrordesc_np(-r));
 	else
 		r = json_parse(text, n, NULL, &json, &error);
+	if (r >= 0) {
+		json_root(json, path, &root);
+		r = check_lives(&root, path, &error);
+	}
 	if (r < 0)
 		return agent_fail(&error);
 	if (agent_argument(arguments, "json")) {
 		fputs(text, stdout);
 		return AGENT_DONE;
 	}
-	json_root(json, path, &root);
 	print_status(&root);
 	return AGENT_DONE;
 }

@@ -319,8 +319,9 @@ void agent_status_write(struct agent_status *s)
 		if (!s->path || s->held)
 			return;
 	}
-	if (agent_status_json(s, &json) < 0 || json_print(json, true, &text) < 0 ||
-		asprintf(&next, "%s.new", s->path) < 0) {
+	if (agent_status_json(s, &json) < 0 ||
+		json_add_u64(json, "process", (uint64_t)getpid()) < 0 ||
+		json_print(json, true, &text) < 0 || asprintf(&next, "%s.new", s->path) < 0) {
 		next = NULL;
 		return;
 	}

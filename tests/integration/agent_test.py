@@ -120,6 +120,8 @@ def dies_at_the_start(appliance, agent, disk, work):
         agent.start({"root": disk.device, "second": second.device})
         check(agent.process.wait(60) == -signal.SIGKILL, "it did not die where it was to")
         agent.environment = None
+        dead = agent.run("status", "--status-file", agent.status_file)
+        check(dead.returncode == 6 and "no agent is running" in dead.stderr, f"{dead}")
         agent.start({"root": disk.device})
         agent.wait_state("replicating")
         check_equal(appliance, disk, appliance.create_point("web"))
