@@ -60,11 +60,13 @@ static void rule_group_failed(const struct alert_facts *f, struct board *board)
 	struct alert *a = raise_alert(board, "group-failed", true);
 	SAY(a->text, "%s is not running: its journal could not be opened", f->machine);
 	SAY(a->cause, "%s", f->open_error.message);
-	SAY(a->mend, "%s",
-		f->open_error.mend[0]
-			? f->open_error.mend
-			: "mend the cause; it is tried again every minute. If the journal is lost, "
-			  "'landfall vault takeover' brings the points of the vault back");
+	if (f->open_error.mend[0])
+		SAY(a->mend, "%s", f->open_error.mend);
+	else
+		SAY(a->mend,
+			"mend the cause; it is tried again every minute. If the journal is lost, "
+			"'landfall vault takeover --group %s' brings the points of the vault back",
+			f->machine);
 }
 
 static void rule_commit_failed(const struct alert_facts *f, struct board *board)
@@ -126,8 +128,8 @@ static void rule_taken_over(const struct alert_facts *f, struct board *board)
 	SAY(a->cause, "%s", f->owner[0] ? f->owner : "the vault names another owner");
 	SAY(a->mend,
 		"if that was meant, 'landfall machine remove %s --keep-vault' here; if not, "
-		"stop the other appliance and run 'landfall vault takeover' here",
-		member_of(f));
+		"stop the other appliance and run 'landfall vault takeover --group %s' here",
+		member_of(f), f->machine);
 }
 
 static void rule_vault_missing(const struct alert_facts *f, struct board *board)

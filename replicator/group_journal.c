@@ -60,12 +60,15 @@ int group_check_journal(
 	if (options->import && !missing)
 		return error_set(error, -EEXIST, "move the directory away and try again",
 			"%s: there is a journal already", group->directory);
-	if (!options->import && missing && group->state.opened)
-		return error_set(error, -ENODATA,
-			"bring the directory back; if it is lost, 'landfall vault takeover' brings "
-			"the points of the vault back",
-			"%s: the journal of group %s is gone", group->directory, group->name);
-	return 0;
+	if (options->import || !missing || !group->state.opened)
+		return 0;
+	char mend[sizeof(error->mend)];
+	snprintf(mend, sizeof(mend),
+		"bring the directory back; if it is lost, 'landfall vault takeover --group %s' "
+		"brings the points of the vault back",
+		group->name);
+	return error_set(error, -ENODATA, mend, "%s: the journal of group %s is gone",
+		group->directory, group->name);
 }
 
 /* The group's disks as the vault's functions want them. The blobs' footers are the mount's. */

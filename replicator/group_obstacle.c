@@ -14,8 +14,8 @@ static int say_taken_over(const char *name, const char *owner, const char *machi
 	char mend[256];
 	snprintf(mend, sizeof(mend),
 		"if that was meant, 'landfall machine remove %s --keep-vault' here; if not, stop "
-		"the other appliance and run 'landfall vault takeover' here",
-		machine);
+		"the other appliance and run 'landfall vault takeover --group %s' here",
+		machine, name);
 	return error_set(e, -ESTALE, mend, "group %s belongs to another appliance%s%s", name,
 		*owner ? ": " : "", owner);
 }

@@ -214,7 +214,7 @@ static int check_against_vault(
 	if (has_disks)
 		return error_set(error, -EEXIST,
 			"add it under another name; or bring back the group that it belongs to "
-			"with 'landfall vault takeover'",
+			"with 'landfall vault takeover --group GROUP'",
 			"the vault holds disks of a machine %s already, which belongs to another "
 			"group",
 			request->name);

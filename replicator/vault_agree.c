@@ -33,7 +33,7 @@
 #define POINTS_AT_ONCE 256u
 #define TAKE_OVER                                                                            \
 	"bring the group back from the vault: 'landfall machine remove --keep-vault', then " \
-	"'landfall vault takeover'"
+	"'landfall vault takeover --group GROUP'"
 
 struct agree {
 	struct blob_store *store;

@@ -12,6 +12,7 @@
 #include "replicator/vault_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/cleanup.h"
@@ -75,9 +76,11 @@ static int claim_once(struct blob_store *store, const char *name, const struct u
 		return r;
 	if (memcmp(&group.owner, appliance, sizeof(*appliance)) != 0) {
 		char since[UTC_ISO_BYTES];
+		char mend[sizeof(error->mend)];
 		utc_format_iso(group.claimed_ns, since);
-		return error_set(error, -ESTALE,
-			"if that appliance is lost: landfall vault takeover",
+		snprintf(mend, sizeof(mend),
+			"if that appliance is lost: landfall vault takeover --group %s", name);
+		return error_set(error, -ESTALE, mend,
 			"group %s belongs to appliance %s since %.19sZ", name, group.owner_name,
 			since);
 	}

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/cleanup.h"
@@ -113,11 +114,13 @@ int vault_disk_lease(struct blob_store *store, const struct vault_group *group,
 		r = change_from(store, group, blob, from, &e);
 	for (unsigned i = 0; (r == -EBUSY || r == -ESTALE) && i < group->older_lease_count; i++)
 		r = change_from(store, group, blob, group->older_lease_ids[i], &e);
-	if (r == -EBUSY || r == -ESTALE)
-		return error_set(error, -ESTALE,
-			"if the appliance that holds it is lost: landfall vault takeover",
-			"%s is leased under an id that is not ours", blob);
-	return r < 0 ? vault_fail(error, r, &e, "cannot lease %s", blob) : 0;
+	if (r != -EBUSY && r != -ESTALE)
+		return r < 0 ? vault_fail(error, r, &e, "cannot lease %s", blob) : 0;
+	char mend[sizeof(error->mend)];
+	snprintf(mend, sizeof(mend),
+		"if the appliance that holds it is lost: landfall vault takeover --group %s",
+		group->name);
+	return error_set(error, -ESTALE, mend, "%s is leased under an id that is not ours", blob);
 }
 
 #define DELETE_TRIES 8u

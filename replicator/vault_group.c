@@ -109,7 +109,8 @@ int vault_group_create(struct blob_store *store, struct vault_group *group, stru
 	r = vault_object_put(store, object, &text, "", NULL, 0, error, group->etag);
 	if (r == -EEXIST || r == -ESTALE)
 		return error_set(error, -EEXIST,
-			"choose another name, or take it over with landfall vault takeover",
+			"choose another name, or take it over: landfall vault takeover --group "
+			"GROUP",
 			"the vault has a group %s already", group->name);
 	for (unsigned i = 0; r == 0 && i < group->disk_count; i++)
 		if (!group->disks[i].removed)

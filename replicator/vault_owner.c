@@ -16,6 +16,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
@@ -213,10 +214,12 @@ static int not_ours(const struct vault_group *there, struct error *error)
 {
 	char since[UTC_ISO_BYTES];
 	utc_format_iso(there->claimed_ns, since);
-	return error_set(error, -ESTALE,
-		"stop this appliance, or take the group back with landfall vault takeover",
-		"group %s belongs to appliance %s since %.19sZ", there->name, there->owner_name,
-		since);
+	char mend[sizeof(error->mend)];
+	snprintf(mend, sizeof(mend),
+		"stop this appliance, or take the group back: landfall vault takeover --group %s",
+		there->name);
+	return error_set(error, -ESTALE, mend, "group %s belongs to appliance %s since %.19sZ",
+		there->name, there->owner_name, since);
 }
 
 int vault_owner_confirm(
