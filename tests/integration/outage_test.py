@@ -48,11 +48,12 @@ def fill_up(appliance, until):
 
 
 def delayed(appliance):
-    """How long a write of 1 MiB takes now."""
+    """How long 2 MiB take now, which is more than a rest lets through at once."""
     fd = os.open(appliance.live("m", "d"), os.O_WRONLY)
     try:
         began = time.monotonic()
-        os.pwrite(fd, os.urandom(256 << 10), (DISK_MIB - 4) * MIB)
+        for _ in range(8):
+            os.pwrite(fd, os.urandom(256 << 10), (DISK_MIB - 4) * MIB)
         return time.monotonic() - began
     finally:
         os.close(fd)
@@ -74,12 +75,13 @@ def refused(appliance):
 def outage(service, appliance, ledger):
     step("the vault goes away")
     service.admin("/down", {"mode": "refuse"})
+    before = len(appliance.points("m"))
     ledger.start()
+    wait_until(20, lambda: len(appliance.points("m")) > before, "no local points in the outage")
+    ledger.end()  # or a fast disk fills the journal before the alerts are seen
     alert = appliance.wait_alert("m", "vault-unreachable", 60)
     check(alert["severity"] in ("warning", "critical"), f"{alert}")
     appliance.wait_alert("m", "rpo", 60)
-    before = len(appliance.points("m"))
-    wait_until(20, lambda: len(appliance.points("m")) > before, "no local points in the outage")
     step("the journal fills")
     written, seconds = fill_up(appliance, 0.8)
     print(f"{written // MIB} MiB in {seconds:.1f} s without delay")
@@ -147,6 +149,7 @@ def test(work):
             ledger.end()
             outage(service, appliance, ledger)
             make_full(appliance)
+            ledger.start()  # its first write waits for room
             step("SIGKILL while it is full")
             appliance.kill()
             ledger.end()
