@@ -54,6 +54,7 @@ static void print_machine(const cJSON *machine)
 	print_figures(machine);
 	if (cli_has(machine, "ebs"))
 		cli_print_ebs(cli_get(machine, "ebs"));
+	cli_print_agent(machine);
 	putchar('\n');
 	cli_print_rows(&rows, cli_get(machine, "disks"));
 }

@@ -79,6 +79,24 @@ static void add_machine(struct cli_table *table, const cJSON *machine)
 	cli_table_add(table, cli_get_count(machine, "point_count", text));
 }
 
+static bool is_comparing(const cJSON *machine)
+{
+	const cJSON *disk;
+	cJSON_ArrayForEach(disk, cli_get(cli_get(machine, "agent"), "disks"))
+		if (strcmp(cli_get_text(disk, "state"), "comparing") == 0)
+			return true;
+	return false;
+}
+
+/* Of all machines only those are told of whose agents have something to finish. */
+static void print_agents(const cJSON *machines)
+{
+	const cJSON *machine;
+	cJSON_ArrayForEach(machine, machines)
+		if (cJSON_GetArraySize(machines) == 1 || is_comparing(machine))
+			cli_print_agent(machine);
+}
+
 static void print_status(const cJSON *result)
 {
 	static const struct cli_rows rows = { { "MACHINE", "STATE", "HEALTH", ">RPO", ">RPO VAULT",
@@ -93,6 +111,7 @@ static void print_status(const cJSON *result)
 		puts("No machine is protected yet: landfall machine add --help");
 	else
 		cli_print_rows(&rows, machines);
+	print_agents(machines);
 	print_alerts("the appliance", cli_get(appliance, "alerts"));
 	cJSON_ArrayForEach(machine, machines)
 		print_alerts(cli_get_text(machine, "name"), cli_get(machine, "alerts"));

@@ -109,6 +109,11 @@ def appears(appliance, agent, root, data, other):
     disk = wait_until(30, lambda: protected(appliance).get(name_of(data)),
                       "the new disk is not protected")
     check(disk["joining"] and disk["state"] == "comparing", f"{disk}")
+    told = ""
+    while not all(word in told for word in ("changes by", "comparing: ", "MiB/s", " left")):
+        check(protected(appliance)[name_of(data)]["state"] == "comparing",
+              f"it never told rate and time left: {told}")
+        told = appliance.run("status", "web", json_output=False).stdout
     seen = []
     while not protected(appliance)[name_of(data)]["state"] == "whole":
         touch(root)
