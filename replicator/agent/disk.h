@@ -91,14 +91,14 @@ int disk_foundations(
 	dev_t dev, dev_t *ret_devs, size_t capacity, size_t *ret_count, unsigned *ret_depth);
 
 struct disk_mount {
-	dev_t dev; /* of the block device; 0: it is on none */
-	char *point;
+	dev_t dev;   /* of the block device; 0: it is on none */
+	char *point; /* as it is reached from here: /proc/PID/root/… in another namespace */
 	char *type;
 	char *options; /* of the superblock and of this mount, comma-separated */
 };
 
-/* Mounted filesystems of this process' namespace, in the order of mounting. For those with
- * anonymous numbers (btrfs) `dev` is that of the device they were mounted from. 0 or -errno;
- * free with disk_mounts_free. */
+/* Mounted filesystems of this process' namespace, in the order of mounting, and those of devices
+ * that only other mount namespaces have mounted. For those with anonymous numbers (btrfs) `dev` is
+ * that of the device they were mounted from. 0 or -errno; free with disk_mounts_free. */
 int disk_mounts(struct disk_mount **ret_mounts, size_t *ret_count);
 void disk_mounts_free(struct disk_mount *mounts, size_t count);

@@ -1,8 +1,10 @@
 /*
  * What lies on what: mounted filesystems, and the devices under devices.
  *
- * /proc/self/mountinfo is described in proc(5): fields by blanks, blanks within a field as \040,
- * the optional fields end with " - ", after which come type, source and superblock options.
+ * Filesystems are looked for in all mount namespaces: a freeze that knows only its own would not
+ * hold what a container writes. /proc/self/mountinfo is described in proc(5): fields by blanks,
+ * blanks within a field as \040, the optional fields end with " - ", after which come type, source
+ * and superblock options.
  */
 #include "replicator/agent/disk.h"
 
@@ -73,45 +75,136 @@ static int parse_mount(char *line, struct disk_mount *ret_mount)
 	return mount.point && mount.type && mount.options ? 0 : -ENOMEM;
 }
 
+struct mounts {
+	struct disk_mount *list;
+	size_t count;
+};
+
+static bool has_device(const struct mounts *m, dev_t dev)
+{
+	for (size_t i = 0; i < m->count; i++)
+		if (m->list[i].dev == dev)
+			return true;
+	return false;
+}
+
+static void free_mount(struct disk_mount *mount)
+{
+	free(mount->point);
+	free(mount->type);
+	free(mount->options);
+}
+
+/* `root`: where that namespace's mount points are reached from here, and of its devices only those
+ * that are not listed yet; "": it is ours, and all of it is. */
+static int add_mount(struct mounts *m, char *line, const char *root)
+{
+	struct disk_mount mount;
+	int r = parse_mount(line, &mount);
+	if (r == -EINVAL)
+		return 0;
+	char *point = NULL;
+	bool wanted = !*root || (mount.dev && !has_device(m, mount.dev));
+	if (r == 0 && wanted && *root) {
+		if (asprintf(&point, "%s%s", root, mount.point) < 0)
+			r = -ENOMEM;
+		else
+			free(mount.point), mount.point = point;
+	}
+	struct disk_mount *grown =
+		r == 0 && wanted ? reallocarray(m->list, m->count + 1, sizeof(*grown)) : NULL;
+	if (!grown) {
+		free_mount(&mount);
+		return wanted ? -ENOMEM : r;
+	}
+	m->list = grown;
+	m->list[m->count++] = mount;
+	return 0;
+}
+
+static int add_mounts(struct mounts *m, const char *path, const char *root)
+{
+	CLEANUP_FREE char *line = NULL;
+	size_t room = 0;
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return -errno;
+	int r = 0;
+	while (r == 0 && getline(&line, &room, f) >= 0)
+		r = add_mount(m, line, root);
+	fclose(f);
+	return r;
+}
+
+/* Numbers of namespaces. */
+struct spaces {
+	ino_t *list;
+	size_t count;
+};
+
+/* Enters it; false if it is there. */
+static bool is_new_space(struct spaces *s, ino_t number)
+{
+	for (size_t i = 0; i < s->count; i++)
+		if (s->list[i] == number)
+			return false;
+	ino_t *grown = reallocarray(s->list, s->count + 1, sizeof(*grown));
+	if (grown) {
+		s->list = grown;
+		s->list[s->count++] = number;
+	}
+	return true;
+}
+
+/* What only other namespaces have: containers, services with mounts of their own. Processes come
+ * and go meanwhile; one that is gone tells nothing any more. */
+static int add_other_spaces(struct mounts *m)
+{
+	struct spaces seen = { 0 };
+	struct stat st;
+	DIR *processes = opendir("/proc");
+	int r = 0;
+	if (!processes)
+		return -errno;
+	if (stat("/proc/self/ns/mnt", &st) == 0)
+		(void)is_new_space(&seen, st.st_ino);
+	for (struct dirent *d; r == 0 && (d = readdir(processes));) {
+		char path[64], root[64];
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || strlen(d->d_name) > 16)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/ns/mnt", d->d_name);
+		if (stat(path, &st) < 0 || !is_new_space(&seen, st.st_ino))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/mountinfo", d->d_name);
+		snprintf(root, sizeof(root), "/proc/%s/root", d->d_name);
+		r = add_mounts(m, path, root);
+		if (r < 0 && r != -ENOMEM)
+			r = 0;
+	}
+	closedir(processes);
+	free(seen.list);
+	return r;
+}
+
 void disk_mounts_free(struct disk_mount *mounts, size_t count)
 {
-	for (size_t i = 0; i < count; i++) {
-		free(mounts[i].point);
-		free(mounts[i].type);
-		free(mounts[i].options);
-	}
+	for (size_t i = 0; i < count; i++)
+		free_mount(&mounts[i]);
 	free(mounts);
 }
 
 int disk_mounts(struct disk_mount **ret_mounts, size_t *ret_count)
 {
-	struct disk_mount *mounts = NULL;
-	size_t count = 0, room = 0;
-	CLEANUP_FREE char *line = NULL;
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-	if (!f)
-		return -errno;
-	int r = 0;
-	while (r == 0 && getline(&line, &room, f) >= 0) {
-		struct disk_mount *grown = reallocarray(mounts, count + 1, sizeof(*mounts));
-		if (!grown) {
-			r = -ENOMEM;
-			break;
-		}
-		mounts = grown;
-		r = parse_mount(line, &mounts[count]);
-		if (r == -EINVAL)
-			r = 0;
-		else
-			count++;
-	}
-	fclose(f);
+	struct mounts m = { 0 };
+	int r = add_mounts(&m, "/proc/self/mountinfo", "");
+	if (r == 0)
+		r = add_other_spaces(&m);
 	if (r < 0) {
-		disk_mounts_free(mounts, count);
+		disk_mounts_free(m.list, m.count);
 		return r;
 	}
-	*ret_mounts = mounts;
-	*ret_count = count;
+	*ret_mounts = m.list;
+	*ret_count = m.count;
 	return 0;
 }
 

@@ -43,8 +43,7 @@ struct freezer {
 	struct freeze_shared *shared;
 	pid_t watchdog;
 	int socket;
-	int mounts_fd; /* the list of mounts: tells by itself that it has changed */
-	dev_t *seen;   /* owned: the devices on which something was mounted when it was prepared */
+	dev_t *seen; /* owned: the devices on which something was mounted when it was prepared */
 	size_t seen_count;
 	struct filesystem list[FREEZER_FILESYSTEMS_MAX];
 	size_t count;
@@ -57,7 +56,7 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 	struct freezer *f = calloc(1, sizeof(*f));
 	if (!f)
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
-	f->socket = f->mounts_fd = -1;
+	f->socket = -1;
 	f->shared = mmap(NULL, sizeof(*f->shared), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (f->shared == MAP_FAILED) {
@@ -65,14 +64,10 @@ int freezer_new(struct freezer **ret_freezer, struct error *error)
 		return error_set(error, -ENOMEM, NULL, "no memory for freezing");
 	}
 	int r = watchdog_start(f->shared, true, &f->watchdog, &f->socket);
-	if (r == 0)
-		f->mounts_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-	if (r == 0 && f->mounts_fd >= 0) {
+	if (r == 0) {
 		*ret_freezer = f;
 		return 0;
 	}
-	if (r == 0)
-		r = -errno;
 	freezer_free(f);
 	return error_set(error, r, NULL, "freezing cannot be prepared: %s", strerrordesc_np(-r));
 }
@@ -100,8 +95,6 @@ void freezer_free(struct freezer *f)
 		close(f->socket);
 	if (f->watchdog > 0)
 		waitpid(f->watchdog, NULL, 0);
-	if (f->mounts_fd >= 0)
-		close(f->mounts_fd);
 	forget_prepared(f);
 	munmap(f->shared, sizeof(*f->shared));
 	free(f);
@@ -247,13 +240,6 @@ static int deeper_first(const void *a, const void *b)
 	return (x->depth < y->depth) - (x->depth > y->depth);
 }
 
-/* Since it was asked last (proc_pid_mountinfo(5)). */
-static bool mounts_have_changed(const struct freezer *f)
-{
-	struct pollfd fd = { .fd = f->mounts_fd, .events = POLLPRI };
-	return poll(&fd, 1, 0) > 0 && fd.revents & (POLLPRI | POLLERR);
-}
-
 static int note_seen(struct freezer *f, const struct disk_mount *mounts, size_t count)
 {
 	f->seen = calloc(count + 1, sizeof(*f->seen));
@@ -271,14 +257,13 @@ static bool is_seen(const struct freezer *f, dev_t dev)
 }
 
 /* Something was mounted in the meantime from a device on which nothing was. While all is frozen:
- * the list is the kernel's own, and reading it waits for no filesystem. */
+ * the lists are the kernel's own, and reading them waits for no filesystem. No word comes of other
+ * namespaces' changes, so all are read. */
 static bool something_has_come(const struct freezer *f)
 {
 	struct disk_mount *mounts = NULL;
 	size_t count = 0;
 	bool come = false;
-	if (!mounts_have_changed(f))
-		return false;
 	if (disk_mounts(&mounts, &count) < 0)
 		return true;
 	for (size_t i = 0; i < count; i++)
@@ -305,7 +290,6 @@ int freezer_prepare(struct freezer *f, const dev_t *devs, size_t count, struct e
 	if (r < 0)
 		return error_set(error, r, NULL,
 			"nothing can be frozen: its watchdog has died and cannot be started anew");
-	(void)mounts_have_changed(f); /* from here on it counts */
 	r = disk_mounts(&mounts, &mount_count);
 	if (r == 0)
 		r = take_mounts(f, mounts, mount_count, devs, count, error);

@@ -1,7 +1,7 @@
 """Whom a recovery point has stand still, and for how long: all that is mounted by then, nobody who only
 unmounts, and nobody for what would take long or for a network that is gone.
 
-mounts · remainder · lost · unproven
+mounts · elsewhere · remainder · lost · unproven
 """
 
 import os
@@ -77,6 +77,33 @@ def mounts(work):
             check(point.wait(60) == 0, "no point was made")
         finally:
             end_process(point)
+
+
+def elsewhere(work):
+    with Appliance(BUILD, work, policies=POLICY, journal_size="1G",
+                   listen="127.0.0.1:0") as appliance, \
+            LoopDisk(work, "data", 64 * MIB) as data, Agent(BUILD, work, "web") as agent:
+        data.format()
+        data.mounted.mkdir()
+        enrolled(appliance, agent)
+        agent.start({"data": data.device})
+        agent.wait_state("replicating", "freezing")
+        step("what only another mount namespace has mounted stands still, too")
+        with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                               f"mount {data.device} {data.mounted} && "
+                               f"echo unsynced > {data.mounted}/file && echo ready && exec sleep 600"],
+                              stdout=subprocess.PIPE, text=True) as other:
+            try:
+                check(other.stdout.readline() == "ready\n", "it cannot be mounted there")
+                point = appliance.create_point("web")
+            finally:
+                end_process(other)
+        clone = appliance.call("clone", "create", "web", point["number"], "--quota", "64M")["clone"]
+        with Filesystem(work, f"{clone['path']}/data.vhd", "ext4", "clone", make=False) as there:
+            file = there.at / "file"
+            check(file.exists() and file.read_text(encoding="ascii") == "unsynced\n",
+                  "what was written there before the cut is not in it")
+        appliance.remove_clone(clone)
 
 
 class Rewriter:
@@ -230,8 +257,9 @@ def unproven(work):
 
 
 def test(work):
-    need("losetup", "ip", "nsenter", "tc", "fsfreeze", "mkfs.ext4")
-    parts = {"mounts": mounts, "remainder": remainder, "lost": lost, "unproven": unproven}
+    need("losetup", "ip", "nsenter", "unshare", "tc", "fsfreeze", "mkfs.ext4")
+    parts = {"mounts": mounts, "elsewhere": elsewhere, "remainder": remainder, "lost": lost,
+             "unproven": unproven}
     for name in sys.argv[1:] or parts:
         (work / name).mkdir()
         parts[name](work / name)
