@@ -182,8 +182,8 @@ void cli_print_safe(FILE *out, const char *text);
 /* cli_ebs.c: what is particular to an instance: where it is, what its replication costs and can
  * reach. `ebs` is the machine's "ebs"; NULL: nothing. */
 void cli_print_ebs(const struct cJSON *ebs);
-/* cli_agent_status.c: of a machine with an agent, whether it is there, and its disks: how changes are
- * captured, and of a comparison its rate and time left. Nothing of any other machine. */
+/* cli_agent_status.c: of a machine with an agent, whether it is there, and its disks: how changes
+ * are captured, and of a comparison its rate and time left. Nothing of any other machine. */
 void cli_print_agent(const struct cJSON *machine);
 
 /* The commands, by noun. */

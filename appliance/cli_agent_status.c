@@ -12,9 +12,9 @@
 static const cJSON *figures_of(const cJSON *agent, const char *id)
 {
 	const cJSON *disk;
-	cJSON_ArrayForEach(disk, cli_get(cli_get(agent, "figures"), "disks"))
-		if (strcmp(cli_get_text(disk, "id"), id) == 0)
-			return disk;
+	cJSON_ArrayForEach(
+		disk, cli_get(cli_get(agent, "figures"),
+			      "disks")) if (strcmp(cli_get_text(disk, "id"), id) == 0) return disk;
 	return NULL;
 }
 
@@ -62,6 +62,5 @@ void cli_print_agent(const cJSON *machine)
 	} else {
 		puts(": no agent has come yet");
 	}
-	cJSON_ArrayForEach(disk, cli_get(agent, "disks"))
-		print_disk(agent, disk);
+	cJSON_ArrayForEach(disk, cli_get(agent, "disks")) print_disk(agent, disk);
 }

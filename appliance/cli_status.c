@@ -82,9 +82,9 @@ static void add_machine(struct cli_table *table, const cJSON *machine)
 static bool is_comparing(const cJSON *machine)
 {
 	const cJSON *disk;
-	cJSON_ArrayForEach(disk, cli_get(cli_get(machine, "agent"), "disks"))
-		if (strcmp(cli_get_text(disk, "state"), "comparing") == 0)
-			return true;
+	cJSON_ArrayForEach(disk, cli_get(cli_get(machine, "agent"),
+					 "disks")) if (strcmp(cli_get_text(disk, "state"),
+							       "comparing") == 0) return true;
 	return false;
 }
 
@@ -92,9 +92,8 @@ static bool is_comparing(const cJSON *machine)
 static void print_agents(const cJSON *machines)
 {
 	const cJSON *machine;
-	cJSON_ArrayForEach(machine, machines)
-		if (cJSON_GetArraySize(machines) == 1 || is_comparing(machine))
-			cli_print_agent(machine);
+	cJSON_ArrayForEach(machine, machines) if (cJSON_GetArraySize(machines) == 1 ||
+						  is_comparing(machine)) cli_print_agent(machine);
 }
 
 static void print_status(const cJSON *result)

@@ -6,11 +6,11 @@
  *	                          and when it ends, who used it
  *
  * The secret itself is handed out once, when the key is made, and kept nowhere; it is 32 random
- * bytes, so its hash needs no salt. A key may be used once unless it was made for more, and that
- * it was used is durable before anything comes of it. Who asks again with the same public key and
+ * bytes, so its hash needs no salt. A key may be used once unless it was made for more, and that it
+ * was used is durable before anything comes of it. Who asks again with the same public key and
  * machine gets the same answer and uses nothing up, so that a lost answer is no loss. That holds
- *until the machine is enrolled by another use, or the key is revoked: what came to its end then
- *cannot be had again by asking as before.
+ * until the machine is enrolled by another use, or the key is revoked: what came to its end then
+ * cannot be had again by asking as before.
  *
  * All functions may be called from any thread; what they change is durable when they return 0, and
  * not changed at all otherwise.

@@ -7,8 +7,8 @@
  *
  * A machine that is its group alone does prepare to mark by itself. The group's thread
  * (ingest_group.c) conducts; agents' answers are noted in their sessions by the threads that
- *receive them. Whatever goes wrong ends this cut for everybody: what an agent has sent for this one
- *is there for the next, so nothing is lost but this point.
+ * receive them. Whatever goes wrong ends this cut for everybody: what an agent has sent for this
+ * one is there for the next, so nothing is lost but this point.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -137,7 +137,7 @@ int vault_point_keep(struct blob_store *store, const struct vault_group *group, 
 {
 	CLEANUP(buf_free) struct buf text = { 0 };
 	CLEANUP(manifest_free) struct manifest m = { 0 };
-	struct vault_metadata metadata;
+	struct vault_metadata metadata = { 0 };
 	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
 	/* The very bytes are put again: the next manifest holds their hash. */
 	vault_manifest_name(group->name, number, name);

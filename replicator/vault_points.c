@@ -278,7 +278,7 @@ int vault_manifest_put(struct blob_store *store, const struct manifest *m, const
 	struct error *error, struct hash128 *ret_hash)
 {
 	CLEANUP(buf_free) struct buf text = { 0 };
-	struct vault_metadata metadata;
+	struct vault_metadata metadata = { 0 };
 	char name[VAULT_NAME_BYTES], etag[BLOB_ETAG_BYTES];
 	int r = manifest_format(m, &text);
 	if (r < 0)

@@ -142,7 +142,7 @@ static int touch_manifest(struct blob_store *store, const struct vault_group *gr
 	for (unsigned i = 0; r == -ESTALE && i < TOUCH_TRIES; i++) {
 		CLEANUP(buf_free) struct buf text = { 0 };
 		CLEANUP(manifest_free) struct manifest m = { 0 };
-		struct vault_metadata metadata;
+		struct vault_metadata metadata = { 0 };
 		r = vault_object_get(store, name, MANIFEST_MAX_BYTES, error, &text, etag);
 		if (r == 0)
 			r = manifest_parse(name, text.data, text.len, NULL, &m);

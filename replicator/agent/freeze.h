@@ -7,7 +7,7 @@
  *	  … copy; write only to memory or sockets, open nothing, log nothing …
  *	freezer_thaw           0 only if all stayed frozen all the while: else the copy is worthless
  *	freezer_release        closes what was opened: nobody could unmount it until then, so what
- *is prepared is frozen, or synced, at once
+ * is prepared is frozen, or synced, at once
  *
  * FIFREEZE (Linux' include/uapi/linux/fs.h) once for each superblock: those on loop devices
  * before those that hold their files. What cannot be frozen (vfat: EOPNOTSUPP) is synced; writers
