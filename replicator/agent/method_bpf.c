@@ -80,7 +80,8 @@ static size_t page_up(size_t n)
 /* libbpf's own messages say too much when nothing is wrong: its last words are kept instead. */
 static __thread char last_words[200];
 
-static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static int keep_words(
+	enum libbpf_print_level level, const char *format, va_list args)
 {
 	if (level == LIBBPF_WARN)
 		vsnprintf(last_words, sizeof(last_words), format, args);
