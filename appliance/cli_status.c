@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/json.h"
+#include "common/standard_files.h"
 
 #define WATCH_INTERVAL_NS (2 * NS_PER_S)
 
@@ -132,7 +133,7 @@ enum exit_code cli_status(struct cli *cli)
 			print_status(result);
 		}
 		first = false;
-		if (fflush(stdout) == EOF)
+		if (again && standard_output_flush() < 0)
 			break;
 	} while (again && code == EXIT_DONE);
 	return code;

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "appliance/agent/command.h"
+#include "common/standard_files.h"
 
 #ifdef LANDFALL_STATIC
 /* A static program must load nothing of the machine's, which was made for another libc: names are
@@ -63,9 +64,8 @@ static enum agent_exit run_command(const struct agent_command *command, int argc
 	return code;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-	prepare_process();
 	if (argc < 2) {
 		agent_print_help(NULL, stderr);
 		return AGENT_USAGE;
@@ -87,4 +87,12 @@ int main(int argc, char **argv)
 		return AGENT_USAGE;
 	}
 	return run_command(command, argc - 2, argv + 2);
+}
+
+int main(int argc, char **argv)
+{
+	if (standard_files_open() < 0)
+		return AGENT_FAILED;
+	prepare_process();
+	return standard_output_end("landfall-agent", run(argc, argv));
 }

@@ -2,23 +2,10 @@
  * landfall: the command line. Everything it can do, the control socket can do.
  */
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "appliance/cli.h"
-
-static enum exit_code finish(enum exit_code code)
-{
-	/* What could not be written was not done: a full disk behind `> file` must be told. */
-	if (fflush(stdout) == EOF || ferror(stdout)) {
-		if (errno != EPIPE)
-			fprintf(stderr, "landfall: cannot write the output: %s\n",
-				strerrordesc_np(errno));
-		return code == EXIT_DONE ? EXIT_FAILED : code;
-	}
-	return code;
-}
+#include "common/standard_files.h"
 
 static enum exit_code run(struct cli *cli, int argc, char **argv)
 {
@@ -44,10 +31,13 @@ int main(int argc, char **argv)
 	struct cli cli = { .fd = -1, .socket_path = "/run/landfall/control.sock" };
 	if (socket_path && *socket_path)
 		cli.socket_path = socket_path;
-	enum exit_code code = finish(run(&cli, argc, argv));
+	if (standard_files_open() < 0)
+		return EXIT_FAILED;
+	/* What could not be written was not done: a full disk behind `> file` must be told. */
+	int code = standard_output_end("landfall", (int)run(&cli, argc, argv));
 	cli_close(&cli);
 	cJSON_Delete(cli.parameters);
 	cJSON_Delete(cli.options);
 	cJSON_Delete(cli.rest);
-	return (int)code;
+	return code;
 }

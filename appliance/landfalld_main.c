@@ -23,6 +23,7 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/standard_files.h"
 #include "replicator/control.h"
 
 #define TRIM_NS (15 * NS_PER_S)
@@ -206,8 +207,10 @@ static int run(const char *path)
 int main(int argc, char **argv)
 {
 	struct arguments arguments;
+	if (standard_files_open() < 0)
+		return EXIT_FAILED;
 	int code = parse(argc, argv, &arguments);
-	if (code >= 0)
-		return code;
-	return arguments.check ? check_config(arguments.config) : run(arguments.config);
+	if (code < 0)
+		code = arguments.check ? check_config(arguments.config) : run(arguments.config);
+	return standard_output_end("landfalld", code);
 }
