@@ -173,3 +173,12 @@ int name_check(const char *what, const char *name, struct error *error)
 		"use 1 to 63 of A-Z a-z 0-9 . _ -, not beginning with . or -",
 		"%s '%.80s' is not a valid name", what, name);
 }
+
+int name_check_new(const char *what, const char *name, struct error *error)
+{
+	int r = name_check(what, name, error);
+	if (r == 0 && name[strlen(name) - 1] == '.')
+		return error_set(error, -EINVAL, "leave the dot at its end out",
+			"%s '%.80s' ends in a dot: Azure does not keep such names", what, name);
+	return r;
+}

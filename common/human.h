@@ -35,3 +35,7 @@ int minute_parse(const char **text, uint16_t *ret_minute);
 bool name_is_valid(const char *name);
 /* -EINVAL with words unless it is; `what` says whose: "machine", "disk". */
 int name_check(const char *what, const char *name, struct error *error);
+/* The same of what is to be made: it must not end in a dot either, which Azure takes off names of
+ * blobs and of the folders in them ("Naming and referencing containers, blobs, and metadata").
+ * Releases before this refused it have made such names: they are valid where they are. */
+int name_check_new(const char *what, const char *name, struct error *error);

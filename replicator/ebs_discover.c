@@ -283,7 +283,7 @@ static int take_volume(const struct json *at, struct machine_request *request, s
 	name_disk(device, id, disk->id);
 	disk->size_bytes = bytes;
 	snprintf(disk->volume, sizeof(disk->volume), "%s", id);
-	r = name_check("disk", disk->id, error);
+	r = name_check_new("disk", disk->id, error);
 	return r == 0 ? machine_check_size(disk->id, bytes, error) : r;
 }
 

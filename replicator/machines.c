@@ -48,7 +48,7 @@ int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct e
 		return error_set(error, -EINVAL, "write e.g. --disk root=40G",
 			"'%.80s' is not ID=SIZE", text);
 	snprintf(disk.id, sizeof(disk.id), "%.*s", (int)(equals - text), text);
-	int r = name_check("disk", disk.id, error);
+	int r = name_check_new("disk", disk.id, error);
 	if (r == 0 && size_parse(equals + 1, &disk.size_bytes) < 0)
 		r = error_set(error, -EINVAL, "write digits and K, M, G or T, e.g. 40G",
 			"disk %s: '%.40s' is not a size", disk.id, equals + 1);
@@ -90,7 +90,7 @@ static int check_disks(const struct machine_request *request, struct error *erro
 
 static int check_request(const struct machine_request *request, struct error *error)
 {
-	int r = name_check("machine", request->name, error);
+	int r = name_check_new("machine", request->name, error);
 	if (r == 0 && request->group)
 		r = name_check("group", request->group, error);
 	if (r == 0)
@@ -160,7 +160,7 @@ static int check_against_lists(
 	const char *group = request->group ? request->group : request->name;
 	struct group_entry *entry = registry_find_group(registry, group);
 	if (!entry)
-		return 0;
+		return name_check_new("group", group, error);
 	if (request->policy && strcmp(request->policy, entry->policy) != 0)
 		return error_set(error, -EEXIST,
 			"leave --policy out: the machines of a group share its policy",
@@ -365,6 +365,8 @@ int machine_set_disk(struct registry *registry, const char *name, const char *id
 	const struct machine_disk *disk = find_machine_disk(machine, id);
 	if (disk && disk->size_bytes == size_bytes)
 		return 0;
+	if (!disk && (r = name_check_new("disk", id, error)) < 0)
+		return r;
 	struct group *group = machine->group->group;
 	if (!group)
 		return error_set(error, -EIO, "see the alerts of 'landfall status'",

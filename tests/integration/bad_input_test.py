@@ -14,7 +14,7 @@ from appliance import BUILD, Failure, StrictService, check, run_test, step  # no
 
 BAD_SIZES = ("0", "1000", "1M512", "1049088", "8T", "8796093022208", "9T", "-1M", "-1", "M", "1X",
              "1.5G", "0x100000", "99999999999999999999999", "", "nan")
-BAD_NAMES = ("", ".hidden", "-dash", "a/b", "a b", "..", "é", "x" * 64, "a\nb", "a%2fb")
+BAD_NAMES = ("", ".hidden", "-dash", "a/b", "a b", "..", "é", "x" * 64, "a\nb", "a%2fb", "dot.", "dots..")
 UNKNOWN = "nowhere"
 
 

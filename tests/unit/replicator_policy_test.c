@@ -72,7 +72,18 @@ static void names_are_checked(void **state)
 		assert_int_equal(name_check("machine", bad[i], &error), -EINVAL);
 		assert_non_null(strstr(error.message, "machine"));
 		assert_true(error.mend[0] != '\0');
+		assert_int_equal(name_check_new("machine", bad[i], &error), -EINVAL);
 	}
+	/* What was made before this was refused goes on. */
+	static const char *const old[] = { "a.", "a..", "1.2." };
+	for (unsigned i = 0; i < ARRAY_SIZE(old); i++) {
+		struct error error = { 0 };
+		assert_int_equal(name_check("machine", old[i], &error), 0);
+		assert_int_equal(name_check_new("machine", old[i], &error), -EINVAL);
+		assert_non_null(strstr(error.message, "dot"));
+		assert_true(error.mend[0] != '\0');
+	}
+	assert_int_equal(name_check_new("machine", "a.b", NULL), 0);
 }
 
 static void check_round_trip(const struct policy *policy)
