@@ -354,6 +354,21 @@ static void rule_certificate(const struct alert_facts *f, struct board *board)
 		f->certificate_machine, f->certificate_machine);
 }
 
+static void rule_rival(const struct alert_facts *f, struct board *board)
+{
+	if (!f->rival_machine || f->open_failed)
+		return;
+	struct alert *a = raise_alert(board, "identity-shared", true);
+	SAY(a->text, "%s: two hosts claim to be machine %s; only one at a time is replicated",
+		f->machine, f->rival_machine);
+	SAY(a->cause, "%s", f->rival_error.message);
+	SAY(a->mend,
+		"on the copy: stop landfall-agent, remove /var/lib/landfall-agent, enrol it as a "
+		"machine of its own; if the copy is the one that is connected, enrol the original "
+		"anew: 'landfall key create --machine %s'",
+		f->rival_machine);
+}
+
 static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 {
 	if (f->failed_point == 0)
@@ -396,6 +411,7 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_comparison,
 	rule_app_failing,
 	rule_certificate,
+	rule_rival,
 	rule_verify_failed,
 	rule_paused,
 };

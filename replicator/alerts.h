@@ -68,6 +68,8 @@ struct alert_facts {
 	struct error compared_cause;
 	const char *certificate_machine; /* whose ends soon and was not renewed; NULL: nobody's */
 	int64_t certificate_ends_ns;
+	const char *rival_machine; /* which two hosts claim to be; NULL: none */
+	struct error rival_error;
 	struct error app_error; /* why points are not application-consistent; code 0: they are */
 
 	/* points */

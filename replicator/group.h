@@ -253,6 +253,14 @@ struct group_certificate {
 	char machine[64];
 	int64_t ends_ns;
 };
+/* What is wrong with a machine's agent though points are made; `machine` "": nothing. */
+struct group_warning {
+	char machine[64];
+	struct error why;
+};
+struct group_warnings {
+	struct group_warning rival; /* two hosts claim to be the machine */
+};
 void group_set_trouble(struct group *group, const struct group_trouble *trouble,
-	const struct group_certificate *certificate);
+	const struct group_certificate *certificate, const struct group_warnings *warnings);
 void group_set_comparison(struct group *group, const struct group_comparison *comparison);

@@ -139,6 +139,7 @@ struct group {
 	struct group_trouble trouble;
 	struct group_comparison comparison;
 	struct group_certificate certificate;
+	struct group_warnings warnings;
 };
 
 /* group.c */

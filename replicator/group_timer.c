@@ -219,6 +219,8 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.compared_cause = group->comparison.cause;
 	f.certificate_machine = group->certificate.ends_ns > 0 ? group->certificate.machine : NULL;
 	f.certificate_ends_ns = group->certificate.ends_ns;
+	f.rival_machine = group->warnings.rival.machine[0] ? group->warnings.rival.machine : NULL;
+	f.rival_error = group->warnings.rival.why;
 	if (group->policy.app_interval_s > 0)
 		f.app_error = group->app_error;
 	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)
@@ -357,10 +359,11 @@ void group_alert_closed(struct group *group, const struct error *error)
 }
 
 void group_set_trouble(struct group *group, const struct group_trouble *trouble,
-	const struct group_certificate *certificate)
+	const struct group_certificate *certificate, const struct group_warnings *warnings)
 {
 	SCOPED_LOCK(&group->lock);
 	group->trouble = *trouble;
+	group->warnings = *warnings;
 	group->certificate = *certificate;
 }
 

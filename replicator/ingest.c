@@ -138,7 +138,9 @@ void ingest_forget(struct ingest *ingest, const char *name)
 		if (machine) {
 			machine->disk_count = 0;
 			machine->loaded = false;
-			machine->left_ns = 0;
+			machine->left_ns = machine->rival_ns = 0;
+			machine->boot[0] = '\0';
+			memset(machine->earlier, 0, sizeof(machine->earlier));
 			json_freep(&machine->figures);
 			machine->figures = NULL;
 		}
@@ -202,6 +204,16 @@ bool ingest_trouble(struct ingest *ingest, const char *name, struct group_troubl
 	if (is)
 		*ret_trouble = trouble;
 	return is;
+}
+
+void ingest_warnings(struct ingest *ingest, const char *name, struct group_warnings *ret_warnings)
+{
+	SCOPED_LOCK(&ingest->lock);
+	const struct ingest_machine *machine = look_up(ingest, name);
+	if (machine && !ret_warnings->rival.machine[0] &&
+		ingest_rival(machine, &ret_warnings->rival.why))
+		snprintf(ret_warnings->rival.machine, sizeof(ret_warnings->rival.machine), "%s",
+			name);
 }
 
 /* ── status ──────────────────────────────────────────────────────────────────────────────── */

@@ -38,6 +38,10 @@ struct group_trouble;
 /* Whether the machine's agent keeps its group from making points: it is away for more than a few
  * seconds, or a disk of it is refused or cannot be read, or its cuts fail. */
 bool ingest_trouble(struct ingest *ingest, const char *machine, struct group_trouble *ret_trouble);
+struct group_warnings;
+/* Fills in what the machine's agent gives reason for, and is not filled in yet. */
+void ingest_warnings(
+	struct ingest *ingest, const char *machine, struct group_warnings *ret_warnings);
 /* Has the disks compared with their source all over (`disk` NULL: all); at once if the agent is
  * connected, else when it comes. -ENOENT: the machine has no such disk. */
 int ingest_resync(

@@ -3,6 +3,7 @@
  *
  *	ingest.c          life, machines, status
  *	ingest_session.c  connections, sessions, receiving, acknowledging
+ *	ingest_place.c    which session is a machine's; two hosts that claim to be one
  *	ingest_disks.c    which disks, continue or compare
  *	ingest_compare.c  answering hashes and pages
  *	ingest_verify.c   the head against the source
@@ -35,6 +36,7 @@
 #define INGEST_IDENTITY_BYTES 192u
 #define INGEST_WORD_BYTES 64u
 #define INGEST_WORDS_BYTES 400u
+#define INGEST_BOOTS 4u
 
 struct ingest_disk {
 	char id[REGISTRY_NAME_BYTES];
@@ -166,6 +168,10 @@ struct ingest_machine {
 	int64_t connected_ns, left_ns;  /* 0: never since the start */
 	char host[INGEST_WORD_BYTES], version[INGEST_WORD_BYTES];
 	char address[CONNECTION_ADDRESS_BYTES];
+	char boot[INGEST_WORD_BYTES];                  /* of the newest session; "": unknown */
+	char earlier[INGEST_BOOTS][INGEST_WORD_BYTES]; /* of those before it */
+	int64_t rival_ns; /* when two hosts claimed to be it the last time; 0: never */
+	struct error rival;
 	struct cJSON *figures;             /* the agent's own, or NULL */
 	struct error cut_error;            /* why the last cut made no point; code 0: it did */
 	unsigned cut_failures;             /* in a row */
@@ -203,6 +209,22 @@ void ingest_serve(struct agent_sessions *sessions, struct connection *connection
 	const struct json *message);
 /* Ends the session soon: stops its connections. Under lock. */
 void ingest_end_session(struct ingest_session *session);
+
+/* ── ingest_place.c ──────────────────────────────────────────────────────────────────────── */
+
+/* Who says hello; "": it did not say. */
+struct ingest_newcomer {
+	const char *machine, *address;
+	char host[INGEST_WORD_BYTES], version[INGEST_WORD_BYTES], boot[INGEST_WORD_BYTES];
+};
+/* The session becomes its machine's, once an older one has left. -EEXIST: another host has the
+ * place and answers; found out within three seconds. Outside the lock. */
+int ingest_take_place(struct ingest_session *session, const struct ingest_newcomer *newcomer,
+	struct error *error);
+/* Waits until nobody uses it any more. Outside the lock. */
+void ingest_leave_place(struct ingest_session *session);
+/* Two hosts claimed to be the machine of late: `ret_why`. Under lock. */
+bool ingest_rival(const struct ingest_machine *machine, struct error *ret_why);
 
 /* ── ingest_disks.c ──────────────────────────────────────────────────────────────────────── */
 

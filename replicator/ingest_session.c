@@ -345,38 +345,6 @@ static void link_run(struct ingest_link *link)
 
 /* ── sessions ────────────────────────────────────────────────────────────────────────────── */
 
-/* The machine's place, once an older session has left it. */
-static int take_place(struct ingest_session *session, const char *name, struct error *error)
-{
-	struct ingest *ingest = session->ingest;
-	SCOPED_LOCK(&ingest->lock);
-	struct ingest_machine *machine = ingest_find_machine(ingest, name);
-	if (!machine)
-		return error_set(error, -ENOMEM, NULL, "out of memory");
-	while (machine->session) {
-		ingest_end_session(machine->session);
-		ingest_wait(ingest, NS_PER_S);
-	}
-	machine->session = session;
-	machine->connected_ns = clock_realtime_ns(clock_system());
-	session->machine = machine;
-	for (unsigned i = 0; i < machine->disk_count; i++)
-		machine->disks[i].present = machine->disks[i].resynced = false;
-	return 0;
-}
-
-static void leave_place(struct ingest_session *session)
-{
-	struct ingest *ingest = session->ingest;
-	SCOPED_LOCK(&ingest->lock);
-	ingest_end_session(session);
-	while (session->link_count > 0 || session->pins > 0)
-		ingest_wait(ingest, NS_PER_S);
-	session->machine->session = NULL;
-	session->machine->left_ns = clock_realtime_ns(clock_system());
-	pthread_cond_broadcast(&ingest->changed);
-}
-
 static void copy_word(const struct json *message, const char *name, char *ret, size_t size)
 {
 	const char *text = "";
@@ -428,7 +396,11 @@ static int open_session(
 {
 	struct error error = { 0 };
 	uint64_t wished = 1;
-	const char *name = connection_peer(link->connection)->machine;
+	struct ingest_newcomer newcomer = { .machine = connection_peer(link->connection)->machine,
+		.address = connection_address(link->connection) };
+	copy_word(message, "host", newcomer.host, sizeof(newcomer.host));
+	copy_word(message, "version", newcomer.version, sizeof(newcomer.version));
+	copy_word(message, "boot", newcomer.boot, sizeof(newcomer.boot));
 	int r = check_versions(message, &error);
 	if (r == 0)
 		r = json_find_u64(message, "connections", &wished, &error);
@@ -436,23 +408,15 @@ static int open_session(
 		r = random_bytes(&session->id, sizeof(session->id));
 	session->granted = (unsigned)MIN(MAX(wished, (uint64_t)1), (uint64_t)INGEST_LINKS_MAX);
 	if (r == 0)
-		r = take_place(session, name, &error);
+		r = ingest_take_place(session, &newcomer, &error);
 	if (r < 0)
 		goto refused;
 	r = ingest_state_load(link->ingest, session->machine);
-	{
-		struct ingest_machine *machine = session->machine;
-		SCOPED_LOCK(&link->ingest->lock);
-		copy_word(message, "host", machine->host, sizeof(machine->host));
-		copy_word(message, "version", machine->version, sizeof(machine->version));
-		snprintf(machine->address, sizeof(machine->address), "%s",
-			connection_address(link->connection));
-	}
 	if (r == 0)
 		r = say_welcome(link, session, &error);
 	if (r == 0)
 		return 0;
-	leave_place(session);
+	ingest_leave_place(session);
 refused:
 	if (error.code == 0)
 		error_set(&error, r, NULL, "%s", strerrordesc_np(-r));
@@ -502,7 +466,7 @@ static void serve_hello(struct ingest_link *link, const struct json *message)
 	if (compares)
 		pthread_join(session.comparer, NULL);
 	ingest_leave_group(&session);
-	leave_place(&session);
+	ingest_leave_place(&session);
 }
 
 static int join_session(struct ingest_link *link, const struct json *message, struct error *error)

@@ -139,9 +139,11 @@ static bool has_trouble(
 
 /* Its machines', the worst first: one whose agent is away, one that fails. Under lock. */
 static void find_trouble(struct registry *registry, const struct group_entry *group,
-	struct group_trouble *ret_trouble, struct group_certificate *ret_certificate)
+	struct group_trouble *ret_trouble, struct group_certificate *ret_certificate,
+	struct group_warnings *ret_warnings)
 {
-	struct group_trouble failing = { 0 };
+	*ret_trouble = (struct group_trouble){ 0 };
+	*ret_warnings = (struct group_warnings){ 0 };
 	*ret_certificate = (struct group_certificate){ 0 };
 	for (struct machine_entry *m = registry->machines; m; m = m->next) {
 		struct group_trouble trouble;
@@ -149,16 +151,14 @@ static void find_trouble(struct registry *registry, const struct group_entry *gr
 			continue;
 		if (strcmp(m->source, "agent") == 0)
 			find_certificate(registry, m->name, ret_certificate);
+		if (strcmp(m->source, "agent") == 0 && registry->ingest)
+			ingest_warnings(registry->ingest, m->name, ret_warnings);
 		if (!has_trouble(registry, m, &trouble))
 			continue;
-		if (trouble.away_since_ns > 0) {
+		if (ret_trouble->machine[0] == '\0' ||
+			(trouble.away_since_ns > 0 && ret_trouble->away_since_ns == 0))
 			*ret_trouble = trouble;
-			return;
-		}
-		if (failing.machine[0] == '\0')
-			failing = trouble;
 	}
-	*ret_trouble = failing;
 }
 
 /* The first of its machines whose disks are compared whole. Under lock. */
@@ -177,10 +177,11 @@ static void watch_sources(struct registry *registry)
 	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct group_trouble trouble;
 		struct group_certificate certificate;
+		struct group_warnings warnings;
 		if (!g->group || g->ending)
 			continue;
-		find_trouble(registry, g, &trouble, &certificate);
-		group_set_trouble(g->group, &trouble, &certificate);
+		find_trouble(registry, g, &trouble, &certificate, &warnings);
+		group_set_trouble(g->group, &trouble, &certificate, &warnings);
 		struct group_comparison comparison = { 0 };
 		find_comparison(registry, g, &comparison);
 		group_set_comparison(g->group, &comparison);

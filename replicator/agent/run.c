@@ -30,7 +30,7 @@ struct agent {
 	struct freezer *freezer;
 	struct agent_status *status;
 	struct gentle gentle;
-	char host[64];
+	char host[64], boot[TRACKER_BOOT_ID_BYTES];
 	int64_t certificate_begins_ns, certificate_ends_ns; /* as last loaded */
 	int64_t renew_again_ns;                             /* in a session not before */
 };
@@ -209,6 +209,7 @@ static int run_once(struct agent *a, struct error *error, bool *ret_worked)
 		.status = a->status,
 		.gentle = &a->gentle,
 		.host = a->host,
+		.boot = a->boot,
 		.freeze_paths = o->freeze_paths,
 		.pre_freeze = o->pre_freeze,
 		.post_thaw = o->post_thaw,
@@ -284,6 +285,8 @@ int agent_run(const struct agent_options *options, struct error *error)
 	struct agent a = { .options = options };
 	if (gethostname(a.host, sizeof(a.host) - 1) < 0)
 		strcpy(a.host, "unknown");
+	if (tracker_boot_id(a.boot) < 0)
+		a.boot[0] = '\0';
 	wake_applications(&a);
 	int r = agent_open(&a, error);
 	if (r == 0 && options->ready)

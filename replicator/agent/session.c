@@ -462,6 +462,8 @@ static int add_hello(const struct session *s, struct cJSON *json)
 		r = json_add_text(json, "version", LANDFALL_VERSION);
 	if (r == 0)
 		r = json_add_text(json, "host", s->options->host);
+	if (r == 0 && s->options->boot[0])
+		r = json_add_text(json, "boot", s->options->boot);
 	if (r == 0)
 		r = json_add_u64(json, "connections", s->options->connections);
 	return r == 0 ? json_add_bool(json, "zstd", s->options->zstd) : r;

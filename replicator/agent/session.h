@@ -30,6 +30,7 @@ struct session_options {
 	struct agent_status *status;
 	const struct gentle *gentle;
 	const char *host;
+	const char *boot; /* tracker_boot_id; "": unknown */
 	const char *const
 		*freeze_paths; /* mount points to freeze beside those of the disks; NULL ends */
 	const char *pre_freeze,

@@ -33,9 +33,9 @@
 #define LARGE_DISK_MEMORY (64 * MIB)     /* of one disk, whatever the others have */
 #define COARSE_SHIFT 20u
 
-int tracker_boot_id(char ret_id[static 40])
+int tracker_boot_id(char ret_id[static TRACKER_BOOT_ID_BYTES])
 {
-	char id[40] = "";
+	char id[TRACKER_BOOT_ID_BYTES] = "";
 	CLEANUP_CLOSE int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;

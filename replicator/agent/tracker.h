@@ -39,6 +39,11 @@
 #include "common/error.h"
 #include "replicator/agent/disk.h"
 
+#define TRACKER_BOOT_ID_BYTES 40
+
+/* The kernel's name of this boot, as text: no other boot of any machine has it. 0 or -errno. */
+int tracker_boot_id(char ret_id[static TRACKER_BOOT_ID_BYTES]);
+
 struct tracker;
 struct tracker_disk;
 

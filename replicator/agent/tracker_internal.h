@@ -55,9 +55,6 @@ int method_bpf_open(
 int method_perf_open(
 	const struct tracker_options *options, struct method **ret_method, struct error *error);
 
-/* The kernel's name of this boot. 0 or -errno. */
-int tracker_boot_id(char ret_id[static 40]);
-
 static inline uint32_t kernel_dev_of(dev_t dev)
 {
 	return (uint32_t)(gnu_dev_major(dev) << 20 | gnu_dev_minor(dev));

@@ -85,6 +85,14 @@ static void agents_that_keep_points_from_being_made(void **state)
 	f.certificate_ends_ns = NOW + HOUR;
 	expect_only(&f, "agent-certificate", false);
 	f.certificate_machine = NULL;
+	f.rival_machine = "web";
+	error_set(
+		&f.rival_error, -EEXIST, NULL, "one (192.0.2.1) takes turns with two (192.0.2.2)");
+	expect_only(&f, "identity-shared", true);
+	assert_int_equal(evaluate(&f, alerts), 1);
+	assert_string_equal(alerts[0].cause, f.rival_error.message);
+	assert_non_null(strstr(alerts[0].mend, "key create --machine web"));
+	f.rival_machine = NULL;
 	error_set(&f.app_error, -EIO, NULL, "the --pre-freeze command ended with 1");
 	expect_only(&f, "app-failing", false);
 	f.paused = true;
