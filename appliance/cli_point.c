@@ -103,9 +103,22 @@ enum exit_code cli_point_show(struct cli *cli)
 	return code;
 }
 
+/* What the source's machines are waited for with. */
+static void tell_waiting(void *context, const cJSON *parameters)
+{
+	if (cli_has(parameters, "message"))
+		cli_progress_obstacle(context, cli_get_text(parameters, "message"),
+			cli_get_text(parameters, "mend"));
+}
+
 enum exit_code cli_point_create(struct cli *cli)
 {
 	CLEANUP(json_freep) cJSON *result = NULL, *job = NULL;
+	struct cli_progress progress;
+	cli_progress_begin(cli, &progress);
+	cli->notified = tell_waiting;
+	cli->notified_context = &progress;
+	(void)json_add_bool(cli->parameters, "tell", true);
 	enum exit_code code = cli_run_job(cli, &result, &job);
 	if (!result)
 		return code;

@@ -206,6 +206,56 @@ bool ingest_trouble(struct ingest *ingest, const char *name, struct group_troubl
 	return is;
 }
 
+/* Under lock. NULL: none. */
+static const struct ingest_disk *find_compared(const struct ingest_machine *machine)
+{
+	for (unsigned i = 0; i < machine->disk_count; i++) {
+		const struct ingest_disk *disk = &machine->disks[i];
+		if (disk->present && !disk->whole && !disk->joining)
+			return disk;
+	}
+	return NULL;
+}
+
+/* Under lock. */
+static unsigned count_whole(const struct ingest_machine *machine)
+{
+	unsigned count = 0;
+	for (unsigned i = 0; i < machine->disk_count; i++)
+		count += machine->disks[i].present && machine->disks[i].whole;
+	return count;
+}
+
+bool ingest_obstacle(struct ingest *ingest, const char *name, struct error *ret_why)
+{
+	char mend[160];
+	SCOPED_LOCK(&ingest->lock);
+	const struct ingest_machine *machine = look_up(ingest, name);
+	if (!machine || !machine->session) {
+		error_set(ret_why, -ENOTCONN,
+			"on that machine: 'landfall-agent status', and start the service "
+			"landfall-agent",
+			"the agent of machine %s is not connected", name);
+		return true;
+	}
+	const struct ingest_disk *disk = find_compared(machine);
+	if (disk) {
+		snprintf(mend, sizeof(mend),
+			"nothing: it ends by itself; 'landfall status %s' tells how far it is",
+			name);
+		error_set(ret_why, -EINPROGRESS, mend,
+			"machine %s: disk %s is compared with what is here first", name, disk->id);
+		return true;
+	}
+	if (machine->cut_failures > 0)
+		*ret_why = machine->cut_error;
+	else if (machine->refusal.code != 0 && count_whole(machine) == 0)
+		*ret_why = machine->refusal;
+	else
+		return false;
+	return true;
+}
+
 void ingest_warnings(struct ingest *ingest, const char *name, struct group_warnings *ret_warnings)
 {
 	SCOPED_LOCK(&ingest->lock);

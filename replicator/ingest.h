@@ -38,6 +38,9 @@ struct group_trouble;
 /* Whether the machine's agent keeps its group from making points: it is away for more than a few
  * seconds, or a disk of it is refused or cannot be read, or its cuts fail. */
 bool ingest_trouble(struct ingest *ingest, const char *machine, struct group_trouble *ret_trouble);
+/* Why the machine cannot make a point now: -ENOTCONN its agent is not connected, else it compares
+ * its disks, or cannot. False: nothing is known to be in the way. */
+bool ingest_obstacle(struct ingest *ingest, const char *machine, struct error *ret_why);
 struct group_warnings;
 /* Fills in what the machine's agent gives reason for, and is not filled in yet. */
 void ingest_warnings(

@@ -225,50 +225,37 @@ static int read_wait(const struct cJSON *parameters, struct error *error, bool *
 	return 0;
 }
 
-#define REQUEST_MS 120000u /* a large machine may take its time to be quiesced */
-#define REQUEST_LOOK_MS 500u
-
-/* A point of the group, by whoever makes its points. */
-static int make_point(
-	const struct hold *hold, bool app, bool resynced, struct error *error, uint64_t *ret_number)
+/* A point of the group, by whoever makes its points. `peer`: who wants to hear what it waits for;
+ * NULL: nobody. */
+static int make_point(const struct hold *hold, bool app, bool resynced, struct control_peer *peer,
+	struct error *error, uint64_t *ret_number)
 {
 	const struct seal seal = { .kind = app ? POINT_APPLICATION : POINT_CRASH };
-	uint64_t request;
 	if (!group_source_seals(hold->group))
 		return group_seal(hold->group, &seal, NULL, resynced, error, ret_number);
 	if (resynced)
 		return error_set(error, -EINVAL, "leave --resynced out",
 			"the source of machine %s tells by itself when it has resynced",
 			hold->machine);
-	int r = group_ask_point(hold->group, seal.kind, error, &request);
-	for (unsigned ms = 0; r == 0; ms += REQUEST_LOOK_MS) {
-		r = group_wait_request(
-			hold->group, request, seal.kind, REQUEST_LOOK_MS, error, ret_number);
-		if (r == -ETIMEDOUT && jobs_are_stopping(hold->registry->jobs))
-			return error_set(error, -ESHUTDOWN, "try again in a moment",
-				"the appliance is stopping");
-		if (r != -ETIMEDOUT || ms >= REQUEST_MS || hold_is_ending(hold))
-			return r;
-		r = 0;
-	}
-	return r;
+	return registry_ask_point(hold, seal.kind, peer, error, ret_number);
 }
 
 static int method_create(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
-	static const char *const names[] = { "machine", "app", "wait", "resynced", NULL };
+	static const char *const names[] = { "machine", "app", "wait", "resynced", "tell", NULL };
 	struct registry *registry = context;
 	CLEANUP(registry_release) struct hold hold = { 0 };
 	CLEANUP(json_freep) struct cJSON *root = NULL;
-	bool app, vault, resynced;
+	bool app, vault, resynced, told;
 	uint64_t number, job;
-	(void)peer;
 	int r = control_only(parameters, names, error);
 	if (r == 0)
 		r = parameter_flag(parameters, "app", error, &app);
 	if (r == 0)
 		r = parameter_flag(parameters, "resynced", error, &resynced);
+	if (r == 0)
+		r = parameter_flag(parameters, "tell", error, &told);
 	if (r == 0)
 		r = read_wait(parameters, error, &vault);
 	if (r == 0)
@@ -279,7 +266,7 @@ static int method_create(void *context, struct control_peer *peer, const struct 
 			"landfalld",
 			"no vault is configured, so no point can get there");
 	if (r == 0)
-		r = make_point(&hold, app, resynced, error, &number);
+		r = make_point(&hold, app, resynced, told ? peer : NULL, error, &number);
 	if (r == 0)
 		r = wrap_point(&hold, number, error, &root);
 	if (r == 0 && vault) {

@@ -282,6 +282,11 @@ unsigned inspect_count(struct registry *registry, const char *machine);
 
 int methods_status_register(struct registry *registry, struct control *control);
 int methods_machine_register(struct registry *registry, struct control *control);
+/* point_wait.c: has the source of the group make a point, and waits until it has. `peer` (NULL:
+ * nobody) is told what it waits for, if it waits: `point.waiting`. -ENOTCONN: no agent can come. */
+struct control_peer;
+int registry_ask_point(const struct hold *hold, uint8_t kind, struct control_peer *peer,
+	struct error *error, uint64_t *ret_number);
 int methods_point_register(struct registry *registry, struct control *control);
 int methods_clone_register(struct registry *registry, struct control *control);
 int methods_policy_register(struct registry *registry, struct control *control);
