@@ -415,7 +415,8 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_verify_failed,
 	rule_paused,
 };
-_Static_assert(ARRAY_SIZE(group_rules) <= ALERT_MAX, "every rule has its place");
+_Static_assert(
+	ARRAY_SIZE(group_rules) + ALERT_MACHINE_MAX <= ALERT_MAX, "every rule has its place");
 
 /* What goes on keeps its beginning. */
 static void replace(struct alert *alerts, unsigned *count, const struct board *next)
@@ -436,6 +437,46 @@ void alerts_evaluate(
 	struct board board = { .alerts = next, .now_ns = facts->now_ns };
 	for (unsigned i = 0; i < ARRAY_SIZE(group_rules); i++)
 		group_rules[i](facts, &board);
+	replace(alerts, count, &board);
+}
+
+/* ── a machine's rules ───────────────────────────────────────────────────────────────────── */
+
+static void rule_joined(const struct machine_facts *f, struct board *board)
+{
+	if (!f->joined_unprotected)
+		return;
+	struct alert *a = raise_alert(board, "unprotected", false);
+	SAY(a->text, "%s is not protected yet: no recovery point of group %s%s has it", f->machine,
+		f->group, f->has_vault ? " in the vault" : "");
+	SAY(a->cause, "the newest one was made before this machine's disks came into the group");
+	SAY(a->mend,
+		"the next one has it: 'landfall point create %s%s' makes one now, and says what "
+		"keeps it from being made",
+		f->machine, f->has_vault ? " --wait vault" : "");
+}
+
+static void rule_removal(const struct machine_facts *f, struct board *board)
+{
+	if (!f->removal_failed)
+		return;
+	struct alert *a = raise_alert(board, "removal-failed", true);
+	SAY(a->text,
+		"%s is not removed, nor protected any more: its removal stopped before its end",
+		f->machine);
+	SAY(a->cause, "%s", f->removal_error.message);
+	SAY(a->mend, "%s%sthen run 'landfall machine remove %s%s' again", f->removal_error.mend,
+		f->removal_error.mend[0] ? "; " : "see that the cause is mended; ", f->machine,
+		f->keep_vault ? " --keep-vault" : "");
+}
+
+void alerts_evaluate_machine(const struct machine_facts *facts,
+	struct alert alerts[static ALERT_MACHINE_MAX], unsigned *count)
+{
+	struct alert next[ALERT_MAX];
+	struct board board = { .alerts = next, .now_ns = facts->now_ns };
+	rule_joined(facts, &board);
+	rule_removal(facts, &board);
 	replace(alerts, count, &board);
 }
 

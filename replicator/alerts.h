@@ -81,6 +81,22 @@ struct alert_facts {
 void alerts_evaluate(
 	const struct alert_facts *facts, struct alert alerts[static ALERT_MAX], unsigned *count);
 
+/* What is known of a machine and is not its whole group's. */
+struct machine_facts {
+	const char *machine, *group;
+	int64_t now_ns;
+	bool has_vault;          /* one is configured */
+	bool joined_unprotected; /* the group has points (in the vault), of which none has it */
+	bool removal_failed, keep_vault;
+	struct error removal_error; /* why */
+};
+
+#define ALERT_MACHINE_MAX 2
+
+/* As alerts_evaluate. Told after those of the group, with which they fit into ALERT_MAX. */
+void alerts_evaluate_machine(const struct machine_facts *facts,
+	struct alert alerts[static ALERT_MACHINE_MAX], unsigned *count);
+
 /* What is known of the appliance itself. */
 struct appliance_facts {
 	int64_t now_ns;

@@ -376,6 +376,21 @@ int jobs_show(struct jobs *jobs, uint64_t id, cJSON **ret_json)
 	return 0;
 }
 
+int jobs_newest(struct jobs *jobs, const char *kind, const char *subject, enum job_state *ret_state,
+	struct error *ret_error)
+{
+	SCOPED_LOCK(&jobs->lock);
+	for (const struct job *job = jobs->jobs; job; job = job->next) {
+		if (strcmp(job->kind_name, kind) != 0 || strcmp(job->subject, subject) != 0)
+			continue;
+		*ret_state = job->state;
+		if (job->state == JOB_FAILED)
+			*ret_error = job->error;
+		return 0;
+	}
+	return -ENOENT;
+}
+
 int jobs_list(struct jobs *jobs, cJSON **ret_json)
 {
 	cJSON *list = cJSON_CreateArray();

@@ -63,6 +63,10 @@ int jobs_cancel(struct jobs *jobs, uint64_t id, struct error *error);
  * mend, code}, error {message, cause, mend}, result. The caller frees it. */
 int jobs_show(struct jobs *jobs, uint64_t id, struct cJSON **ret_json);
 int jobs_list(struct jobs *jobs, struct cJSON **ret_json);
+/* How the newest job of that kind and subject stands; `ret_error` is set if it has failed. -ENOENT:
+ * there is none (any more). Memory only. */
+int jobs_newest(struct jobs *jobs, const char *kind, const char *subject, enum job_state *ret_state,
+	struct error *ret_error);
 
 /* Calls `changed` (from the job's thread, or that of who cancels it; no lock held) at every change
  * until it is removed; at the end of `jobs` once more with NULL, which removes it. The call may

@@ -195,11 +195,25 @@ static int mark_removing(struct registry *registry, const char *name, bool keep_
 	return registry_save(registry, error);
 }
 
+/* One that is under way is not to find other wishes in the middle. */
+static int check_under_way(struct registry *registry, const char *name, struct error *error)
+{
+	enum job_state state;
+	struct error unused;
+	if (jobs_newest(registry->jobs, "machine.remove", name, &state, &unused) < 0 ||
+		(state != JOB_QUEUED && state != JOB_RUNNING))
+		return 0;
+	return error_set(error, -EBUSY, "'landfall job list' shows its job",
+		"machine %s is being removed already", name);
+}
+
 int machine_start_removal(struct registry *registry, const char *name, bool keep_vault,
 	struct error *error, uint64_t *ret_job)
 {
 	SCOPED_LOCK(&registry->change_lock);
 	int r = check_unused(registry, name, error);
+	if (r == 0)
+		r = check_under_way(registry, name, error);
 	if (r == 0)
 		r = mark_removing(registry, name, keep_vault, true, error);
 	if (r < 0)

@@ -110,7 +110,7 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 	if (r == 0)
 		r = json_add_text(root, "group", group_name(hold.group));
 	if (r == 0)
-		r = json_add_u64(root, "total", point_count(group_history(hold.group)));
+		r = json_add_u64(root, "total", point_count(group_history(hold.group), 0));
 	if (r == 0)
 		r = fill_list(&hold, from, limit, root);
 	if (r == 0)

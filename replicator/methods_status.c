@@ -8,9 +8,25 @@
 #include "replicator/ebs.h"
 #include "replicator/registry_internal.h"
 
+/* What of the group's figures holds for a machine, too: whoever joins a group that has points is in
+ * none of them. */
+struct member {
+	bool has_point, has_vault_point;
+	struct point newest, newest_vault;
+};
+
+static struct member member_of(struct history *history, const char *machine)
+{
+	struct member m = { 0 };
+	m.has_point = history && machine_newest_point(history, machine, 0, &m.newest) == 0;
+	m.has_vault_point = m.has_point && machine_newest_point(history, machine, POINT_VAULT,
+						   &m.newest_vault) == 0;
+	return m;
+}
+
 /* Under lock: "new", "protected", … */
-static const char *machine_state(
-	const struct machine_entry *machine, const struct group_status *status)
+static const char *machine_state(const struct machine_entry *machine,
+	const struct group_status *status, const struct member *member)
 {
 	if (machine->removing)
 		return "removing";
@@ -24,11 +40,11 @@ static const char *machine_state(
 		return "resync-needed";
 	if (status->paused)
 		return "paused";
-	if (status->history.newest_point == 0)
+	if (!member->has_point)
 		return "new";
 	if (!status->vault_configured)
 		return "local-only";
-	return status->history.newest_vault_point == 0 ? "syncing" : "protected";
+	return member->has_vault_point ? "protected" : "syncing";
 }
 
 static int add_seconds(struct cJSON *object, const char *name, int64_t ns)
@@ -74,14 +90,14 @@ static int add_disks(struct registry *registry, const struct machine_entry *mach
 	return r;
 }
 
-static int add_newest(struct registry *registry, const char *machine, struct history *history,
-	uint32_t flags, const char *name, struct cJSON *object)
+/* `point` NULL: there is none. */
+static int add_newest(struct registry *registry, const char *machine, const struct point *point,
+	const char *name, struct cJSON *object)
 {
-	struct point point;
 	struct cJSON *item;
-	if (!history || history_point_newest(history, flags, INT64_MAX, &point) < 0)
+	if (!point)
 		return json_add_null(object, name);
-	int r = point_to_json(registry, machine, &point, &item);
+	int r = point_to_json(registry, machine, point, &item);
 	return r == 0 ? json_add_item(object, name, item) : r;
 }
 
@@ -126,22 +142,23 @@ static int add_flow(struct cJSON *object, const struct group_status *status)
 }
 
 static int add_rpo(struct registry *registry, const struct group_entry *entry,
-	const struct group_status *status, struct cJSON *object)
+	const struct group_status *status, const struct member *member, struct cJSON *object)
 {
 	struct policy_entry *policy = registry_find_policy(registry, entry->policy);
 	struct policy fallback;
 	policy_default(&fallback);
 	int64_t alert_s = policy ? policy->policy.rpo_alert_s : fallback.rpo_alert_s;
-	int r = add_seconds(object, "rpo_local_s", status->rpo_local_ns);
+	int r = add_seconds(object, "rpo_local_s", member->has_point ? status->rpo_local_ns : -1);
 	if (r == 0)
-		r = add_seconds(object, "rpo_vault_s", status->rpo_vault_ns);
+		r = add_seconds(
+			object, "rpo_vault_s", member->has_vault_point ? status->rpo_vault_ns : -1);
 	if (r == 0)
 		r = add_seconds(object, "rpo_alert_s", alert_s * NS_PER_S);
 	return r;
 }
 
 static int add_names(struct registry *registry, const struct machine_entry *machine,
-	const struct group_status *status, struct cJSON *object)
+	const struct group_status *status, const struct member *member, struct cJSON *object)
 {
 	CLEANUP(buf_free) struct buf path = { 0 };
 	enum alert_health health = alerts_health(status->alerts, status->alert_count);
@@ -153,7 +170,7 @@ static int add_names(struct registry *registry, const struct machine_entry *mach
 	if (r == 0)
 		r = json_add_text(object, "policy", machine->group->policy);
 	if (r == 0)
-		r = json_add_text(object, "state", machine_state(machine, status));
+		r = json_add_text(object, "state", machine_state(machine, status, member));
 	if (r == 0)
 		r = json_add_text(object, "health", alert_health_text(health));
 	if (r == 0)
@@ -210,11 +227,13 @@ int machine_to_json(
 	const struct group_entry *entry = machine->group;
 	struct group_status status;
 	status_of(entry, &status);
+	machine_add_alerts(machine, &status);
 	struct history *history =
 		entry->group && !entry->ending ? group_history(entry->group) : NULL;
+	struct member member = member_of(history, machine->name);
 	int r = json_new_object(&object);
 	if (r == 0)
-		r = add_names(registry, machine, &status, object);
+		r = add_names(registry, machine, &status, &member, object);
 	if (r == 0)
 		r = add_disks(registry, machine, history, object);
 	if (r == 0)
@@ -222,14 +241,17 @@ int machine_to_json(
 	if (r == 0)
 		r = add_ebs(registry, machine, object);
 	if (r == 0)
-		r = add_newest(registry, machine->name, history, 0, "newest_point", object);
+		r = add_newest(registry, machine->name, member.has_point ? &member.newest : NULL,
+			"newest_point", object);
 	if (r == 0)
-		r = add_newest(registry, machine->name, history, POINT_VAULT, "newest_vault_point",
+		r = add_newest(registry, machine->name,
+			member.has_vault_point ? &member.newest_vault : NULL, "newest_vault_point",
 			object);
 	if (r == 0)
-		r = json_add_u64(object, "point_count", point_count(history));
+		r = json_add_u64(
+			object, "point_count", machine_point_count(history, machine->name));
 	if (r == 0)
-		r = add_rpo(registry, entry, &status, object);
+		r = add_rpo(registry, entry, &status, &member, object);
 	if (r == 0)
 		r = add_flow(object, &status);
 	if (r == 0)
@@ -369,6 +391,7 @@ static int add_machines(
 			continue;
 		struct group_status status;
 		status_of(m->group, &status);
+		machine_add_alerts(m, &status);
 		enum alert_health one = alerts_health(status.alerts, status.alert_count);
 		*health = MAX(*health, one);
 		r = machine_to_json(registry, m, &item);

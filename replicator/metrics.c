@@ -28,11 +28,21 @@ int metrics_escape(struct buf *b, const char *value)
 struct sample {
 	char name[REGISTRY_NAME_BYTES];
 	struct group_status status;
+	unsigned unprotected; /* machines */
+};
+
+/* An alert that is one machine's own. */
+struct machine_sample {
+	char group[REGISTRY_NAME_BYTES], machine[REGISTRY_NAME_BYTES];
+	const char *code;
+	bool critical;
 };
 
 struct samples {
 	struct sample *list; /* owned */
 	unsigned count;
+	struct machine_sample *machines; /* owned */
+	unsigned machine_count;
 	uint64_t journal_limit_bytes, journal_free_bytes;
 	bool has_cache;
 	struct cache_stats cache;
@@ -41,6 +51,7 @@ struct samples {
 static void samples_free(struct samples *samples)
 {
 	free(samples->list);
+	free(samples->machines);
 }
 
 static double seconds(int64_t ns)
@@ -85,6 +96,11 @@ METRIC_VALUE(value_taken_over, s->taken_over)
 METRIC_VALUE(value_paused, s->paused)
 METRIC_VALUE(value_failed, s->failed)
 
+static double value_unprotected(const struct sample *sample)
+{
+	return sample->unprotected;
+}
+
 static const struct group_metric {
 	const char *name, *type, *help;
 	double (*value)(const struct sample *sample);
@@ -95,6 +111,9 @@ static const struct group_metric {
 	{ "landfall_rpo_vault_seconds", "gauge",
 		"Age of the oldest change that no recovery point in the vault holds; NaN: none yet",
 		value_rpo_vault },
+	{ "landfall_unprotected_machines", "gauge",
+		"Machines that no recovery point in the vault (without a vault: none) has",
+		value_unprotected },
 	{ "landfall_lag_bytes", "gauge", "Changes that are not in the vault", value_lag },
 	{ "landfall_written_bytes_total", "counter", "Bytes taken from the source", value_written },
 	{ "landfall_zeroed_bytes_total", "counter", "Bytes discarded or zeroed by the source",
@@ -180,6 +199,19 @@ static int write_alerts(struct buf *b, const struct samples *samples)
 					status->alerts[k].critical ? "critical" : "warning");
 		}
 	}
+	for (unsigned i = 0; r == 0 && i < samples->machine_count; i++) {
+		const struct machine_sample *m = &samples->machines[i];
+		r = buf_append_text(b, "landfall_alert{group=\"");
+		if (r == 0)
+			r = metrics_escape(b, m->group);
+		if (r == 0)
+			r = buf_append_text(b, "\",machine=\"");
+		if (r == 0)
+			r = metrics_escape(b, m->machine);
+		if (r == 0)
+			r = buf_printf(b, "\",code=\"%s\",severity=\"%s\"} 1\n", m->code,
+				m->critical ? "critical" : "warning");
+	}
 	return r;
 }
 
@@ -214,20 +246,38 @@ static int write_appliance(struct buf *b, const struct samples *samples)
 	return r;
 }
 
+static void collect_alerts(const struct machine_entry *machine, struct samples *samples)
+{
+	for (unsigned i = 0; i < machine->alert_count; i++) {
+		struct machine_sample *s = &samples->machines[samples->machine_count++];
+		memcpy(s->group, machine->group->name, sizeof(s->group));
+		memcpy(s->machine, machine->name, sizeof(s->machine));
+		s->code = machine->alerts[i].code;
+		s->critical = machine->alerts[i].critical;
+	}
+}
+
 static int collect(struct registry *registry, struct samples *samples)
 {
 	SCOPED_LOCK(&registry->lock);
-	unsigned count = 0;
+	unsigned count = 0, machines = 0;
 	for (struct group_entry *g = registry->groups; g; g = g->next)
 		count++;
+	for (struct machine_entry *m = registry->machines; m; m = m->next)
+		machines++;
 	samples->list = calloc(count + 1, sizeof(*samples->list));
-	if (!samples->list)
+	samples->machines = calloc(machines * ALERT_MACHINE_MAX + 1, sizeof(*samples->machines));
+	if (!samples->list || !samples->machines)
 		return -ENOMEM;
+	for (struct machine_entry *m = registry->machines; m; m = m->next)
+		collect_alerts(m, samples);
 	for (struct group_entry *g = registry->groups; g; g = g->next) {
 		struct sample *sample = &samples->list[samples->count++];
 		memcpy(sample->name, g->name, sizeof(sample->name));
 		sample->status.rpo_local_ns = sample->status.rpo_vault_ns = -1;
 		sample->status.failed = true;
+		for (struct machine_entry *m = registry->machines; m; m = m->next)
+			sample->unprotected += m->group == g && machine_is_unprotected(registry, m);
 		if (g->group) {
 			group_status(g->group, &sample->status);
 		} else {

@@ -183,10 +183,10 @@ int point_to_json(const struct registry *registry, const char *machine, const st
 	return r;
 }
 
-uint64_t point_count(struct history *history)
+uint64_t point_count(struct history *history, uint64_t from)
 {
 	struct point points[256];
-	uint64_t count = 0, from = 0;
+	uint64_t count = 0;
 	unsigned n;
 	while (history && (n = history_points(history, from, points, ARRAY_SIZE(points))) > 0) {
 		count += n;

@@ -188,6 +188,12 @@ static void watch_sources(struct registry *registry)
 	}
 }
 
+static void watch_machines(struct registry *registry)
+{
+	SCOPED_LOCK(&registry->lock);
+	machines_watch(registry);
+}
+
 static void *upkeep_main(void *argument)
 {
 	struct registry *registry = argument;
@@ -199,6 +205,7 @@ static void *upkeep_main(void *argument)
 		(void)registry_check_mount(registry, NULL);
 		watch_appliance(registry);
 		watch_sources(registry);
+		watch_machines(registry);
 		ask_vault(registry);
 		int64_t until = clock_monotonic_ns(registry->clock) + UPKEEP_NS;
 		struct timespec at = { .tv_sec = until / NS_PER_S,

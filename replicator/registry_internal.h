@@ -6,6 +6,7 @@
  *	registry_groups.c   groups: opening, closing, reopening; holding one while it is used
  *	registry_policies.c policies by name
  *	machines.c          adding, removing, pausing
+ *	machine_alerts.c    what is told of one machine and not of its group
  *	machine_aws.c       what of a machine is in AWS, as JSON
  *	points.c            POINT arguments, points as JSON
  *	clones.c            clones
@@ -76,6 +77,8 @@ struct machine_entry {
 	struct machine_disk *disks; /* owned */
 	unsigned disk_count;
 	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
+	struct alert alerts[ALERT_MACHINE_MAX]; /* its own, as of the last upkeep */
+	unsigned alert_count;
 };
 
 enum policy_origin { POLICY_BUILT_IN, POLICY_CONFIGURED, POLICY_STORED };
@@ -233,13 +236,28 @@ int machine_aws_to_json(const struct machine_entry *machine, struct cJSON *objec
 int machine_aws_from_json(
 	const struct json *at, struct machine_request *request, struct error *error);
 
+/* ── machine_alerts.c ────────────────────────────────────────────────────────────────────── */
+
+/* The newest point with all of `flags` that shows one of the machine's disks at least: those that
+ * it has now. -ENOENT. Any thread that may use the history. */
+int machine_newest_point(
+	struct history *history, const char *machine, uint32_t flags, struct point *ret_point);
+/* How many points there are since its first disk was added; NULL: none. */
+uint64_t machine_point_count(struct history *history, const char *machine);
+/* All under lock. No point (of the vault, if there is one) has it. */
+bool machine_is_unprotected(const struct registry *registry, const struct machine_entry *machine);
+/* Evaluates the alerts that are each machine's own. */
+void machines_watch(struct registry *registry);
+/* Adds them to those of its group. */
+void machine_add_alerts(const struct machine_entry *machine, struct group_status *status);
+
 /* ── points.c ────────────────────────────────────────────────────────────────────────────── */
 
 /* What a POINT argument names; NULL is "latest". -ENOENT, -EINVAL with words. */
 int point_select(
 	struct history *history, const char *text, struct error *error, struct point *ret_point);
-/* How many a history has; NULL: none. Any thread. */
-uint64_t point_count(struct history *history);
+/* How many a history has with number ≥ `from`; NULL: none. Any thread. */
+uint64_t point_count(struct history *history, uint64_t from);
 int point_to_json(const struct registry *registry, const char *machine, const struct point *point,
 	struct cJSON **ret_json);
 /* The POINT parameter as text (numbers too); NULL if absent. `text` is room for a number. */

@@ -253,7 +253,7 @@ static int tell(struct registry *registry, struct group_entry *entry,
 		if (m->group == entry)
 			r = json_add_text(machines, NULL, m->name);
 	if (r == 0)
-		r = json_add_u64(object, "points", point_count(group_history(entry->group)));
+		r = json_add_u64(object, "points", point_count(group_history(entry->group), 0));
 	if (r == 0)
 		r = add_newest_point(registry, entry, object);
 	if (r == 0)
