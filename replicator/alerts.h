@@ -11,7 +11,7 @@
 
 #include "common/error.h"
 
-#define ALERT_MAX 20
+#define ALERT_MAX 22
 
 struct alert {
 	const char *code; /* "rpo", "journal-full", "vault-unreachable", …; static */
