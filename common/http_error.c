@@ -94,7 +94,8 @@ int http_error_tell(const struct http_error *from, const char *what, const struc
 			from->code[0] ? " " : "", from->code, from->reason[0] ? " " : "",
 			from->reason);
 	const char *text = from->message[0] ? from->message : strerrordesc_np(-from->error);
-	return error_set(error, from->error, mend, "%s: %s%s%s%s%s%s", what, said, text,
+	return error_set(error, from->error, mend, "%s: %s%s%s%s%s%s%s%s", what, from->operation,
+		from->operation[0] ? ": " : "", said, text,
 		from->ambiguous ? " (it may have happened)" : "",
 		from->request_id[0] ? " (request " : "", from->request_id,
 		from->request_id[0] ? ")" : "");

@@ -20,6 +20,7 @@ struct http_error {
 	int http_status; /* 0: no answer */
 	char code[96];   /* the service's, as "LeaseIdMissing"; may be empty */
 	char reason[64]; /* what a service says beyond its code; may be empty */
+	char operation[32]; /* what was asked, as the service calls it; may be empty */
 	char message[256];
 	char request_id[64]; /* the service's, or what stands for it; may be empty */
 	bool ambiguous;      /* a change that may have happened, or may still happen later */

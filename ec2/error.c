@@ -12,6 +12,8 @@
 #include "ec2/error.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
@@ -28,7 +30,10 @@ static const struct {
 	{ "INVALID_BLOCK_TOKEN", -ESTALE, HTTP_REFUSED },
 	{ "INVALID_PAGE_TOKEN", -ESTALE, HTTP_REFUSED },
 	{ "SNAPSHOT_NOT_FOUND", -ENOENT, HTTP_REFUSED },
+	{ "DEPENDENCY_RESOURCE_NOT_FOUND", -EACCES, HTTP_REFUSED },
+	{ "GRANT_NOT_FOUND", -EACCES, HTTP_REFUSED },
 	{ "ResourceNotFoundException", -ENOENT, HTTP_REFUSED },
+	{ "UnknownOperationException", -EINVAL, HTTP_REFUSED },
 	{ "InvalidInstanceID.NotFound", -ENOENT, HTTP_REFUSED },
 	{ "InvalidSnapshot.NotFound", -ENOENT, HTTP_REFUSED },
 	{ "InvalidVolume.NotFound", -ENOENT, HTTP_REFUSED },
@@ -79,6 +84,10 @@ static const struct {
 	{ "RequestTimeout*", -ETIMEDOUT, HTTP_MAYBE },
 };
 
+#define KMS_MEND                                                                                   \
+	"a volume is encrypted: let the credentials' policy and the key's allow kms:Decrypt, and " \
+	"see that the key is enabled"
+
 static const struct http_mend mends[] = {
 	{ -ENOENT, "check the id and the region; if both are right, something deleted it" },
 	{ -EXDEV, "the volume was replaced or its older snapshot is of another: a full comparison "
@@ -87,7 +96,8 @@ static const struct http_mend mends[] = {
 		"switch off stop protection (disableApiStop) of the instance, or stop it by hand" },
 	{ -EBUSY, "wait until what is under way has finished" },
 	{ -EDQUOT, "raise the account's quota, or delete snapshots that nobody needs" },
-	{ -EACCES, "check the credentials, what their policy permits, and this machine's clock" },
+	{ -EACCES, "check the credentials, that their policy permits what was asked, and this "
+		   "machine's clock" },
 	{ -EKEYEXPIRED, "give credentials that can be renewed: a role, or new temporary ones" },
 	{ -EAGAIN, "the account's request rate is used up: lower the rates or raise the quota" },
 	{ -ETIMEDOUT, "check the network between here and AWS" },
@@ -95,6 +105,20 @@ static const struct http_mend mends[] = {
 	{ -EHOSTUNREACH, "check the region's name, the endpoint's and the name servers" },
 	{ -EBADMSG, "check that no proxy answers in AWS's place" },
 	{ 0, NULL },
+};
+
+/* Codes and reasons that say more than their -errno. */
+static const struct {
+	const char *code, *mend;
+} words_mends[] = {
+	{ "DEPENDENCY_ACCESS_DENIED", KMS_MEND },
+	{ "DEPENDENCY_RESOURCE_NOT_FOUND", KMS_MEND },
+	{ "GRANT_NOT_FOUND", KMS_MEND },
+	{ "RequestExpired", "set this machine's clock (timedatectl); if it is right and the "
+			    "credentials are temporary, give ones that can be renewed" },
+	{ "InvalidInstanceID.NotFound",
+		"if it was terminated, 'landfall machine remove --keep-vault' keeps its points; "
+		"else check the region, and that the credentials are of its account" },
 };
 
 static void read_xml(const struct http_request *http, struct http_error *e)
@@ -187,6 +211,9 @@ static enum http_verdict judge_answer(const struct http_request *http, struct ht
 	else if (http->ret_body.len > 0 || http_headers_get(&http->ret_headers, "x-amzn-ErrorType"))
 		read_json(http, e);
 	enum http_verdict verdict = judge_status(http->status, &e->error);
+	/* AWS always says what it does not find. */
+	if (http->status == 404 && !e->code[0])
+		e->error = -EBADMSG;
 	/* The reason says more than the code. */
 	const char *words[] = { e->reason, e->code };
 	for (size_t w = 0; w < ARRAY_SIZE(words); w++) {
@@ -202,6 +229,26 @@ static enum http_verdict judge_answer(const struct http_request *http, struct ht
 	return verdict;
 }
 
+/* An action's name stands in the form, EBS direct's in the path. */
+static void read_operation(const struct http_request *http, struct http_error *e)
+{
+	static const char action[] = "Action=";
+	const char *path = http->url ? strstr(http->url, "/snapshots/") : NULL;
+	if (http->body_count > 0 && http->body[0].iov_len > strlen(action) &&
+		memcmp(http->body[0].iov_base, action, strlen(action)) == 0) {
+		const char *name = (const char *)http->body[0].iov_base + strlen(action);
+		const size_t n = strnlen(name, http->body[0].iov_len - strlen(action));
+		const char *end = memchr(name, '&', n);
+		snprintf(e->operation, sizeof(e->operation), "%.*s",
+			(int)(end ? end - name : (ptrdiff_t)n), name);
+	} else if (path) {
+		snprintf(e->operation, sizeof(e->operation), "%s",
+			strstr(path, "/changedblocks") ? "ListChangedBlocks"
+			: strstr(path, "/blocks/")     ? "GetSnapshotBlock"
+						       : "ListSnapshotBlocks");
+	}
+}
+
 enum http_verdict ec2_error_read(const struct http_request *http, struct http_error *ret_error)
 {
 	struct http_error e = { .http_status = http->status };
@@ -210,11 +257,21 @@ enum http_verdict ec2_error_read(const struct http_request *http, struct http_er
 		verdict = judge_answer(http, &e);
 	else
 		verdict = http_error_read_way(http, &e);
+	read_operation(http, &e);
 	*ret_error = e;
 	return verdict;
 }
 
 int ec2_error_tell(const struct http_error *from, const char *what, struct error *error)
 {
-	return http_error_tell(from, what, mends, error);
+	const char *words[] = { from->reason, from->code };
+	int r = http_error_tell(from, what, mends, error);
+	for (size_t w = 0; error && w < ARRAY_SIZE(words); w++)
+		for (size_t i = 0; words[w][0] && i < ARRAY_SIZE(words_mends); i++)
+			if (strcmp(words[w], words_mends[i].code) == 0) {
+				snprintf(error->mend, sizeof(error->mend), "%s",
+					words_mends[i].mend);
+				return r;
+			}
+	return r;
 }

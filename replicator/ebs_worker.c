@@ -308,7 +308,7 @@ static bool is_limit(int r)
 
 static void note(struct ebs_worker *w, int r, struct error *error)
 {
-	if (r == -EALREADY || r == -ECANCELED || r == -ENOENT)
+	if (r == -EALREADY || r == -ECANCELED)
 		return;
 	w->failures = r < 0 ? w->failures + 1 : 0;
 	bool tell = r < 0 && (!is_limit(r) || w->failures >= LIMITS_TOLD);
@@ -328,6 +328,9 @@ static int one_round(struct ebs_worker *w)
 	w->look_again = w->grow = false;
 	int r = go_round(w, &error);
 	ebs_let_go(w);
+	/* Whatever ended it, a machine that is not there any more has no trouble. */
+	if (r < 0 && ebs_read_spec(w->ebs, w->machine, false, &w->spec) == -ENOENT)
+		return -ECANCELED;
 	if (w->grow)
 		r = grow_disks(w, &error);
 	else if (w->look_again)

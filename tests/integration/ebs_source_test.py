@@ -7,6 +7,7 @@ Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and 
            byte, and a delta reads just the changed blocks
   large    a first synchronisation larger than the journal, and kill -9 in the middle of it; then a
            delta larger than the journal
+  refused  what AWS refuses is told, with what it was asked and what to do; and passes
   faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
 """
 
@@ -434,9 +435,72 @@ def large(work):
             aws.check_witness(alive=2)
 
 
+def always(operation, status, code, reason=None):
+    return {"match": {"operation": operation}, "times": 0,
+            "fault": {"kind": "status", "status": status, "code": code, "reason": reason}}
+
+
+# What goes wrong, as rules or settings of the service; and what must stand in the alert's cause and
+# mend.
+REFUSALS = [
+    ("the instance is gone", [always("DescribeInstances", 400, "InvalidInstanceID.NotFound")], {},
+     ("DescribeInstances", "InvalidInstanceID.NotFound"), "terminated"),
+    ("making snapshots is not permitted", [], {"deny": ["CreateSnapshots"]},
+     ("CreateSnapshots", "UnauthorizedOperation"), "policy permits"),
+    ("reading blocks is not permitted", [], {"deny": ["GetSnapshotBlock"]},
+     ("GetSnapshotBlock", "AccessDeniedException"), "policy permits"),
+    ("the key of an encrypted volume may not be used",
+     [always("GetSnapshotBlock", 403, "AccessDeniedException", "DEPENDENCY_ACCESS_DENIED")], {},
+     ("GetSnapshotBlock", "DEPENDENCY_ACCESS_DENIED"), "kms:Decrypt"),
+    ("the key of an encrypted volume is gone",
+     [always("GetSnapshotBlock", 404, "ResourceNotFoundException",
+             "DEPENDENCY_RESOURCE_NOT_FOUND")], {},
+     ("GetSnapshotBlock", "DEPENDENCY_RESOURCE_NOT_FOUND"), "kms:Decrypt"),
+    ("the clock is off", [], {"clock_skew_s": 1000}, ("RequestExpired", "clock here is"),
+     "clock"),
+]
+
+
+def check_refusal(r, title, rules, settings, cause, mend):
+    step(title)
+    r.aws.admin("/settings", settings)
+    r.aws.rules(*rules)
+    newest = r.newest()
+    r.change(2)
+    request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
+                                "point", "create", "web"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    alert = r.appliance.wait_alert("web", "source-failing", 60)
+    for word in cause:
+        check(word in alert["cause"], f"the cause does not say {word}: {alert}")
+    check(mend in alert["mend"], f"the mend does not say {mend}: {alert}")
+    r.aws.admin("/settings/restore", {})
+    r.aws.admin("/rules/clear", {"seed": 1})
+    wait_until(60, lambda: r.newer(newest), "no point after it")
+    wait_until(10, lambda: "source-failing" not in r.appliance.alerts("web"), "the alert stays")
+    request.wait(60)
+    check(not r.status()["compared_because"], f"compared whole for nothing: {r.status()}")
+
+
+def refused(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(2, tags={"Name": "web"})
+        for volume in machine.volumes:
+            volume.write(5 * MIB, os.urandom(3 * MIB))
+        appliance = open_appliance(work, service, aws)
+        with appliance:
+            appliance.call("vault", "init")
+            appliance.call("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
+            r = Replication(work, aws, appliance, machine)
+            r.point()
+            for refusal in REFUSALS:
+                check_refusal(r, *refusal)
+            r.point()
+
+
 def main(part):
     need("sfdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "cmp", "fallocate")
-    run_test({"cycles": cycles, "faults": faults, "large": large}[part])
+    run_test({"cycles": cycles, "refused": refused, "faults": faults, "large": large}[part])
 
 
 main(sys.argv[1] if len(sys.argv) > 1 else "cycles")

@@ -30,7 +30,7 @@ class Witness:
         with self.lock:
             self.counts = {name: 0 for name in (
                 "bad_signatures", "expired_refused", "throttled", "bad_block_tokens",
-                "bad_page_tokens", "reads_of_unfinished", "imds_v1", "crashes", "connections")}
+                "bad_page_tokens", "reads_of_unfinished", "out_of_time", "imds_v1", "crashes", "connections")}
             self.operations, self.reads, self.problems = {}, {}, []
 
     def count(self, name):
@@ -85,6 +85,10 @@ class Aws:
         self.sts = stsapi.Sts(keys, settings)
         self.imds = stsapi.Imds(keys, settings, witness)
 
+    def now(self):
+        """The time as the services' clock has it."""
+        return time.time() + self.settings["clock_skew_s"]
+
     def answer(self, request):
         """(status, headers, body, fault)."""
         if request.path.startswith("/latest/"):
@@ -119,7 +123,11 @@ class Aws:
                 raise sigv4.BadSignature("The security token included in the request is invalid")
             if (request.header("x-amz-security-token") or None) != key.token:
                 raise sigv4.BadSignature("X-Amz-Security-Token is not this key's")
-            sigv4.verify(request, key.secret, self.settings["region"], service)
+            sigv4.verify(request, key.secret, self.settings["region"], service, self.now())
+        except sigv4.OutOfTime as late:
+            self.witness.count("out_of_time")
+            # EC2 calls a request expired, the others its signature wrong.
+            raise Refusal(*(expired if service == "ec2" else wrong), str(late)) from None
         except sigv4.BadSignature as bad:
             self.witness.count("bad_signatures")
             self.witness.problem(f"{service}: {bad}")
@@ -145,7 +153,8 @@ class Aws:
         caller = self._caller(request, service)
         if operation in self.settings["deny"]:
             code = "UnauthorizedOperation" if service == "ec2" else "AccessDeniedException"
-            raise Refusal(403, code, f"You are not authorized to perform {operation}")
+            # Neither names what was asked; EC2 says it in a message of its own that needs decoding.
+            raise Refusal(403, code, "You are not authorized to perform this operation.")
         if not fault.get("applied"):
             self._strike(fault)
         return caller
@@ -232,7 +241,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.aws.settings["delay_ms"]:
             time.sleep(self.server.aws.settings["delay_ms"] / 1000)
         head = f"HTTP/1.1 {status} {self.responses.get(status, ('Unknown',))[0]}\r\n"
-        for name, value in {**headers, "Date": formatdate(usegmt=True),
+        for name, value in {**headers, "Date": formatdate(self.server.aws.now(), usegmt=True),
                             "x-amzn-RequestId": "req-" + hex(id(data))[2:],
                             "Content-Length": str(len(data))}.items():
             head += f"{name}: {value}\r\n"

@@ -50,6 +50,7 @@ SETTINGS = {
     "pending_snapshots": 100,
     "stop_s": 0.3,                # how long stopping and starting take
     "delay_ms": 0,                # before every answer
+    "clock_skew_s": 0,            # how far the services' clock is ahead
     "deny": [],                   # operations that nobody may do
     "roles": {},                  # {arn: {"external_id", "by": who may assume it}}
     "web_identity_token": "head.body.signature",
