@@ -211,9 +211,6 @@ static enum http_verdict judge_answer(const struct http_request *http, struct ht
 	else if (http->ret_body.len > 0 || http_headers_get(&http->ret_headers, "x-amzn-ErrorType"))
 		read_json(http, e);
 	enum http_verdict verdict = judge_status(http->status, &e->error);
-	/* AWS always says what it does not find. */
-	if (http->status == 404 && !e->code[0])
-		e->error = -EBADMSG;
 	/* The reason says more than the code. */
 	const char *words[] = { e->reason, e->code };
 	for (size_t w = 0; w < ARRAY_SIZE(words); w++) {
@@ -258,6 +255,9 @@ enum http_verdict ec2_error_read(const struct http_request *http, struct http_er
 	else
 		verdict = http_error_read_way(http, &e);
 	read_operation(http, &e);
+	/* EC2, EBS and STS always say what they do not find; the metadata service does not. */
+	if (http->status == 404 && e.operation[0] && !e.code[0])
+		e.error = -EBADMSG;
 	*ret_error = e;
 	return verdict;
 }

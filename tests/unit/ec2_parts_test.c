@@ -362,7 +362,7 @@ static void refusals_are_read(void **state)
 			"AccessDeniedException", "" },
 		{ 402, "ServiceQuotaExceededException", "{}", HTTP_REFUSED, -EDQUOT,
 			"ServiceQuotaExceededException", "" },
-		{ 404, NULL, "not json", HTTP_REFUSED, -EBADMSG, "", "" },
+		{ 404, NULL, "not json", HTTP_REFUSED, -ENOENT, "", "" },
 		{ 404, "ResourceNotFoundException", "{\"Reason\":\"SNAPSHOT_NOT_FOUND\"}",
 			HTTP_REFUSED, -ENOENT, "ResourceNotFoundException", "SNAPSHOT_NOT_FOUND" },
 		{ 404, "ResourceNotFoundException",
@@ -389,6 +389,40 @@ static void refusals_are_read(void **state)
 		assert_int_equal(e.error, cases[i].error);
 		assert_string_equal(e.code, cases[i].code);
 		assert_string_equal(e.reason, cases[i].reason);
+	}
+}
+
+/* What was asked is told; and a 404 of who is not AWS is no snapshot that is gone. */
+static void refusals_name_what_was_asked(void **state)
+{
+	static const struct {
+		const char *url, *form, *operation;
+		int error;
+	} cases[] = {
+		{ "https://x/snapshots/snap-1/blocks?maxResults=1", NULL, "ListSnapshotBlocks",
+			-EBADMSG },
+		{ "https://x/snapshots/snap-1/blocks/7?blockToken=a", NULL, "GetSnapshotBlock",
+			-EBADMSG },
+		{ "https://x/snapshots/snap-1/changedblocks?a", NULL, "ListChangedBlocks",
+			-EBADMSG },
+		{ "https://x/", "Action=CreateSnapshots&Version=1", "CreateSnapshots", -EBADMSG },
+		{ "https://x/", "Action=StopInstances", "StopInstances", -EBADMSG },
+		{ "http://x/latest/meta-data/iam/security-credentials/", NULL, "", -ENOENT },
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		CLEANUP(http_request_free) struct http_request http = { 0 };
+		struct iovec body = { (char *)cases[i].form,
+			cases[i].form ? strlen(cases[i].form) : 0 };
+		struct http_error e;
+		http.outcome = HTTP_ANSWERED;
+		http.status = 404;
+		http.url = cases[i].url;
+		http.body = &body;
+		http.body_count = body.iov_len > 0;
+		assert_int_equal(ec2_error_read(&http, &e), HTTP_REFUSED);
+		assert_string_equal(e.operation, cases[i].operation);
+		assert_int_equal(e.error, cases[i].error);
 	}
 }
 
@@ -449,6 +483,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(settings_come_in_order, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(profiles_that_lead_nowhere, set_up, tear_down),
 		cmocka_unit_test(refusals_are_read),
+		cmocka_unit_test(refusals_name_what_was_asked),
 		cmocka_unit_test(the_limiter_gives_way_and_comes_back),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
