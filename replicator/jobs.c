@@ -210,11 +210,13 @@ static int revive(struct jobs *jobs, struct job *job)
 {
 	const struct job_registration *registration = find_kind(jobs, job->kind_name);
 	bool begun = job->state == JOB_RUNNING;
-	if (registration && !job->cancel && (registration->kind->resumable || !begun)) {
+	bool undoes = registration && job->cancel && registration->kind->undo;
+	if (undoes || (registration && !job->cancel && (registration->kind->resumable || !begun))) {
 		int r = set_kind(job, registration);
 		if (r < 0)
 			return r;
 		job->state = JOB_QUEUED;
+		atomic_store(&job->stop, job->cancel); /* no step is begun, only taken back */
 		log_info("job %" PRIu64 " (%s %s) goes on", job->id, job->kind_name, job->subject);
 		return 0;
 	}

@@ -32,6 +32,10 @@ struct job_kind {
 		int (*run)(struct job *job, void *context, struct error *error);
 	} * steps;
 	unsigned step_count;
+	/* NULL, or takes back what the steps have made: called once they are over because one
+	 * failed or the job was canceled, before that is its state; after a kill, too. Not when
+	 * they were only interrupted. What it returns is told in the log. */
+	int (*undo)(struct job *job, void *context, struct error *error);
 };
 
 /* `directory` holds a file a job; the newest `keep` finished ones stay. */
@@ -78,6 +82,7 @@ int jobs_watch(struct jobs *jobs, uint64_t id,
 void jobs_unwatch(struct jobs *jobs, uint64_t watch);
 
 /* For steps: */
+uint64_t job_id(const struct job *job);
 const struct cJSON *job_parameters(const struct job *job);
 /* True once the job was canceled or the appliance stops: return -ECANCELED soon; the step is
  * begun anew if the job resumes. Any thread. */

@@ -111,11 +111,17 @@ static int run_step(struct job *job, unsigned i)
 	return record(job);
 }
 
+/* Only the appliance's end came between: the job goes on at the next start. Under the lock. */
+static bool is_interruption(const struct job *job, int r)
+{
+	return r < 0 && job->jobs->stopping && !job->cancel && job->kind->resumable;
+}
+
 /* Decides what the end was: done, failed, canceled, or only interrupted by the appliance's end. */
 static void settle(struct job *job, int r)
 {
 	SCOPED_LOCK(&job->jobs->lock);
-	bool interrupted = r < 0 && job->jobs->stopping && !job->cancel && job->kind->resumable;
+	bool interrupted = is_interruption(job, r);
 	for (unsigned i = 0; r < 0 && !interrupted && i < job->step_count; i++) {
 		if (job->steps[i].state == JOB_RUNNING) {
 			job->steps[i].state = job->cancel ? JOB_CANCELED : JOB_FAILED;
@@ -141,6 +147,21 @@ static int run_steps(struct job *job)
 		r = job_should_stop(job) ? -ECANCELED : run_step(job, i);
 	}
 	return r;
+}
+
+static void take_back(struct job *job, int r)
+{
+	struct error error = { 0 };
+	{
+		SCOPED_LOCK(&job->jobs->lock);
+		if (r == 0 || !job->kind->undo || is_interruption(job, r))
+			return;
+	}
+	r = job->kind->undo(job, job->kind_context, &error);
+	if (r < 0)
+		log_error("job %" PRIu64 " (%s %s): what it made is not all taken back: %s",
+			job->id, job->kind_name, job->subject,
+			error.code ? error.message : strerrordesc_np(-r));
 }
 
 static void log_end(const struct job *job)
@@ -187,7 +208,9 @@ static void *job_run(void *context)
 {
 	struct job *job = context;
 	struct jobs *jobs = job->jobs;
-	settle(job, run_steps(job));
+	int r = run_steps(job);
+	take_back(job, r);
+	settle(job, r);
 	log_end(job);
 	if (record(job) < 0)
 		log_error("job %" PRIu64 ": %s", job->id, job->error.message);
@@ -240,6 +263,11 @@ void jobs_run_waiting(struct jobs *jobs)
 }
 
 /* ── for steps ───────────────────────────────────────────────────────────────────────────── */
+
+uint64_t job_id(const struct job *job)
+{
+	return job->id;
+}
 
 const cJSON *job_parameters(const struct job *job)
 {

@@ -87,7 +87,9 @@ static int end(struct job *job, void *context, struct error *error)
 
 static const struct job_step steps[] = { { "lie down", begin }, { "sleep", nap },
 	{ "get up", end } };
-static const struct job_kind kind = { "nap", true, steps, 3 };
+static const struct job_kind kind = {
+	.name = "nap", .resumable = true, .steps = steps, .step_count = 3
+};
 
 int main(int argc, char **argv)
 {

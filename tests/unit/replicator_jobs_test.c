@@ -95,6 +95,28 @@ static int step_die(struct job *job, void *context, struct error *error)
 	return 0;
 }
 
+/* Dies once it is asked to stop, which is on record then. */
+static int step_die_late(struct job *job, void *context, struct error *error)
+{
+	struct fixture *f = context;
+	{
+		SCOPED_LOCK(&f->lock);
+		f->at_gate++;
+		pthread_cond_broadcast(&f->changed);
+	}
+	while (!job_should_stop(job))
+		usleep(1000);
+	return step_die(job, context, error);
+}
+
+static int undo(struct job *job, void *context, struct error *error)
+{
+	(void)job;
+	(void)error;
+	trace(context, "u");
+	return 0;
+}
+
 static const struct job_step plain_steps[] = { { "first", step_a }, { "second", step_b } };
 static const struct job_step fail_steps[] = { { "first", step_a }, { "second", step_fail },
 	{ "third", step_b } };
@@ -102,11 +124,19 @@ static const struct job_step gate_steps[] = { { "first", step_a }, { "gate", ste
 	{ "last", step_b } };
 static const struct job_step die_steps[] = { { "first", step_a }, { "gate", step_die },
 	{ "last", step_b } };
-static const struct job_kind plain = { "plain", true, plain_steps, 2 };
-static const struct job_kind failing = { "failing", true, fail_steps, 3 };
-static const struct job_kind gated = { "gated", true, gate_steps, 3 };
-static const struct job_kind fragile = { "fragile", false, gate_steps, 3 };
-static const struct job_kind deadly = { "gated", true, die_steps, 3 };
+static const struct job_step doom_steps[] = { { "first", step_a }, { "gate", step_die_late },
+	{ "last", step_b } };
+#define KIND(NAME, RESUMABLE, STEPS, UNDO)                                  \
+	{                                                                   \
+		.name = (NAME), .resumable = (RESUMABLE), .steps = (STEPS), \
+		.step_count = ARRAY_SIZE(STEPS), .undo = (UNDO)             \
+	}
+static const struct job_kind plain = KIND("plain", true, plain_steps, NULL);
+static const struct job_kind failing = KIND("failing", true, fail_steps, undo);
+static const struct job_kind gated = KIND("gated", true, gate_steps, undo);
+static const struct job_kind fragile = KIND("fragile", false, gate_steps, NULL);
+static const struct job_kind deadly = KIND("gated", true, die_steps, undo);
+static const struct job_kind doomed = KIND("gated", true, doom_steps, undo);
 
 static void open_jobs(struct fixture *f, const struct job_kind *gate_kind)
 {
@@ -222,7 +252,7 @@ static void a_failed_step_ends_the_job_with_its_words(void **state)
 	struct fixture *f = *state;
 	uint64_t id = start(f, "failing", "web");
 	wait_for_state(f, id, "failed");
-	assert_string_equal(f->trace, "af");
+	assert_string_equal(f->trace, "afu");
 	jobs_free(f->jobs);
 	open_jobs(f, &gated);
 	cJSON *json;
@@ -233,7 +263,7 @@ static void a_failed_step_ends_the_job_with_its_words(void **state)
 	assert_string_equal(
 		cJSON_GetObjectItem(error, "cause")->valuestring, "No space left on device");
 	cJSON_Delete(json);
-	assert_string_equal(f->trace, "af");
+	assert_string_equal(f->trace, "afu"); /* taken back once */
 }
 
 static void one_subject_has_one_job(void **state)
@@ -310,6 +340,7 @@ static void a_canceled_job_stays_canceled(void **state)
 	wait_at_gate(f, 1);
 	assert_int_equal(jobs_cancel(f->jobs, id, &error), 0);
 	wait_for_state(f, id, "canceled");
+	assert_string_equal(f->trace, "agu");
 	assert_int_equal(jobs_cancel(f->jobs, id, &error), -EBUSY);
 	assert_int_equal(jobs_cancel(f->jobs, 99, &error), -ENOENT);
 	jobs_free(f->jobs);
@@ -342,6 +373,34 @@ static void a_killed_job_goes_on_at_its_step(void **state)
 	open_jobs(f, &gated);
 	wait_for_state(f, 1, "done");
 	assert_string_equal(f->trace, "gb");
+}
+
+/* A process of its own cancels a job and is killed before the job has stopped. */
+static void a_canceled_job_that_was_killed_is_taken_back(void **state)
+{
+	struct fixture *f = *state;
+	struct error error = { 0 };
+	jobs_free(f->jobs);
+	f->jobs = NULL;
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		uint64_t id;
+		if (jobs_new(io_posix(), clock_system(), f->directory, 5, &f->jobs) < 0 ||
+			jobs_register(f->jobs, &doomed, f) < 0 || jobs_resume(f->jobs) < 0 ||
+			jobs_start(f->jobs, "gated", "web", NULL, NULL, &id) < 0)
+			_exit(1);
+		wait_at_gate(f, 1);
+		(void)jobs_cancel(f->jobs, id, &error);
+		for (;;)
+			pause();
+	}
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	open_jobs(f, &gated);
+	wait_for_state(f, 1, "canceled");
+	assert_string_equal(f->trace, "u"); /* and no step was begun */
 }
 
 static void a_damaged_record_is_left_out_and_its_number_not_used_again(void **state)
@@ -410,6 +469,7 @@ int main(void)
 		TEST(a_stop_is_not_an_end),
 		TEST(a_canceled_job_stays_canceled),
 		TEST(a_killed_job_goes_on_at_its_step),
+		TEST(a_canceled_job_that_was_killed_is_taken_back),
 		TEST(a_damaged_record_is_left_out_and_its_number_not_used_again),
 		TEST(watches_see_the_end_and_the_end_of_all),
 	};

@@ -38,7 +38,9 @@ static int step_gate(struct job *job, void *context, struct error *error)
 }
 
 static const struct job_step steps[] = { { "gate", step_gate } };
-static const struct job_kind gated = { "gated", true, steps, 1 };
+static const struct job_kind gated = {
+	.name = "gated", .resumable = true, .steps = steps, .step_count = 1
+};
 
 static int setup(void **state)
 {
