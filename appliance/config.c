@@ -17,6 +17,7 @@
 
 #include "appliance/config_keys.h"
 #include "appliance/config_read.h"
+#include "appliance/local_settings.h"
 #include "azureblob/account.h"
 #include "common/buf.h"
 #include "common/bytes.h"
@@ -315,6 +316,16 @@ static int check_appliance(const struct config *config, const struct config_line
 	return check_control(config, lines, line, error);
 }
 
+static int check_local(const struct config *config, const struct config_lines *lines,
+	unsigned *line, struct error *error)
+{
+	struct local_settings settings;
+	const char *key = "";
+	int r = local_settings_read(&config->local, error, &key, &settings);
+	*line = line_of(lines, "local", key);
+	return r;
+}
+
 /* *line: of what is wrong, 0 if it stands on none. */
 static int check_config(struct config *config, const struct config_lines *lines, unsigned *line,
 	struct error *error)
@@ -324,6 +335,8 @@ static int check_config(struct config *config, const struct config_lines *lines,
 		return error_set(error, -EINVAL, "give it room for the longest outage to bridge",
 			"[journal] size must be 256M at least");
 	int r = check_appliance(config, lines, line, error);
+	if (r == 0)
+		r = check_local(config, lines, line, error);
 	if (r < 0)
 		return r;
 	const char *about = is_container(config->vault.container) ? "" : "container";

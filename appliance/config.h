@@ -62,6 +62,13 @@ struct config {
 		char *subscription, *resource_group, *location, *subnet, *drill_subnet, *drill_nsg;
 		char *vm_size, *arm_endpoint, *login_endpoint;
 	} azure;
+	/* For machines started on the appliance itself; local_settings.h has it checked, with its
+	 * defaults. */
+	struct config_local {
+		char *qemu, *cpus, *acceleration, *firmware, *disks, *network;
+		char *probe, *probe_timeout;
+		uint64_t memory_bytes, clone_quota_bytes; /* 0: the default */
+	} local;
 	struct config_aws {
 		char *region, *profile, *role_arn, *external_id;
 		char *endpoint_ec2, *endpoint_ebs, *endpoint_sts, *endpoint_imds;

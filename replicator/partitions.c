@@ -17,6 +17,13 @@
 #define MBR_TABLE 446u
 #define MBR_ENTRY_BYTES 16u
 #define TYPE_PROTECTIVE 0xee
+#define TYPE_EFI_SYSTEM 0xef
+
+/* As they stand in an entry: the first three groups little-endian. */
+static const uint8_t guid_efi_system[16] = { 0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba,
+	0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b };
+static const uint8_t guid_bios_boot[16] = { 0x48, 0x61, 0x68, 0x21, 0x49, 0x64, 0x6f, 0x6e, 0x74,
+	0x4e, 0x65, 0x65, 0x64, 0x45, 0x46, 0x49 };
 
 struct disk {
 	disk_read *read;
@@ -52,7 +59,8 @@ static uint32_t crc32_ieee(const uint8_t *data, size_t n)
 	return ~crc;
 }
 
-static int add(struct disk *disk, unsigned number, uint64_t lba, uint64_t sectors)
+static int add(
+	struct disk *disk, unsigned number, uint64_t lba, uint64_t sectors, enum partition_use use)
 {
 	if (lba == 0 || sectors == 0 || lba >= disk->sectors || sectors > disk->sectors - lba)
 		return -EUCLEAN;
@@ -60,7 +68,8 @@ static int add(struct disk *disk, unsigned number, uint64_t lba, uint64_t sector
 		return 0;
 	disk->partitions[disk->count++] = (struct partition){ .number = number,
 		.offset_bytes = lba * SECTOR_BYTES,
-		.size_bytes = sectors * SECTOR_BYTES };
+		.size_bytes = sectors * SECTOR_BYTES,
+		.use = use };
 	return 0;
 }
 
@@ -90,7 +99,8 @@ static int read_logical(struct disk *disk, uint64_t first)
 			return -EUCLEAN;
 		const uint8_t *own = sector + MBR_TABLE, *next = own + MBR_ENTRY_BYTES;
 		if (own[4] != 0) {
-			r = add(disk, number, at + load_le32(own + 8), load_le32(own + 12));
+			r = add(disk, number, at + load_le32(own + 8), load_le32(own + 12),
+				PARTITION_DATA);
 			if (r < 0)
 				return r;
 		}
@@ -110,7 +120,9 @@ static int read_mbr(struct disk *disk, const uint8_t *sector)
 		if (entry[4] == 0 || sectors == 0)
 			continue;
 		if (!is_extended(entry[4]))
-			r = add(disk, i + 1, lba, sectors);
+			r = add(disk, i + 1, lba, sectors,
+				entry[4] == TYPE_EFI_SYSTEM ? PARTITION_EFI_SYSTEM
+							    : PARTITION_DATA);
 		else
 			r = read_logical(disk, lba);
 		if (r < 0)
@@ -120,6 +132,14 @@ static int read_mbr(struct disk *disk, const uint8_t *sector)
 }
 
 /* ── GPT ─────────────────────────────────────────────────────────────────────────────────── */
+
+static enum partition_use use_of(const uint8_t *entry)
+{
+	if (memcmp(entry, guid_efi_system, sizeof(guid_efi_system)) == 0)
+		return PARTITION_EFI_SYSTEM;
+	return memcmp(entry, guid_bios_boot, sizeof(guid_bios_boot)) == 0 ? PARTITION_BIOS_BOOT
+									  : PARTITION_DATA;
+}
 
 static int read_gpt_entries(struct disk *disk, const uint8_t *header)
 {
@@ -146,7 +166,7 @@ static int read_gpt_entries(struct disk *disk, const uint8_t *header)
 			continue;
 		if (last < first)
 			return -EUCLEAN;
-		r = add(disk, i + 1, first, last - first + 1);
+		r = add(disk, i + 1, first, last - first + 1, use_of(entry));
 		if (r < 0)
 			return r;
 	}

@@ -16,9 +16,13 @@
 /* Reads exactly n bytes; 0 or -errno. */
 typedef int disk_read(void *context, uint64_t offset, void *data, size_t n);
 
+/* What the table says that it is for, as far as starting the machine goes. */
+enum partition_use { PARTITION_DATA, PARTITION_EFI_SYSTEM, PARTITION_BIOS_BOOT };
+
 struct partition {
 	unsigned number; /* from 1 as Linux counts; 0: the whole disk, unpartitioned */
 	uint64_t offset_bytes, size_bytes;
+	enum partition_use use;
 };
 
 /* 0; *ret_count 0: neither a table nor a filesystem known. A disk that a filesystem fills is
