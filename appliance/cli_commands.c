@@ -104,6 +104,12 @@ static const struct cli_option resync[] = {
 	OPTION("disk", "ID", "only this disk"),
 	END,
 };
+static const struct cli_option drill_start[] = {
+	OPTION("point", "POINT", "the recovery point (latest)"),
+	OPTION("target", "TARGET", "where: local (local)"),
+	DETACH,
+	END,
+};
 static const struct cli_option takeover[] = {
 	OPTION("group", "GROUP", "only this group (all of the vault)"),
 	OPTION("discard-damaged", NULL,
@@ -160,6 +166,12 @@ const struct cli_command cli_commands[] = {
 	{ "verify", "MACHINE [POINT]", "prove a recovery point, or what is current", verify,
 		cli_verify },
 	{ "resync", "MACHINE", "compare the disks with their source all over", resync, cli_resync },
+	{ "drill start", "MACHINE", "start a recovery point apart from everything, to prove it",
+		drill_start, cli_drill_start },
+	{ "drill list", "[MACHINE]", "list drills and their verdicts", none, cli_drill_list },
+	{ "drill show", "ID", "show a drill and where its evidence is", none, cli_drill_show },
+	{ "drill cleanup", "ID", "stop a drill's machine and remove its disks", detach,
+		cli_drill_cleanup },
 	{ "job list", "", "list jobs, newest first", none, cli_job_list },
 	{ "job show", "ID", "show a job, its steps and its error", none, cli_job_show },
 	{ "job watch", "ID", "follow a job to its end", none, cli_job_watch },

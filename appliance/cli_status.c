@@ -66,6 +66,14 @@ static void print_appliance(const cJSON *appliance)
 	}
 }
 
+/* How long ago the last drill brought it up, or that it did not. */
+static void add_proof(struct cli_table *table, const cJSON *drill)
+{
+	char text[CLI_TEXT_BYTES];
+	bool failed = strcmp(cli_get_text(drill, "verdict"), "failed") == 0;
+	cli_table_add(table, failed ? "failed" : cli_get_age(drill, "age_s", text));
+}
+
 static void add_machine(struct cli_table *table, const cJSON *machine)
 {
 	char text[CLI_TEXT_BYTES];
@@ -78,6 +86,7 @@ static void add_machine(struct cli_table *table, const cJSON *machine)
 	cli_table_add(table, cli_get_rate(machine, "write_bytes_per_s", text));
 	cli_table_add(table, cli_get_rate(machine, "flush_bytes_per_s", text));
 	cli_table_add(table, cli_get_count(machine, "point_count", text));
+	add_proof(table, cli_get(machine, "last_drill"));
 }
 
 static bool is_comparing(const cJSON *machine)
@@ -100,7 +109,8 @@ static void print_agents(const cJSON *machines)
 static void print_status(const cJSON *result)
 {
 	static const struct cli_rows rows = { { "MACHINE", "STATE", "HEALTH", ">RPO", ">RPO VAULT",
-						      ">LAG", ">WRITES", ">FLUSH", ">POINTS" },
+						      ">LAG", ">WRITES", ">FLUSH", ">POINTS",
+						      ">DRILL" },
 		add_machine };
 	const cJSON *appliance = cli_get(result, "appliance"), *machine;
 	const cJSON *machines = cli_get(result, "machines");

@@ -16,12 +16,15 @@
 #include <unistd.h>
 
 #include "appliance/blob_azure.h"
+#include "appliance/local_settings.h"
+#include "appliance/target_local.h"
 #include "common/buf.h"
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "common/log.h"
 #include "replicator/agents.h"
 #include "replicator/control.h"
+#include "replicator/drills.h"
 #include "replicator/ebs.h"
 #include "replicator/ingest.h"
 #include "replicator/jobs.h"
@@ -29,6 +32,7 @@
 #include "replicator/registry.h"
 
 #define JOBS_KEPT 500 /* ended ones */
+#define TARGETS 1u    /* where machines can be started */
 
 struct daemon {
 	struct config *config; /* as started with; policies and sizes may have been reloaded */
@@ -39,6 +43,8 @@ struct daemon {
 	struct registry *registry;
 	struct ingest *ingest;
 	struct ebs *ebs;
+	struct target *targets[TARGETS];
+	struct drills *drills;
 	struct control *control;
 	bool listens;
 	int listen_problem; /* told already */
@@ -172,6 +178,18 @@ static int open_ebs(struct daemon *daemon, struct error *error)
 	return ebs_new(daemon->registry, &options, error, &daemon->ebs);
 }
 
+static int open_drills(struct daemon *daemon, struct error *error)
+{
+	struct local_settings settings;
+	const char *key;
+	int r = local_settings_read(&daemon->config->local, error, &key, &settings);
+	if (r == 0 && target_local_new(&settings, &daemon->targets[0]) < 0)
+		r = error_set(error, -ENOMEM, NULL, "no memory");
+	return r == 0 ? drills_new(
+				daemon->registry, daemon->targets, TARGETS, error, &daemon->drills)
+		      : r;
+}
+
 static int open_agents(struct daemon *daemon, struct error *error)
 {
 	const struct agents_options options = {
@@ -221,6 +239,8 @@ static int open_control(struct daemon *daemon, struct error *error)
 	if (r == 0)
 		r = ebs_register(daemon->ebs, daemon->control);
 	if (r == 0)
+		r = drills_register(daemon->drills, daemon->control);
+	if (r == 0)
 		r = methods_job_register(daemon->control, daemon->jobs);
 	if (r == 0)
 		r = jobs_resume(daemon->jobs);
@@ -248,6 +268,8 @@ int daemon_new(struct config *config, struct error *error, struct daemon **ret_d
 		r = open_registry(daemon, error);
 	if (r == 0)
 		r = open_ebs(daemon, error);
+	if (r == 0)
+		r = open_drills(daemon, error);
 	if (r == 0)
 		r = open_control(daemon, error);
 	if (r == 0)
@@ -296,6 +318,9 @@ void daemon_free(struct daemon *daemon)
 		jobs_stop(daemon->jobs);
 	if (daemon->agents)
 		agents_stop(daemon->agents);
+	drills_free(daemon->drills);
+	for (unsigned i = 0; i < TARGETS; i++)
+		target_local_free(daemon->targets[i]);
 	ebs_free(daemon->ebs);
 	ingest_free(daemon->ingest);
 	registry_free(daemon->registry);

@@ -44,7 +44,7 @@ static int make_clone(struct registry *registry, struct clone_record *record, ui
 }
 
 int clone_create(struct registry *registry, const char *machine, const char *point,
-	uint64_t quota_bytes, bool for_inspection, struct error *error, char ret_id[static 24])
+	uint64_t quota_bytes, enum clone_owner owner, struct error *error, char ret_id[static 24])
 {
 	CLEANUP_FREE struct clone_record *record = calloc(1, sizeof(*record));
 	if (!record)
@@ -58,7 +58,7 @@ int clone_create(struct registry *registry, const char *machine, const char *poi
 	r = point_select(group_history(record->hold.group), point, error, &selected);
 	if (r == 0) {
 		record->point = selected.number;
-		record->for_inspection = for_inspection;
+		record->owner = owner;
 		pthread_mutex_lock(&registry->lock);
 		snprintf(record->id, sizeof(record->id), "c%" PRIu64, ++registry->last_clone);
 		pthread_mutex_unlock(&registry->lock);
@@ -140,9 +140,11 @@ unsigned clone_count(struct registry *registry, const char *machine)
 {
 	unsigned count = 0;
 	for (struct clone_record *c = registry->clones; c; c = c->next)
-		count += strcmp(c->hold.machine, machine) == 0 && !c->for_inspection;
+		count += strcmp(c->hold.machine, machine) == 0 && c->owner != CLONE_OF_INSPECTION;
 	return count;
 }
+
+static const char *const owner_names[] = { "person", "inspection", "drill" };
 
 static int record_to_json(
 	struct registry *registry, const struct clone_record *record, struct cJSON **ret_json)
@@ -168,8 +170,7 @@ static int record_to_json(
 	if (r == 0)
 		r = json_add_u64(object, "used_bytes", stats.used_bytes);
 	if (r == 0)
-		r = json_add_text(
-			object, "owner", record->for_inspection ? "inspection" : "person");
+		r = json_add_text(object, "owner", owner_names[record->owner]);
 	if (r == 0)
 		*ret_json = TAKE(object);
 	return r;

@@ -133,8 +133,8 @@ static int ensure_clone(
 	if (inspection->clone[0])
 		return 0;
 	snprintf(number, sizeof(number), "%" PRIu64, inspection->point.number);
-	return clone_create(registry, inspection->machine, number, CLONE_QUOTA_BYTES, true, error,
-		inspection->clone);
+	return clone_create(registry, inspection->machine, number, CLONE_QUOTA_BYTES,
+		CLONE_OF_INSPECTION, error, inspection->clone);
 }
 
 static const char *options_for(const char *type, bool replay)

@@ -177,7 +177,9 @@ static int check_unused(struct registry *registry, const char *name, struct erro
 	if (clones + inspections == 0)
 		return 0;
 	return error_set(error, -EBUSY,
-		"close them first: 'landfall inspect --close --all', 'landfall clone remove --all'",
+		"close them first: 'landfall inspect --close --all', 'landfall clone remove "
+		"--all', "
+		"'landfall drill cleanup ID'",
 		"machine %s: %u inspections and %u clones are open", name, inspections, clones);
 }
 

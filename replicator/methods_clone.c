@@ -26,7 +26,7 @@ static int method_create(void *context, struct control_peer *peer, const struct 
 		r = error_set(error, -EINVAL, "write e.g. 10G",
 			"'%.40s' is no quota of at least 1M", quota);
 	if (r == 0)
-		r = clone_create(context, machine, point, bytes, false, error, id);
+		r = clone_create(context, machine, point, bytes, CLONE_OF_PERSON, error, id);
 	struct cJSON *clone;
 	if (r == 0)
 		r = clone_json(context, id, &clone);
@@ -48,12 +48,12 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 	return r == 0 ? result_wrap("clones", clones, ret_result) : r;
 }
 
-/* What an inspection made for itself goes with the inspection. */
+/* What an inspection or a drill made for itself goes with it. */
 static bool next_clone(const struct registry *registry, char ret_id[static ENDING_ID_BYTES])
 {
 	const struct clone_record *found = NULL;
 	for (const struct clone_record *c = registry->clones; c; c = c->next)
-		if (!c->busy && !c->for_inspection)
+		if (!c->busy && c->owner == CLONE_OF_PERSON)
 			found = c;
 	if (found)
 		memcpy(ret_id, found->id, sizeof(found->id));

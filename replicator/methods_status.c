@@ -5,6 +5,7 @@
 
 #include "replicator/ingest.h"
 #include "replicator/agents.h"
+#include "replicator/drills.h"
 #include "replicator/ebs.h"
 #include "replicator/registry_internal.h"
 
@@ -250,6 +251,9 @@ int machine_to_json(
 	if (r == 0)
 		r = json_add_u64(
 			object, "point_count", machine_point_count(history, machine->name));
+	if (r == 0)
+		r = registry->drills ? drills_add_last(registry->drills, machine->name, object)
+				     : json_add_null(object, "last_drill");
 	if (r == 0)
 		r = add_rpo(registry, entry, &status, &member, object);
 	if (r == 0)

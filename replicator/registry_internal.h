@@ -130,6 +130,7 @@ struct registry {
 	struct agents *agents; /* NULL: none */
 	struct ingest *ingest; /* what agents send; NULL: none is taken in */
 	struct ebs *ebs;       /* what is fetched from EBS; NULL: nothing is */
+	struct drills *drills; /* NULL: none can be run */
 	struct clone_record *clones;
 	struct inspection *inspections;
 	uint64_t last_clone, last_inspection;
@@ -266,23 +267,26 @@ int point_parameter(const struct cJSON *parameters, char text[static 24], struct
 
 /* ── clones.c ────────────────────────────────────────────────────────────────────────────── */
 
+/* Who made it, and will remove it: a person's command does so only with a person's. */
+enum clone_owner { CLONE_OF_PERSON, CLONE_OF_INSPECTION, CLONE_OF_DRILL };
+
 struct clone_record {
 	struct clone_record *next;
 	char id[24];
 	struct hold hold; /* of the machine's group */
 	uint64_t point;
 	struct clone *clone;
-	bool for_inspection;
+	enum clone_owner owner;
 	bool busy; /* being removed */
 };
 
 int clone_create(struct registry *registry, const char *machine, const char *point,
-	uint64_t quota_bytes, bool for_inspection, struct error *error, char ret_id[static 24]);
+	uint64_t quota_bytes, enum clone_owner owner, struct error *error, char ret_id[static 24]);
 /* -EBUSY while a file is open; -ENOENT. */
 int clone_remove(struct registry *registry, const char *id, struct error *error);
 /* Those of a group, files open or not: its machines are hidden already. */
 void clone_remove_all(struct registry *registry, const struct group_entry *entry);
-/* Under lock. */
+/* Under lock. Those of inspections are not counted. */
 unsigned clone_count(struct registry *registry, const char *machine);
 int clone_json(struct registry *registry, const char *id, struct cJSON **ret_json);
 int clones_json(struct registry *registry, const char *machine, struct cJSON **ret_json);
