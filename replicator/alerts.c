@@ -369,6 +369,19 @@ static void rule_rival(const struct alert_facts *f, struct board *board)
 		f->rival_machine);
 }
 
+static void rule_unsent(const struct alert_facts *f, struct board *board)
+{
+	if (!f->unsent_machine || f->open_failed)
+		return;
+	struct alert *a = raise_alert(board, "disk-not-sent", false);
+	SAY(a->text,
+		"%s: a disk of machine %s is no longer sent by its agent: recovery points are made "
+		"without it",
+		f->machine, f->unsent_machine);
+	SAY(a->cause, "%s", f->unsent_error.message);
+	SAY(a->mend, "%s", f->unsent_error.mend);
+}
+
 static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 {
 	if (f->failed_point == 0)
@@ -412,6 +425,7 @@ static void (*const group_rules[])(const struct alert_facts *facts, struct board
 	rule_app_failing,
 	rule_certificate,
 	rule_rival,
+	rule_unsent,
 	rule_verify_failed,
 	rule_paused,
 };

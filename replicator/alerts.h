@@ -70,6 +70,8 @@ struct alert_facts {
 	int64_t certificate_ends_ns;
 	const char *rival_machine; /* which two hosts claim to be; NULL: none */
 	struct error rival_error;
+	const char *unsent_machine; /* whose agent protects a disk no longer; NULL: none's */
+	struct error unsent_error;
 	struct error app_error; /* why points are not application-consistent; code 0: they are */
 
 	/* points */

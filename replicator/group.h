@@ -259,7 +259,8 @@ struct group_warning {
 	struct error why;
 };
 struct group_warnings {
-	struct group_warning rival; /* two hosts claim to be the machine */
+	struct group_warning rival;  /* two hosts claim to be the machine */
+	struct group_warning unsent; /* its agent protects a disk no longer */
 };
 void group_set_trouble(struct group *group, const struct group_trouble *trouble,
 	const struct group_certificate *certificate, const struct group_warnings *warnings);

@@ -221,6 +221,9 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.certificate_ends_ns = group->certificate.ends_ns;
 	f.rival_machine = group->warnings.rival.machine[0] ? group->warnings.rival.machine : NULL;
 	f.rival_error = group->warnings.rival.why;
+	f.unsent_machine =
+		group->warnings.unsent.machine[0] ? group->warnings.unsent.machine : NULL;
+	f.unsent_error = group->warnings.unsent.why;
 	if (group->policy.app_interval_s > 0)
 		f.app_error = group->app_error;
 	if (group->commit_failures > 0 && f.now_ns - group->commit_failed_ns > COMMIT_ALERT_NS)

@@ -256,6 +256,51 @@ bool ingest_obstacle(struct ingest *ingest, const char *name, struct error *ret_
 	return true;
 }
 
+/* The agent itself tells what it knows of the disk. Under lock. */
+static bool is_told_of(const struct ingest_machine *machine, const char *id)
+{
+	struct json figures, list, item = { 0 };
+	const char *known;
+	if (!machine->figures)
+		return false;
+	json_root(machine->figures, "figures", &figures);
+	if (json_find_array(&figures, "disks", &list, NULL) <= 0)
+		return false;
+	while (json_each(&list, &item))
+		if (json_get_text(&item, "id", &known, NULL) == 0 && strcmp(known, id) == 0)
+			return true;
+	return false;
+}
+
+/* Disks that were sent once and are not any more, though nobody said that this is meant. Under
+ * lock. */
+static bool find_unsent(const struct ingest_machine *machine, struct error *ret_why)
+{
+	char ids[160] = "", mend[256];
+	const char *first = NULL;
+	const struct ingest_session *session = machine->session;
+	if (!session || session->ending || !session->disks_known || !session->figures_known)
+		return false;
+	for (unsigned i = 0; i < machine->disk_count; i++) {
+		const struct ingest_disk *disk = &machine->disks[i];
+		if (disk->present || disk->excluded || is_told_of(machine, disk->id))
+			continue;
+		size_t n = strlen(ids);
+		snprintf(ids + n, sizeof(ids) - n, "%s%s", first ? ", " : "", disk->id);
+		first = first ? first : disk->id;
+	}
+	if (!first)
+		return false;
+	snprintf(mend, sizeof(mend),
+		"on machine %s: restart landfall-agent with '--disk %s=PATH' besides the others; "
+		"or, "
+		"if it is meant to be left out, with '--exclude %s'",
+		machine->name, first, first);
+	error_set(ret_why, -ENODEV, mend,
+		"the agent was started without what it protected before: %s", ids);
+	return true;
+}
+
 void ingest_warnings(struct ingest *ingest, const char *name, struct group_warnings *ret_warnings)
 {
 	SCOPED_LOCK(&ingest->lock);
@@ -263,6 +308,10 @@ void ingest_warnings(struct ingest *ingest, const char *name, struct group_warni
 	if (machine && !ret_warnings->rival.machine[0] &&
 		ingest_rival(machine, &ret_warnings->rival.why))
 		snprintf(ret_warnings->rival.machine, sizeof(ret_warnings->rival.machine), "%s",
+			name);
+	if (machine && !ret_warnings->unsent.machine[0] &&
+		find_unsent(machine, &ret_warnings->unsent.why))
+		snprintf(ret_warnings->unsent.machine, sizeof(ret_warnings->unsent.machine), "%s",
 			name);
 }
 

@@ -6,6 +6,7 @@
  * compared; what is remembered says so before the agent hears of it.
  */
 #include <errno.h>
+#include <fnmatch.h>
 #include <inttypes.h>
 
 #include "common/log.h"
@@ -164,7 +165,27 @@ static void begin_naming(struct ingest_link *link)
 	struct ingest_machine *machine = link->session->machine;
 	link->session->disks_known = false;
 	for (unsigned i = 0; i < machine->disk_count; i++)
-		machine->disks[i].named = false;
+		machine->disks[i].named = machine->disks[i].excluded = false;
+}
+
+/* Which of those that are not named are meant not to be. */
+static int note_excluded(struct ingest_link *link, const struct json *message, struct error *error)
+{
+	struct json list;
+	const char *pattern;
+	int r = json_find_array(message, "excluded", &list, error);
+	if (r <= 0)
+		return r;
+	SCOPED_LOCK(&link->ingest->lock);
+	struct ingest_machine *machine = link->session->machine;
+	r = 0;
+	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);) {
+		r = json_as_text(&item, &pattern, error);
+		for (unsigned i = 0; r == 0 && i < machine->disk_count; i++)
+			machine->disks[i].excluded |=
+				fnmatch(pattern, machine->disks[i].id, 0) == 0;
+	}
+	return r;
 }
 
 /* Those that are not named any more are no part of the session; their points and data stay. */
@@ -214,6 +235,8 @@ int ingest_take_disks(struct ingest_link *link, const struct json *message, stru
 		r = answer_disk(link, answers, claim.id, &refusal);
 	}
 	forget_unnamed(link);
+	if (r == 0)
+		r = note_excluded(link, message, error);
 	if (r == 0)
 		r = ingest_state_save(link->ingest, link->session->machine, error);
 	if (r == 0)

@@ -50,6 +50,7 @@ struct ingest_disk {
 	bool present;
 	bool named;    /* in the list that is being read */
 	bool joining;  /* no point shows it: points need not wait until it is whole */
+	bool excluded; /* it is meant that the agent does not name it */
 	bool resynced; /* compared since acknowledged data was lost; the next seal says so */
 	uint16_t number;
 	uint64_t source_bytes;
@@ -135,7 +136,7 @@ struct ingest_session {
 	unsigned link_count;
 	unsigned pins; /* users beside the links' threads */
 	bool ending;
-	bool disks_known;
+	bool disks_known, figures_known;
 	struct ingest_cut cut;
 	struct ingest_verified verified;
 	struct ingest_asked asked[INGEST_ASKED_MAX];

@@ -205,6 +205,7 @@ static int take_status(struct ingest_link *link, const struct json *message)
 	struct ingest_machine *machine = link->session->machine;
 	json_freep(&machine->figures);
 	machine->figures = copy;
+	link->session->figures_known = true;
 	return 0;
 }
 

@@ -53,11 +53,6 @@ static int read_words(
 			return error_set(error, -EINVAL, NULL, "more than %u --exclude", PATHS_MAX);
 		words->exclude[i] = word;
 	}
-	if (r == 0 && words->exclude[0] && words->disks.count > 0)
-		return error_set(error, -EINVAL, "leave one of them out",
-			"--exclude is about the disks that --disk does not name, and with --disk "
-			"no "
-			"others are protected");
 	return r;
 }
 

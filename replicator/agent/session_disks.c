@@ -81,6 +81,18 @@ static int add_disk(const struct session *s, struct cJSON *list, struct source_d
 	return r == 0 ? json_add_u64(item, "incarnation", incarnation) : r;
 }
 
+/* What is meant not to be protected: what was said, and which disks of before that is. */
+static int add_excluded(const struct source *source, struct cJSON *json)
+{
+	struct cJSON *list;
+	int r = json_add_array(json, "excluded", &list);
+	for (unsigned i = 0; r == 0 && source->exclude && source->exclude[i]; i++)
+		r = json_add_text(list, NULL, source->exclude[i]);
+	for (unsigned i = 0; r == 0 && i < source->left_out_count; i++)
+		r = json_add_text(list, NULL, source->left_out[i]);
+	return r;
+}
+
 int session_say_disks(struct session *s)
 {
 	struct source *source = s->options->source;
@@ -89,6 +101,8 @@ int session_say_disks(struct session *s)
 	for (unsigned i = 0; r == 0 && i < source->count; i++)
 		if (!source->disks[i]->gone)
 			r = add_disk(s, list, source->disks[i]);
+	if (r == 0)
+		r = add_excluded(source, json);
 	if (r < 0)
 		json_freep(&json);
 	return session_say(s, json);

@@ -62,6 +62,8 @@ struct source {
 	struct source_disk *disks[SOURCE_DISKS_MAX];
 	unsigned count;
 	const char *const *exclude;
+	char left_out[SOURCE_DISKS_MAX][SOURCE_ID_BYTES]; /* protected before, excluded now */
+	unsigned left_out_count;
 	bool discovers;
 	struct names *names; /* NULL unless it discovers */
 	int64_t discover_ns; /* the next time */

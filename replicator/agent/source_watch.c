@@ -157,6 +157,14 @@ static void await(struct source *source, const char *id, const char *identity)
 	log_error("%s", disk->refusal.message);
 }
 
+/* It was protected before, and that it is not any more is meant. */
+static void leave_out(struct source *source, const char *id)
+{
+	if (source->left_out_count < SOURCE_DISKS_MAX)
+		snprintf(source->left_out[source->left_out_count++], SOURCE_ID_BYTES, "%s", id);
+	names_put_back(source->names, id);
+}
+
 /* It is there, and is not protected on purpose. */
 static bool is_left_out(const struct disk *disks, size_t count, const char *identity)
 {
@@ -176,7 +184,7 @@ void source_await_missing(struct source *source)
 	while (names_take_missing(source->names, &at, id, identity)) {
 		if (is_missing_excluded(source, id, identity) ||
 			is_left_out(disks, count, identity))
-			names_put_back(source->names, id);
+			leave_out(source, id);
 		else
 			await(source, id, identity);
 	}

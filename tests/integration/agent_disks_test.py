@@ -311,8 +311,31 @@ def named_and_absent(work, appliance, root):
             wait_until(30, lambda: any(d["id"] == "late" and d["state"] == "whole" for d in
                                        appliance.machine("db")["agent"]["disks"]),
                        "it is not protected when it comes")
-            agent.stop()
+            fewer(appliance, agent)
     appliance.call("machine", "remove", "db")
+
+
+def fewer(appliance, agent):
+    step("a named disk that is not named any more is told of, until it is again, or is excluded")
+    check("disk-not-sent" not in appliance.alerts("db"), f"{appliance.alerts('db')}")
+    disks = dict(agent.disks)
+    agent.stop()
+    agent.start({"root": disks["root"]})
+    alert = appliance.wait_alert("db", "disk-not-sent", 30)
+    check("late" in alert["cause"] and "root" not in alert["cause"], f"{alert}")
+    check("--disk late=PATH" in alert["mend"] and "--exclude late" in alert["mend"], f"{alert}")
+    for chosen, options in ((disks, []), ({"root": disks["root"]}, ["--exclude", "late"])):
+        agent.stop()
+        agent.start({"root": disks["root"]}, [])
+        appliance.wait_alert("db", "disk-not-sent", 30)
+        agent.stop()
+        agent.start(chosen, options)
+        agent.wait_state("replicating", "freezing")
+        wait_until(30, lambda: "disk-not-sent" not in appliance.alerts("db"), "the alert stays")
+        for _ in range(3):
+            point = appliance.call("point", "create", "db")["point"]
+        check("disk-not-sent" not in appliance.alerts("db"), f"{point}: the alert is back")
+    agent.stop()
 
 
 def test(work):

@@ -15,6 +15,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
+from agent import Agent  # noqa: E402
 from appliance import (BUILD, MIB, Appliance, Rpc, StrictService, check, run_test,  # noqa: E402
                        step, wait_until)
 
@@ -58,8 +59,10 @@ def silent_service(work):
 
 def absent_agent(work):
     step("a point of a machine whose agent never comes")
-    with Appliance(BUILD, work, name="absent") as appliance:
+    with Appliance(BUILD, work, name="absent", listen="127.0.0.1:0") as appliance, \
+            Agent(BUILD, work, "m") as agent:
         appliance.call("machine", "add", "m", "--source", "agent")
+        agent.enroll(appliance)
         with Rpc(appliance.socket) as rpc:
             rpc.request("point.create", machine="m")
             appliance.call("status")  # which came in later

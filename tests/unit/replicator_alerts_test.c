@@ -93,6 +93,13 @@ static void agents_that_keep_points_from_being_made(void **state)
 	assert_string_equal(alerts[0].cause, f.rival_error.message);
 	assert_non_null(strstr(alerts[0].mend, "key create --machine web"));
 	f.rival_machine = NULL;
+	f.unsent_machine = "web";
+	error_set(&f.unsent_error, -ENODEV, "name it", "no disk data any more");
+	expect_only(&f, "disk-not-sent", false);
+	assert_int_equal(evaluate(&f, alerts), 1);
+	assert_string_equal(alerts[0].cause, "no disk data any more");
+	assert_string_equal(alerts[0].mend, "name it");
+	f.unsent_machine = NULL;
 	error_set(&f.app_error, -EIO, NULL, "the --pre-freeze command ended with 1");
 	expect_only(&f, "app-failing", false);
 	f.paused = true;
