@@ -76,7 +76,7 @@ struct group_options {
 
 /* Opens (replaying) or creates the group and starts its threads; the vault is claimed in the
  * background. Errors as history_open, and -ENODATA: the group was here before and its journal is
- * gone. */
+ * gone, or holds nothing any more. */
 int group_new(const struct group_options *options, struct error *error, struct group **ret_group);
 /* Begins what group_free does: refuses writes, cancels the flush. Only group_free may follow. */
 void group_begin_stop(struct group *group);

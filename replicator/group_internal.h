@@ -157,7 +157,8 @@ void group_wait_until_locked(struct group *group, pthread_cond_t *condition, int
 /* That the journal is there if it has been, and is not if points are to be imported. */
 int group_check_journal(
 	struct group *group, const struct group_options *options, struct error *error);
-/* Base, history and committer. `import`: see group_options. On failure none is left open. */
+/* Base, history and committer. `import`: see group_options. -ENODATA: what was in the journal is
+ * gone. On failure none is left open. */
 int group_open_journal(struct group *group, struct vault_reading *import, struct error *error);
 void group_close_journal(struct group *group);
 /* The group as the vault's functions want it: names, ids and disks as the journal has them. The

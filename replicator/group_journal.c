@@ -53,6 +53,22 @@ static bool journal_is_missing(struct group *group)
 	return r == -ENOENT || (r == 0 && !e.found);
 }
 
+static int journal_is_lost(const struct group *group, const char *how, struct error *error)
+{
+	char mend[sizeof(error->mend)];
+	if (group->service)
+		snprintf(mend, sizeof(mend),
+			"bring the directory back; if it is lost, 'landfall vault takeover "
+			"--group %s' brings the points of the vault back",
+			group->name);
+	else
+		snprintf(mend, sizeof(mend),
+			"bring the directory back; if it is lost, so are its points: remove the "
+			"group's machines ('landfall machine remove') and add them again");
+	return error_set(error, -ENODATA, mend, "%s: the journal of group %s %s", group->directory,
+		group->name, how);
+}
+
 int group_check_journal(
 	struct group *group, const struct group_options *options, struct error *error)
 {
@@ -62,13 +78,7 @@ int group_check_journal(
 			"%s: there is a journal already", group->directory);
 	if (options->import || !missing || !group->state.opened)
 		return 0;
-	char mend[sizeof(error->mend)];
-	snprintf(mend, sizeof(mend),
-		"bring the directory back; if it is lost, 'landfall vault takeover --group %s' "
-		"brings the points of the vault back",
-		group->name);
-	return error_set(error, -ENODATA, mend, "%s: the journal of group %s is gone",
-		group->directory, group->name);
+	return journal_is_lost(group, "is gone", error);
 }
 
 /* The group's disks as the vault's functions want them. The blobs' footers are the mount's. */
@@ -160,6 +170,15 @@ static int import_points(struct group *group, struct vault_reading *import, stru
 	return r;
 }
 
+/* The first disk was durable before the group was noted as opened, and no record ever goes without
+ * a successor: files in which nothing is left are no new journal. Nothing of them was changed. */
+static int check_content(struct group *group, struct error *error)
+{
+	if (!group->state.opened || history_durable_lsn(group->history) > 0)
+		return 0;
+	return journal_is_lost(group, "is empty: nothing in its files can be read any more", error);
+}
+
 static void tell_report(const struct group *group)
 {
 	const struct history_report *report = &group->report;
@@ -190,6 +209,8 @@ int group_open_journal(struct group *group, struct vault_reading *import, struct
 		.segment_bytes = segment_bytes(group->limit_bytes) };
 	memset(&group->report, 0, sizeof(group->report));
 	r = history_open(&options, &group->report, error, &group->history);
+	if (r == 0 && !import)
+		r = check_content(group, error);
 	if (r == 0 && import)
 		r = import_points(group, import, error);
 	if (r == 0) {

@@ -22,6 +22,14 @@ def flip(path, at, bit):
         file.write(bytes([byte ^ bit]))
 
 
+def blank(directory, content):
+    """Only the segments: a young journal has no checkpoint yet."""
+    for checkpoint in directory.glob("checkpoint.*"):
+        checkpoint.unlink()
+    for segment in directory.glob("*.seg"):
+        segment.write_bytes(content(segment.stat().st_size))
+
+
 def journal_is_gone(work, service):
     step("a journal of which only the lock is left is not a new one")
     with appliance_with_web(work, service, "gone", POLICY) as a:
@@ -40,6 +48,59 @@ def journal_is_gone(work, service):
         a.stop()
         a.start()
         check(a.machine("later")["state"] != "failed", "a machine without disks yet has lost nothing")
+
+
+def is_lost(a, machine):
+    """It is told, nothing is made of it, and the files stay for whoever can rescue them."""
+    files = sorted(p.name for p in (a.journal / machine).iterdir() if p.suffix == ".seg")
+    a.start()
+    alert = a.wait_alert(machine, "group-failed")
+    check("journal" in alert["cause"] and "is empty" in alert["cause"], f"{alert}")
+    check(a.machine(machine)["state"] == "failed", f"it is {a.machine(machine)['state']}")
+    a.refused(1, "point", "create", machine, says="journal")
+    check(not pathlib.Path(a.live(machine, "root")).exists(), "zeros are shown as the disk")
+    left = sorted(p.name for p in (a.journal / machine).iterdir() if p.suffix == ".seg")
+    check(left == files, f"{files} became {left}")
+    return alert
+
+
+def journal_is_blank(work, service):
+    """The only segment is there, and what was in it is not: a repaired filesystem, a dead disk."""
+    for name, content in (("empty", lambda size: b""), ("zeros", bytes),
+                          ("noise", os.urandom)):
+        step(f"a journal of which nothing can be read ({name}) is not a new one")
+        with appliance_with_web(work, service, name, POLICY) as a:
+            a.write("web", "root", 0, b"Y" * MIB)
+            a.create_point("web", wait="vault")
+            a.write("web", "root", MIB, b"Z" * MIB)
+            number = a.create_point("web", wait="vault")["number"]
+            a.stop()
+            blank(a.journal / "web", content)
+            alert = is_lost(a, "web")
+            check("vault takeover --group web" in alert["mend"], f"{alert}")
+            a.stop()
+            is_lost(a, "web")
+            a.call("vault", "takeover", "--group", "web")
+            wait_until(30, lambda: a.machine("web")["state"] == "protected", "it is not protected")
+            check([p["number"] for p in a.points("web")][-1] == number, "points are lost")
+            with open(a.live("web", "root"), "rb") as live:
+                check(live.read(2 * MIB) == b"Y" * MIB + b"Z" * MIB, "the disk is not what it was")
+            a.write("web", "root", MIB, os.urandom(MIB))
+            a.verify("web", a.create_point("web", wait="vault")["number"])
+            a.check_vault()
+    step("the same without a vault")
+    with Appliance(BUILD, work, name="alone", policies=POLICY) as a:
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        a.write("web", "root", 0, b"Y" * MIB)
+        a.create_point("web")
+        a.stop()
+        blank(a.journal / "web", lambda size: b"")
+        alert = is_lost(a, "web")
+        check("machine remove" in alert["mend"] and "takeover" not in alert["mend"], f"{alert}")
+        a.call("machine", "remove", "web")
+        a.call("machine", "add", "web", "--source", "fuse", "--disk", "root=16M")
+        a.write("web", "root", 0, b"Y")
+        a.create_point("web")
 
 
 def disk_is_forgotten(work, service):
@@ -174,6 +235,7 @@ def state_is_damaged(work, service):
 def test(work):
     with StrictService(work) as service:
         journal_is_gone(work, service)
+        journal_is_blank(work, service)
         disk_is_forgotten(work, service)
         state_is_damaged(work, service)
     own_files_are_damaged(work)
