@@ -309,10 +309,15 @@ static bool has_entries(const char *directory, const char *name)
 	return some;
 }
 
-/* Whether /sys/block/<name> holds data of its own. */
-static bool is_listed(const char *name)
+static bool is_served(const char *name)
 {
-	static const char *const others[] = { "loop", "ram", "zram", "fd", "sr", "nbd" };
+	return strncmp(name, "nbd", 3) == 0;
+}
+
+/* Whether /sys/block/<name> holds data of its own: `served`, for another machine or program. */
+static bool is_listed(const char *name, bool served)
+{
+	static const char *const others[] = { "loop", "ram", "zram", "fd", "sr" };
 	char directory[PATH_MAX], uuid[16];
 
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
@@ -320,7 +325,8 @@ static bool is_listed(const char *name)
 			return false;
 	}
 	snprintf(directory, sizeof(directory), "/sys/block/%s", name);
-	if (attribute_number(directory, "size") == 0 || attribute_number(directory, "hidden") != 0)
+	if (is_served(name) != served || attribute_number(directory, "size") == 0 ||
+		attribute_number(directory, "hidden") != 0)
 		return false;
 	attribute(directory, "dm/uuid", uuid, sizeof(uuid));
 	if (strncmp(uuid, "mpath-", 6) == 0)
@@ -328,7 +334,7 @@ static bool is_listed(const char *name)
 	return !has_entries(directory, "slaves") && !is_path(directory);
 }
 
-int disk_list(struct disk **ret_disks, size_t *ret_count)
+static int list(bool served, struct disk **ret_disks, size_t *ret_count)
 {
 	CLEANUP_FREE struct disk *disks = NULL;
 	size_t count = 0;
@@ -339,7 +345,7 @@ int disk_list(struct disk **ret_disks, size_t *ret_count)
 	for (const struct dirent *e; r == 0 && (e = readdir(d));) {
 		char directory[PATH_MAX];
 		dev_t dev;
-		if (e->d_name[0] == '.' || !is_listed(e->d_name))
+		if (e->d_name[0] == '.' || !is_listed(e->d_name, served))
 			continue;
 		snprintf(directory, sizeof(directory), "/sys/block/%s", e->d_name);
 		if (attribute_dev(directory, &dev) < 0)
@@ -359,4 +365,14 @@ int disk_list(struct disk **ret_disks, size_t *ret_count)
 	*ret_disks = TAKE(disks);
 	*ret_count = count;
 	return 0;
+}
+
+int disk_list(struct disk **ret_disks, size_t *ret_count)
+{
+	return list(false, ret_disks, ret_count);
+}
+
+int disk_list_served(struct disk **ret_disks, size_t *ret_count)
+{
+	return list(true, ret_disks, ret_count);
 }

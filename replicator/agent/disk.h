@@ -65,9 +65,12 @@ int disk_find_dev(dev_t dev, struct disk *ret_disk, struct error *error);
 bool disk_identity_is_name(const char *identity);
 
 /* All disks of the machine that hold data of their own: whole disks, but no loop, ram, zram,
- * floppy or optical ones, none without a medium and no parts of others. `*ret_disks` is the
- * caller's to free(). 0 or -errno. */
+ * floppy, optical or network ones (disk_list_served), none without a medium and no parts of others.
+ * `*ret_disks` is the caller's to free(). 0 or -errno. */
 int disk_list(struct disk **ret_disks, size_t *ret_count);
+/* Those that are none of these, since a program here or another machine keeps what they hold:
+ * network block devices (nbd) that are connected. As disk_list. */
+int disk_list_served(struct disk **ret_disks, size_t *ret_count);
 
 /* Opens the disk for reading with O_DIRECT | O_EXCL-free, close-on-exec. A descriptor or -errno. */
 int disk_open(const struct disk *disk);

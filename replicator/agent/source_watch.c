@@ -104,6 +104,22 @@ static int add(struct source *source, const struct disk *disk, struct error *err
 	return r;
 }
 
+/* What may be taken for disks of this machine and is not protected by itself is told of once. */
+static void tell_served(struct source *source)
+{
+	CLEANUP_FREE struct disk *disks = NULL;
+	size_t count = 0;
+	struct error why = { 0 };
+	if (disk_list_served(&disks, &count) < 0)
+		return;
+	error_set(&why, -EOPNOTSUPP,
+		"name it, and all others, with --disk if it is to be; or --exclude it",
+		"it is a network block device, whose content another machine or program keeps");
+	for (size_t i = 0; i < count; i++)
+		if (!is_excluded(source, &disks[i]) && !is_known(source, &disks[i]))
+			ignore(source, &disks[i], &why);
+}
+
 int source_add_all(struct source *source, bool all_or_none, struct error *error)
 {
 	CLEANUP_FREE struct disk *disks = NULL;
@@ -112,6 +128,7 @@ int source_add_all(struct source *source, bool all_or_none, struct error *error)
 	if (r < 0)
 		return error_set(error, r, "name them with --disk ID=PATH",
 			"the disks of this machine cannot be listed: %s", strerrordesc_np(-r));
+	tell_served(source);
 	for (size_t i = 0; i < count; i++) {
 		struct error why = { 0 };
 		if (is_excluded(source, &disks[i]) || is_known(source, &disks[i]))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Disks that come, grow and go while an agent runs: a new one is protected by itself unless excluded,
 and the others' recovery points neither wait for it nor show it before it is whole; one that goes is
-told of and stops nobody, and is compared when it is back.
+told of and stops nobody, and is compared when it is back; a network block device is left out, and told of.
 
 The agent runs in a mount namespace with a /sys/block of the test's own, in which loop devices go by
 other names: that is what it takes for the machine's disks.
@@ -352,10 +352,15 @@ def test(work):
         appliance.call("machine", "add", "web", "--source", "agent")
         agent.enroll(appliance)
         agent.plug(root, "sda")
+        agent.plug(extra, "nbd0")
         agent.start({}, [*SLOW, "--exclude", name_of(other)])
         agent.wait_state("replicating", "freezing")
         touch(root)
         check(shown(appliance, appliance.create_point("web")) == files(root), "the first point")
+        told = agent.log.read_text(encoding="utf-8")
+        check(set(protected(appliance)) == {name_of(root)}, f"{protected(appliance)}")
+        check(told.count(f"{name_of(extra)} is not protected: it is a network block device") == 1,
+              f"the network block device is not told of once: {told}")
         before, after = appears(appliance, agent, root, data, other)
         remembered(appliance, root, data, before, after)
         agent.wait_state("replicating", "freezing")
