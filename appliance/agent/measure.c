@@ -115,10 +115,17 @@ static void print_all(const struct measurement *m, const struct measure_rates *r
 	printf("  bandwidth            %s/s\n", human_size(needs->bandwidth_bytes_per_s, a));
 	printf("  journal              %s, to bridge %s without the vault\n",
 		human_size(needs->journal_bytes, a), human_time((double)rates->outage_s, b));
-	printf("  first copy           %s at most\n", human_time(needs->first_sync_s, a));
+	if (needs->first_sync_s < 0)
+		printf("  first copy           unknown: nothing was written; give the line's "
+		       "--bandwidth\n");
+	else
+		printf("  first copy           %s at most\n", human_time(needs->first_sync_s, a));
 	printf("  requests a day       %.0f, with %.2f GB\n", needs->requests_day, needs->gb_day);
 	printf("  cost                 %.2f for the first copy at most, %.2f a month at most\n",
 		needs->price_first, needs->price_month);
+	if (m->written_bytes_per_s <= 0)
+		printf("\nNothing was written meanwhile: what usual work needs is still "
+		       "unknown.\n");
 	if (m->windows[1].count == 0)
 		printf("\nThis was too short to tell: measure for an hour or more of usual "
 		       "work.\n");
@@ -181,7 +188,9 @@ static int add_needs(struct cJSON *root, const struct measure_needs *needs)
 	if (r == 0)
 		r = add(object, "journal_bytes", needs->journal_bytes);
 	if (r == 0)
-		r = add(object, "first_sync_s", needs->first_sync_s);
+		r = needs->first_sync_s < 0
+			    ? (cJSON_AddNullToObject(object, "first_sync_s") ? 0 : -ENOMEM)
+			    : add(object, "first_sync_s", needs->first_sync_s);
 	if (r == 0)
 		r = add(object, "requests_day", needs->requests_day);
 	if (r == 0)

@@ -383,7 +383,7 @@ void measure_needs(
 							    : ret->bandwidth_bytes_per_s;
 	ret->journal_bytes =
 		rate_of(m, rates->point_interval_s, false) * (double)rates->outage_s * SPARE;
-	ret->first_sync_s = bandwidth > 0 ? disks / bandwidth : 0;
+	ret->first_sync_s = bandwidth > 0 ? disks / bandwidth : -1;
 	/* A point in the vault: a snapshot and a sequence number a disk, hashes and a manifest. */
 	double points = 86400.0 / (double)MAX(rates->rpo_s, (int64_t)1);
 	ret->requests_day =

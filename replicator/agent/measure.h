@@ -34,7 +34,7 @@ struct measure_disk {
 	uint64_t changed_bytes;           /* distinct blocks, in all the time */
 	uint64_t by_block[MEASURE_SIZES]; /* the same if blocks were that large; 0: they are
 					     smaller than a mark covers */
-	bool trusted;                     /* no write was missed */
+	bool trusted;                     /* no write is known to have been missed */
 };
 
 struct measurement {
@@ -75,7 +75,8 @@ struct measure_rates {
 struct measure_needs {
 	double bandwidth_bytes_per_s; /* for that RPO, with a fifth to spare */
 	double journal_bytes;
-	double first_sync_s; /* at most: all of the disks, at that bandwidth */
+	double first_sync_s; /* at most: all of the disks, at that bandwidth; < 0: unknown, as it
+				is where nothing was written and no bandwidth is given */
 	double requests_day, gb_day;
 	double price_first, price_month;
 };
