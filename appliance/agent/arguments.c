@@ -181,6 +181,7 @@ enum agent_exit agent_fail(const struct error *error)
 		fprintf(stderr, "  → %s\n", error->mend);
 	switch (error->code) {
 	case -EINVAL:
+	case -ENOTBLK:
 		return AGENT_USAGE;
 	case -ENOENT:
 		return AGENT_NOT_FOUND;

@@ -4,12 +4,14 @@
  * session begin anew.
  */
 #include <errno.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -190,6 +192,20 @@ static void tell_ready(void *context)
 	(void)notify_send("READY=1");
 }
 
+/* Disks are read, changes captured and filesystems frozen: whoever is not root may not, unless it
+ * has the capability that the last of these takes. */
+static int check_permitted(struct error *error)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+	if (geteuid() == 0 ||
+		(syscall(SYS_capget, &head, data) == 0 && data[0].effective & 1u << CAP_SYS_ADMIN))
+		return 0;
+	return error_set(error, -EPERM,
+		"run it as root; its service does: systemctl start landfall-agent",
+		"whoever is not root may not read disks, capture changes and freeze filesystems");
+}
+
 enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 {
 	CLEANUP(words_free) struct words words = { 0 };
@@ -213,6 +229,8 @@ enum agent_exit agent_replicate(const struct agent_arguments *arguments)
 	int r = read_words(arguments, &words, &error);
 	if (r == 0)
 		r = read_options(arguments, &options, &error);
+	if (r == 0)
+		r = check_permitted(&error);
 	if (r < 0)
 		return agent_fail(&error);
 	options.disk_count = words.disks.count;

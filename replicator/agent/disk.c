@@ -248,7 +248,10 @@ int disk_find(const char *path, struct disk *ret_disk, struct error *error)
 {
 	struct stat st;
 	if (stat(path, &st) < 0)
-		return error_set(error, -errno, NULL, "%s: %s", path, strerror(errno));
+		return error_set(error, -errno,
+			errno == EACCES ? "run the agent as root"
+					: "'lsblk -p' tells which there are",
+			"%s: %s", path, strerrordesc_np(errno));
 	if (!S_ISBLK(st.st_mode))
 		return error_set(error, -ENOTBLK, "name a disk, a partition or a logical volume",
 			"%s is not a block device", path);

@@ -187,8 +187,14 @@ static int open_all(struct measure *m, const struct measure_options *options, st
 	int r = tracker_open(&tracker, &m->tracker, error);
 	if (r < 0)
 		return r;
-	if (strcmp(tracker_method_name(m->tracker), "scan") == 0)
-		return error_set(error, -EOPNOTSUPP, NULL,
+	bool scans = strcmp(tracker_method_name(m->tracker), "scan") == 0;
+	if (scans && geteuid() != 0)
+		return error_set(error, -EPERM, "run it as root",
+			"whoever is not root may not see which blocks are written");
+	if (scans)
+		return error_set(error, -EOPNOTSUPP,
+			"run it on the machine itself, not in a container; landfall-agent(8) tells "
+			"what a kernel needs for it",
 			"this kernel lets nobody see which blocks are written: %s",
 			tracker_method_reason(m->tracker));
 	return options->disk_count > 0 ? watch_named(m, options, error) : watch_all(m, error);

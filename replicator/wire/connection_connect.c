@@ -137,6 +137,11 @@ int connection_connect(struct tls_context *context, const char *address, int tim
 	connection->stop_fd = -1;
 	if (r < 0) {
 		connection_free(connection);
+		if (r != -ECANCELED && error && !error->mend[0])
+			snprintf(error->mend, sizeof(error->mend),
+				"see that %.100s is the appliance's port for agents ([appliance] "
+				"listen there, 9443 if not told otherwise)",
+				address);
 		return r;
 	}
 	*ret_connection = connection;

@@ -186,6 +186,8 @@ static enum tls_result explain(struct connection *connection, int result, struct
 			code ? ERR_reason_error_string(code) : "no reason given");
 	else if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED)
 		(void)explain_verify(connection, error);
+	else if (reason == SSL_R_WRONG_VERSION_NUMBER && !connection->server)
+		error_fill(error, -EPROTO, NULL, "what answers there does not speak TLS");
 	else if (explain_alert(connection, reason, error) == 0) {
 		const char *text = ERR_reason_error_string(code);
 		error_fill(error, -EPROTO, NULL, "TLS: %s", text ? text : "no reason given");
