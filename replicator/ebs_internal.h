@@ -102,6 +102,7 @@ struct ebs_worker {
 	bool look_again;                 /* the line broke in the middle of it */
 	bool grow;                       /* a volume is larger than its disk */
 	unsigned failures;
+	int64_t began_ns;  /* monotonic; when the present cycle began; 0: before this start */
 	int64_t tidied_ns; /* monotonic; when orphans were looked for; 0: not yet */
 };
 

@@ -146,6 +146,15 @@ static void tell_no_app(struct ebs_worker *w, const struct group_due *due)
 	group_app_failed(w->hold.group, due, &error);
 }
 
+/* How long ago the set was made. AWS's clock and ours may differ by minutes, so the set's own time
+ * tells it only of a set that was begun before this start. */
+static int64_t age_of_set(const struct ebs_worker *w, int64_t set_ns)
+{
+	if (w->began_ns > 0)
+		return clock_monotonic_ns(clock_system()) - w->began_ns;
+	return clock_realtime_ns(clock_system()) - set_ns;
+}
+
 int ebs_seal(struct ebs_worker *w, const struct group_due *due, struct error *error)
 {
 	const struct ec2_cycle *cycle = &w->state.cycle;
@@ -169,14 +178,14 @@ int ebs_seal(struct ebs_worker *w, const struct group_due *due, struct error *er
 	int r = group_seal(w->hold.group, &seal, due, all_mended(w), error, &number);
 	if (r < 0)
 		return r;
-	group_due_since(
-		w->hold.group, clock_monotonic_ns(clock_system()) - (now_ns - seal.time_ns));
+	int64_t age_ns = age_of_set(w, seal.time_ns);
+	group_due_since(w->hold.group, clock_monotonic_ns(clock_system()) - age_ns);
 	if (due && due->kind == POINT_APPLICATION)
 		tell_no_app(w, due);
 	struct ebs_figures *f = &w->state.figures;
 	f->cycles++;
 	f->set_ns = seal.time_ns;
-	f->took_ns = now_ns - seal.time_ns;
+	f->took_ns = age_ns;
 	log_info("machine %s: point %llu shows the snapshots of %.1f s ago", w->machine,
 		(unsigned long long)number, (double)f->took_ns / (double)NS_PER_S);
 	return 0;

@@ -284,6 +284,7 @@ static int go_round(struct ebs_worker *w, struct error *error)
 		if (r < 0)
 			return r == -ETIMEDOUT ? -EALREADY : r;
 		asked = true;
+		w->began_ns = clock_monotonic_ns(clock_system());
 		begin_counting(w);
 		take_wish(w);
 	}

@@ -69,8 +69,24 @@ static void stop_threads(struct group *group)
 	group_join_flusher(group);
 }
 
+/* When the last point was made, as far back as that matters: a start begins no interval anew, or
+ * who is started often would never make one. Of a source that is only seen by making points (ebs)
+ * the first is due at once. */
+static int64_t last_seal_mono_ns(struct group *group)
+{
+	int64_t now = clock_monotonic_ns(group->clock);
+	int64_t longest_ns = 7 * 86400 * NS_PER_S, age_ns = 0;
+	struct point newest;
+	if (history_point_newest(group->history, 0, INT64_MAX, &newest) == 0)
+		age_ns = clock_realtime_ns(group->clock) - newest.time_ns;
+	else if (group->source_unseen)
+		age_ns = longest_ns;
+	return now - MIN(MAX(age_ns, 0), longest_ns);
+}
+
 static int start_threads(struct group *group)
 {
+	int64_t sealed = last_seal_mono_ns(group);
 	pthread_mutex_lock(&group->lock);
 	group->stopping = false;
 	atomic_store(&group->stop_calls, false);
@@ -81,7 +97,8 @@ static int start_threads(struct group *group)
 	group->update_due = group->retention_asked = group->deletes_asked = true;
 	group->keeps_asked = true;
 	int64_t now = clock_monotonic_ns(group->clock);
-	group->last_seal_mono_ns = group->last_app_mono_ns = now;
+	group->last_seal_mono_ns = sealed;
+	group->last_app_mono_ns = now;
 	/* What was sealed before the start is flushed at once. */
 	group->last_flush_mono_ns = now - 7 * 86400 * NS_PER_S;
 	group->rate_mono_ns = now;

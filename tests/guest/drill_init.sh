@@ -16,7 +16,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 {
 	echo "marker: $(cat /m/marker)"
-	echo "disks: $(ls /sys/block | tr '\n' ' ')"
+	echo "disks: $(cd /sys/block && echo *)"
 	echo "firmware: $([ -d /sys/firmware/efi ] && echo uefi || echo bios)"
 	echo "from the guest" >/m/written && sync && echo "written: $(cat /m/written)"
 } >/dev/ttyS0 2>&1

@@ -8,6 +8,7 @@ Two volumes, one with a BIOS's partition table and ext4, one with GPT, ext4 and 
   large    a first synchronisation larger than the journal, and kill -9 in the middle of it; then a
            delta larger than the journal
   refused  what AWS refuses is told, with what it was asked and what to do; and passes
+  clock    AWS's clock is behind: intervals and figures are the appliance's own
   faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
 """
 
@@ -174,9 +175,10 @@ class Replication:
         return {v["id"]: v["base"] for v in self.status()["volumes"]}
 
 
-def open_appliance(work, service, aws, role=False, **options):
+def open_appliance(work, service, aws, role=False, interval="0", **options):
     appliance = Appliance(BUILD, work, service.connection_string, cache_size="0", policies={
-        "default": {"point-interval": "0", "vault-interval": "1s"}}, **options)
+        "default": {"point-interval": interval, "vault-interval": interval if interval != "0"
+                    else "1s"}}, **options)
     aws.give(appliance, role)
     return appliance
 
@@ -498,9 +500,33 @@ def refused(work):
             r.point()
 
 
+def clock(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(1, tags={"Name": "web"})
+        machine.volumes[0].write(0, os.urandom(MIB))
+        # Within what signatures allow
+        aws.admin("/settings", {"clock_skew_s": -240})
+        appliance = open_appliance(work, service, aws, interval="60s")
+        with appliance:
+            step("the first synchronisation waits for no interval, AWS's clock is 4 min behind")
+            appliance.call("vault", "init")
+            appliance.call("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
+            wait_until(30, lambda: appliance.points("web"), "no first point, half an interval later")
+            told = appliance.machine("web")["ebs"]
+            check(told["last_cycle"]["took_s"] < 60, f"the last cycle: {told['last_cycle']}")
+            check(told["reachable_rpo_s"] < 120, f"the RPO it can reach: {told}")
+            # With AWS's time the next would be due at once.
+            machine.volumes[0].write(0, os.urandom(MIB))
+            answer = appliance.run("point", "create", "web", timeout=60)
+            check(answer.returncode == 0, f"point create: {answer}")
+            sets = aws.admin("/stats")["sets"]
+            check(sets == 2, f"{sets} sets were made for two points")
+
+
 def main(part):
     need("sfdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "cmp", "fallocate")
-    run_test({"cycles": cycles, "refused": refused, "faults": faults, "large": large}[part])
+    run_test({"cycles": cycles, "refused": refused, "clock": clock, "faults": faults,
+              "large": large}[part])
 
 
 main(sys.argv[1] if len(sys.argv) > 1 else "cycles")

@@ -24,6 +24,7 @@ struct fixture {
 	struct group *group;
 	uint16_t disk;
 	atomic_bool stop;
+	bool source_unseen;
 };
 
 static void open_group(struct fixture *x, bool source_seals, int64_t interval_s)
@@ -40,7 +41,8 @@ static void open_group(struct fixture *x, bool source_seals, int64_t interval_s)
 		.appliance = { { 2 } },
 		.journal_bytes = 64 * MIB,
 		.settings = "{}",
-		.source_seals = source_seals };
+		.source_seals = source_seals,
+		.source_unseen = x->source_unseen };
 	policy_default(&options.policy);
 	options.policy.point_interval_s = interval_s;
 	assert_int_equal(group_new(&options, &error, &x->group), 0);
@@ -118,6 +120,53 @@ static void timer_does_not_seal_for_a_source(void **state)
 	assert_memory_equal(found, mark.data, sizeof(found));
 	group_point_due(x->group, &due);
 	assert_false(due.due);
+}
+
+static void seal_at(struct fixture *x, int64_t time_ns)
+{
+	struct group_due due;
+	uint64_t number;
+	struct seal seal = { .time_ns = time_ns, .kind = POINT_CRASH };
+	change(x);
+	group_point_due(x->group, &due);
+	assert_int_equal(group_seal(x->group, &seal, &due, false, NULL, &number), 0);
+}
+
+static bool is_due(struct fixture *x)
+{
+	struct group_due due;
+	group_point_due(x->group, &due);
+	return due.due;
+}
+
+static void a_start_begins_no_interval_anew(void **state)
+{
+	struct fixture *x = *state;
+	const int64_t hour_ns = 3600 * NS_PER_S, now = clock_realtime_ns(clock_system());
+	open_group(x, true, 3600);
+	assert_false(is_due(x));
+	seal_at(x, now - hour_ns - NS_PER_S);
+	assert_false(is_due(x)); /* it was sealed now, whatever it shows */
+	group_free(x->group);
+	open_group(x, true, 3600);
+	assert_true(is_due(x));
+	seal_at(x, now - hour_ns / 2);
+	group_free(x->group);
+	open_group(x, true, 3600);
+	assert_false(is_due(x));
+	/* A clock that was set back meanwhile. */
+	seal_at(x, now + 2 * hour_ns);
+	group_free(x->group);
+	open_group(x, true, 3600);
+	assert_false(is_due(x));
+}
+
+static void what_is_seen_by_points_alone_has_its_first_at_once(void **state)
+{
+	struct fixture *x = *state;
+	x->source_unseen = true;
+	open_group(x, true, 3600);
+	assert_true(is_due(x));
 }
 
 static void timer_seals_for_others(void **state)
@@ -285,6 +334,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(timer_does_not_seal_for_a_source),
+		TEST(a_start_begins_no_interval_anew),
+		TEST(what_is_seen_by_points_alone_has_its_first_at_once),
 		TEST(timer_seals_for_others),
 		TEST(who_asks_is_answered),
 		TEST(what_is_no_better_point_is_told),

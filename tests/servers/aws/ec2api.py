@@ -199,7 +199,7 @@ class Ec2:
     def _snapshot(self, s, state_name):
         state = s.state
         return {"snapshotId": s.id, "volumeId": s.volume_id, state_name: state,
-                "startTime": iso_ms(s.started), "volumeSize": s.size_gib, "ownerId": "1234",
+                "startTime": iso_ms(s.started + self.settings["clock_skew_s"]), "volumeSize": s.size_gib, "ownerId": "1234",
                 "progress": "" if state == "pending" else "100%", "encrypted": False,
                 "description": s.description, "tagSet": tag_set(s.tags)}
 
