@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 
 #define DEFAULT_PORT "9443"
 #define DISKS_MAX 64u
+#define KEY_NAME_BYTES 32u
 
 static enum exit_code fail(struct cli *cli, int code, const char *mend, const char *text)
 {
@@ -73,6 +76,15 @@ static int write_key(int fd, const char *key)
 	return write(fd, key, n) == (ssize_t)n && write(fd, "\n", 1) == 1 ? 0 : -EPIPE;
 }
 
+/* While the script runs, what interrupts both is the script's to heed: this program has to clean up
+ * after it. */
+static void heed_interrupts(bool heed)
+{
+	static const int numbers[] = { SIGINT, SIGQUIT, SIGHUP, SIGTERM };
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		(void)signal(numbers[i], heed ? SIG_DFL : SIG_IGN);
+}
+
 /* The script's exit code, or -errno. `words` NULL-ended, the script first. */
 static int run_push(const char *const *words, const char *key)
 {
@@ -80,8 +92,10 @@ static int run_push(const char *const *words, const char *key)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
 	fflush(stdout);
+	heed_interrupts(false);
 	pid_t pid = fork();
 	if (pid == 0) {
+		heed_interrupts(true);
 		if (dup2(ends[0], STDIN_FILENO) >= 0)
 			execv(words[0], (char *const *)words);
 		_exit(127);
@@ -89,11 +103,12 @@ static int run_push(const char *const *words, const char *key)
 	close(ends[0]);
 	int r = pid < 0 ? -errno : write_key(ends[1], key);
 	close(ends[1]);
+	while (pid >= 0 && waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			r = -errno, pid = -1;
+	heed_interrupts(true);
 	if (pid < 0)
 		return r;
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
 }
 
@@ -139,8 +154,17 @@ static enum exit_code check_disks(struct cli *cli)
 	return EXIT_DONE;
 }
 
-/* The key is the caller's. */
-static enum exit_code make_key(struct cli *cli, const char *machine, char **ret_key)
+static enum exit_code check_disk_count(struct cli *cli)
+{
+	unsigned count = (unsigned)cJSON_GetArraySize(cli_get(cli->options, "disk"));
+	return count <= DISKS_MAX ? EXIT_DONE
+				  : fail(cli, -EINVAL, "leave --disk out to protect all of them",
+					    "more than 64 disks are named");
+}
+
+/* The key's text is the caller's. */
+static enum exit_code make_key(
+	struct cli *cli, const char *machine, char ret_id[static KEY_NAME_BYTES], char **ret_key)
 {
 	CLEANUP(json_freep) cJSON *parameters = cJSON_CreateObject(), *result = NULL;
 	struct cli_error error;
@@ -149,8 +173,41 @@ static enum exit_code make_key(struct cli *cli, const char *machine, char **ret_
 		return fail(cli, -ENOMEM, NULL, "out of memory");
 	if (cli_call(cli, "key.create", parameters, &error, &result) < 0)
 		return cli_fail(cli, &error);
+	snprintf(ret_id, KEY_NAME_BYTES, "%s", cli_get_text(cli_get(result, "key"), "id"));
 	*ret_key = strdup(cli_get_text(result, "text"));
 	return *ret_key ? EXIT_DONE : fail(cli, -ENOMEM, NULL, "out of memory");
+}
+
+/* Nobody has enrolled with it. */
+static bool is_unused(struct cli *cli, const char *id)
+{
+	CLEANUP(json_freep) cJSON *parameters = cJSON_CreateObject(), *result = NULL;
+	struct cli_error error;
+	const cJSON *key;
+	if (!parameters || cli_call(cli, "key.list", parameters, &error, &result) < 0)
+		return true; /* the appliance is asked once more, and fails then */
+	cJSON_ArrayForEach(key, cli_get(result, "keys"))
+	{
+		if (strcmp(cli_get_text(key, "id"), id) == 0)
+			return strcmp(cli_get_text(key, "state"), "valid") == 0;
+	}
+	return false;
+}
+
+/* An installation has failed: its key must not let anybody else in. One that was used lets nobody
+ * in any more, and revoking it would take the certificate of the agent that is there. */
+static void revoke_key(struct cli *cli, const char *id)
+{
+	CLEANUP(json_freep) cJSON *parameters = cJSON_CreateObject(), *result = NULL;
+	struct cli_error error;
+	if (!is_unused(cli, id))
+		return;
+	if (!parameters || !cJSON_AddStringToObject(parameters, "id", id) ||
+		cli_call(cli, "key.revoke", parameters, &error, &result) < 0)
+		fprintf(stderr,
+			"landfall: registration key %s could not be revoked\n"
+			"  → 'landfall key revoke %s'; it serves for an hour\n",
+			id, id);
 }
 
 /* What agents are to call us, unless it was said: our name, at the usual port. */
@@ -168,6 +225,7 @@ static const char *appliance_of(const struct cli *cli, char text[HOST_NAME_MAX +
 enum exit_code cli_agent_install(struct cli *cli)
 {
 	CLEANUP_FREE char *key = NULL;
+	char id[KEY_NAME_BYTES];
 	struct parts parts;
 	char text[HOST_NAME_MAX + 16];
 	const char *machine = cli_get_text(cli->options, "machine");
@@ -181,7 +239,9 @@ enum exit_code cli_agent_install(struct cli *cli)
 	if (code == EXIT_DONE)
 		code = check_machine(cli, machine);
 	if (code == EXIT_DONE)
-		code = make_key(cli, machine, &key);
+		code = check_disk_count(cli);
+	if (code == EXIT_DONE)
+		code = make_key(cli, machine, id, &key);
 	if (code != EXIT_DONE)
 		return code;
 	const char *words[9 + 2 * DISKS_MAX] = { parts.push, "install", parts.program, parts.unit,
@@ -191,12 +251,13 @@ enum exit_code cli_agent_install(struct cli *cli)
 	const cJSON *disk;
 	cJSON_ArrayForEach(disk, cli_get(cli->options, "disk"))
 	{
-		if (count == 8 + 2 * DISKS_MAX)
-			return fail(cli, -EINVAL, NULL, "more than 64 disks are named");
 		words[count++] = "--disk";
 		words[count++] = disk->valuestring;
 	}
-	return told(cli, run_push(words, key));
+	int result = run_push(words, key);
+	if (result != 0)
+		revoke_key(cli, id);
+	return told(cli, result);
 }
 
 enum exit_code cli_agent_uninstall(struct cli *cli)

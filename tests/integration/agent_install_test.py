@@ -2,8 +2,11 @@
 """landfall agent install and uninstall over a real sshd that sees a system of its own: what is
 installed lands in directories that only it has."""
 
+import os
 import pathlib
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 
@@ -89,6 +92,30 @@ def upgrades(a, host, words, disk):
     wait_until(60, lambda: connected(a), "it does not come")
 
 
+def keys_of(a, state):
+    return sorted(key["id"] for key in a.call("key", "list")["keys"] if key["state"] == state)
+
+
+def interrupted(a, host, words):
+    step("one that is interrupted leaves no key behind either")
+    revoked = len(keys_of(a, "revoked"))
+    at = words.index("--appliance") + 1
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the enrolment waits for it
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [BUILD / "landfall", "--socket", a.socket, *map(str, words[:at]), address,
+             *map(str, words[at + 1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=a.environment, start_new_session=True)
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            check(keys_of(a, "valid"), "it made no key")
+            os.killpg(process.pid, signal.SIGINT)
+            check(process.wait(30) != 0, "it succeeded")
+    check(not keys_of(a, "valid"), f"a key is left that lets somebody in: {keys_of(a, 'valid')}")
+    check(len(keys_of(a, "revoked")) == revoked + 1, "the key was not revoked")
+    wait_until(60, lambda: ".new" not in host.run("ls /usr/local/sbin"), "it is not cleaned up")
+
+
 def fails(a, host, words, disk):
     step("an installation that fails leaves the agent that was there at work")
     a.refused(2, *words, "--disk", "data", says="ID=PATH")
@@ -97,6 +124,7 @@ def fails(a, host, words, disk):
     said = a.run(*words[:at], "127.0.0.1:1", *words[at + 1:], json_output=False)
     check(said.returncode == 1 and "runs on" in said.stdout, f"{said}")
     check(pid_of(host) == pid and words_of(host) == before and connected(a), "it does not run on")
+    check(not keys_of(a, "valid"), f"its key lets somebody in for an hour: {keys_of(a, 'valid')}")
     # Also if one that was killed has left its last words behind
     for kill in (False, True):
         if kill:
@@ -122,8 +150,11 @@ def test(work):
         a.refused(2, *words[:-2], says="--machine")
         a.refused(3, *words, "--machine", "web", says="web")
         a.call("machine", "add", "web", "--source", "agent")
+        revoked = len(keys_of(a, "revoked"))
         said = a.run(*words[:-1], work / "other_key", "--machine", "web", json_output=False)
         check(said.returncode == 1 and "BatchMode" in said.stderr, f"{said}")
+        check(len(keys_of(a, "revoked")) == revoked + 1 and not keys_of(a, "valid"),
+              "its key is not revoked")
         step("the agent is installed, enrolled and running")
         said = a.run(*words, "--machine", "web", json_output=False)
         check(said.returncode == 0, f"exit {said.returncode}: {said.stdout}{said.stderr}")
@@ -135,6 +166,7 @@ def test(work):
         words = ["agent", "install", "root@target", "--appliance", address, "--identity",
                  work / "user_key", "--machine", "web"]
         upgrades(a, host, words, disk)
+        interrupted(a, host, words)
         fails(a, host, words, disk)
         step("it is taken away with all it had")
         said = a.run("agent", "uninstall", "root@target", "--identity", work / "user_key",
