@@ -57,6 +57,11 @@ static const struct cli_option machine_discover[] = {
 	LIST_OPTION("tag", "KEY=VALUE", "only those with this tag; may be repeated"),
 	END,
 };
+static const struct cli_option machine_volumes[] = {
+	LIST_OPTION("include", "ID", "a volume to replicate from now on; may be repeated"),
+	LIST_OPTION("exclude", "ID", "a volume to leave out from now on; may be repeated"),
+	END,
+};
 static const struct cli_option machine_remove[] = {
 	OPTION("keep-vault", NULL, "leave its disks and points in the vault"),
 	DETACH,
@@ -139,6 +144,8 @@ const struct cli_command cli_commands[] = {
 	{ "machine list", "", "list protected machines", none, cli_machine_list },
 	{ "machine show", "NAME", "show a machine, its disks and its policy", none,
 		cli_machine_show },
+	{ "machine volumes", "NAME", "take in or leave out volumes of an EC2 instance",
+		machine_volumes, cli_machine_add },
 	{ "machine remove", "NAME", "end a machine's protection", machine_remove,
 		cli_machine_remove },
 	{ "machine pause", "NAME", "stop points and flushes", none, cli_machine_pause },

@@ -23,6 +23,25 @@ static void print_last_cycle(const cJSON *last)
 	cli_print_field("last cycle", line);
 }
 
+/* Texts, or (`key` not NULL) that of objects, in one line; nothing for none. */
+static void print_ids(const char *field, const cJSON *list, const char *key)
+{
+	char line[256] = "";
+	size_t used = 0;
+	const cJSON *item;
+	cJSON_ArrayForEach(item, list)
+	{
+		const char *text = key                    ? cli_get_text(item, key)
+				   : cJSON_IsString(item) ? item->valuestring
+							  : "";
+		if (used < sizeof(line))
+			used += (size_t)snprintf(
+				line + used, sizeof(line) - used, "%s%s", used ? ", " : "", text);
+	}
+	if (used > 0)
+		cli_print_field(field, line);
+}
+
 void cli_print_ebs(const cJSON *ebs)
 {
 	const cJSON *requests = cli_get(ebs, "requests");
@@ -48,6 +67,8 @@ void cli_print_ebs(const cJSON *ebs)
 		(unsigned long long)cli_get_u64(requests, "ec2"),
 		dollars(cli_get_number(requests, "price_usd"), text));
 	cli_print_field("requests", line);
+	print_ids("left out", cli_get(ebs, "left_out"), NULL);
+	print_ids("not replicated", cli_get(ebs, "not_replicated"), "id");
 	if (*cli_get_text(ebs, "compared_because"))
 		cli_print_field("compared whole", cli_get_text(ebs, "compared_because"));
 }

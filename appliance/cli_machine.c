@@ -119,6 +119,9 @@ enum exit_code cli_machine_remove(struct cli *cli)
 	enum exit_code code = cli_run_job(cli, &result, &job);
 	if (result && code == EXIT_DONE)
 		printf("%s is removed\n", cli_get_text(result, "removed"));
+	const char *left = cli_get_text(cli_get(job, "result"), "left_in_aws");
+	if (code == EXIT_DONE && *left)
+		fprintf(stderr, "landfall: %s\n", left);
 	return code;
 }
 

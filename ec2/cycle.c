@@ -107,21 +107,26 @@ static unsigned snapshots_of(const struct ec2_cycle *cycle)
 
 /* Which volumes the instance has beyond those of the cycle. */
 struct exclusion {
+	const struct run *run;
 	const struct ec2_cycle *cycle;
 	char ids[EC2_CYCLE_VOLUMES][EC2_ID_BYTES];
 	const char *without[EC2_CYCLE_VOLUMES];
 	size_t count;
 	bool without_boot;
-	unsigned found; /* of the cycle's */
+	bool found[EC2_CYCLE_VOLUMES]; /* of the cycle's */
 };
 
 static int note_attachments(void *context, const struct ec2_instance *instance)
 {
 	struct exclusion *x = context;
+	if (x->run->ops->seen)
+		x->run->ops->seen(x->run->context, instance);
 	for (size_t i = 0; i < instance->volume_count; i++) {
 		const struct ec2_attachment *a = &instance->volumes[i];
-		if (find_volume((struct ec2_cycle *)x->cycle, a->volume_id)) {
-			x->found++;
+		const struct ec2_cycle_volume *v =
+			find_volume((struct ec2_cycle *)x->cycle, a->volume_id);
+		if (v) {
+			x->found[v - x->cycle->volumes] = true;
 		} else if (a->root) {
 			x->without_boot = true;
 		} else if (x->count < EC2_CYCLE_VOLUMES) {
@@ -136,16 +141,17 @@ static int note_attachments(void *context, const struct ec2_instance *instance)
 static int create(struct run *run)
 {
 	struct ec2_cycle *cycle = run->cycle;
-	struct exclusion x = { .cycle = cycle };
+	struct exclusion x = { .run = run, .cycle = cycle };
 	const char *instance[] = { cycle->instance };
 	const struct ec2_query query = { .ids = instance, .id_count = 1 };
 	int r = ec2_describe_instances(run->client, &query, note_attachments, &x, run->error);
 	if (r < 0)
 		return r;
-	if (x.found < cycle->count)
-		return http_error_set(run->error, -ENODEV,
-			"%s has only %u of the %u volumes that are replicated", cycle->instance,
-			x.found, cycle->count);
+	for (unsigned i = 0; i < cycle->count; i++)
+		if (!x.found[i])
+			return http_error_set(run->error, -ENODEV,
+				"volume %s is not attached to %s any more", cycle->volumes[i].id,
+				cycle->instance);
 	const struct ec2_snapshot_set set = { .instance_id = cycle->instance,
 		.set_id = cycle->set,
 		.without = x.without,
@@ -338,10 +344,11 @@ int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	return r;
 }
 
-int ec2_cycle_settle(
-	struct ec2 *client, struct ec2_cycle *cycle, const struct ec2_cycle_ops *ops, void *context)
+int ec2_cycle_settle(struct ec2 *client, struct ec2_cycle *cycle, const struct ec2_cycle_ops *ops,
+	void *context, struct http_error *ret_left)
 {
 	char old[EC2_CYCLE_VOLUMES][EC2_ID_BYTES];
+	*ret_left = (struct http_error){ 0 };
 	if (cycle->phase != EC2_CYCLE_COPIED)
 		return -EINVAL;
 	for (unsigned i = 0; i < cycle->count; i++) {
@@ -353,9 +360,9 @@ int ec2_cycle_settle(
 	forget_set(cycle);
 	int r = ops->save(context, cycle);
 	for (unsigned i = 0; r == 0 && i < cycle->count; i++) {
-		struct http_error ignored;
-		if (old[i][0])
-			ec2_delete_snapshot(client, old[i], &ignored);
+		struct http_error why = { 0 };
+		if (old[i][0] && ec2_delete_snapshot(client, old[i], &why) < 0)
+			*ret_left = why;
 	}
 	return r;
 }

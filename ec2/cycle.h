@@ -24,6 +24,7 @@
 #include "common/buf.h"
 #include "ec2/ec2.h"
 #include "ec2/fetch.h"
+#include "ec2/instances.h"
 
 #define EC2_CYCLE_VOLUMES 40u
 #define EC2_ID_BYTES 32u
@@ -59,6 +60,8 @@ struct ec2_cycle {
 
 /* The caller's part. Each returns 0, or what ends the run and is returned by it. */
 struct ec2_cycle_ops {
+	/* The instance as it is right before a set of it is made. NULL: not wanted. */
+	void (*seen)(void *context, const struct ec2_instance *instance);
 	/* Makes the state durable. Before it, what was handed over up to the indexes in it. */
 	int (*save)(void *context, const struct ec2_cycle *cycle);
 	/* A volume's content begins, from its `index` on: changes, or (`whole`) all of it. */
@@ -90,10 +93,10 @@ int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	struct ec2_fetch_stats *ret_stats, struct http_error *error);
 
 /* After COPIED, once all is durable: this set is the base of the next cycle (saved), the one
- * before is deleted. What fails to be deleted is an orphan, and no failure. 0 or what `save`
- * returned. */
+ * before is deleted. What fails to be deleted is an orphan, and no failure; `ret_left` says of one
+ * why, error 0: none. 0 or what `save` returned. */
 int ec2_cycle_settle(struct ec2 *client, struct ec2_cycle *cycle, const struct ec2_cycle_ops *ops,
-	void *context);
+	void *context, struct http_error *ret_left);
 
 /* Deletes snapshots that bear EC2_SET_TAG and the tag `key`=`value`, and are neither base nor
  * snapshot of the cycle: sets that turned up late, or were left by one that ended. Those younger

@@ -484,6 +484,31 @@ static void rule_removal(const struct machine_facts *f, struct board *board)
 		f->keep_vault ? " --keep-vault" : "");
 }
 
+static void rule_volumes(const struct machine_facts *f, struct board *board)
+{
+	if (f->volumes.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "volumes-new", false);
+	SAY(a->text, "%s: its instance has volumes that are not replicated", f->machine);
+	SAY(a->cause, "%s", f->volumes.message);
+	SAY(a->mend, "%s", f->volumes.mend);
+}
+
+static void rule_snapshots(const struct machine_facts *f, struct board *board)
+{
+	if (f->snapshots.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "snapshots-left", false);
+	SAY(a->text,
+		"%s: snapshots that nobody needs any more stay in AWS, and more with every "
+		"recovery "
+		"point; they cost money",
+		f->machine);
+	SAY(a->cause, "%s", f->snapshots.message);
+	SAY(a->mend, "%s",
+		f->snapshots.mend[0] ? f->snapshots.mend : "they are deleted once that is mended");
+}
+
 void alerts_evaluate_machine(const struct machine_facts *facts,
 	struct alert alerts[static ALERT_MACHINE_MAX], unsigned *count)
 {
@@ -491,6 +516,8 @@ void alerts_evaluate_machine(const struct machine_facts *facts,
 	struct board board = { .alerts = next, .now_ns = facts->now_ns };
 	rule_joined(facts, &board);
 	rule_removal(facts, &board);
+	rule_volumes(facts, &board);
+	rule_snapshots(facts, &board);
 	replace(alerts, count, &board);
 }
 

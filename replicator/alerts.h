@@ -11,7 +11,7 @@
 
 #include "common/error.h"
 
-#define ALERT_MAX 22
+#define ALERT_MAX 24
 
 struct alert {
 	const char *code; /* "rpo", "journal-full", "vault-unreachable", …; static */
@@ -91,9 +91,11 @@ struct machine_facts {
 	bool joined_unprotected; /* the group has points (in the vault), of which none has it */
 	bool removal_failed, keep_vault;
 	struct error removal_error; /* why */
+	struct error volumes;       /* which of its instance's nobody decided about; code 0: none */
+	struct error snapshots;     /* why some that nobody needs stay in AWS; code 0: none do */
 };
 
-#define ALERT_MACHINE_MAX 2
+#define ALERT_MACHINE_MAX 4
 
 /* As alerts_evaluate. Told after those of the group, with which they fit into ALERT_MAX. */
 void alerts_evaluate_machine(const struct machine_facts *facts,

@@ -272,45 +272,45 @@ void ebs_free(struct ebs *ebs)
 
 /* ── removal and resync ──────────────────────────────────────────────────────────────────── */
 
-static int delete_one(struct ec2 *client, const char *machine, const char *id)
+static int delete_one(struct ec2 *client, const char *id, struct http_error *why)
 {
-	struct http_error why;
-	if (id[0] == '\0')
-		return 0;
-	int r = ec2_delete_snapshot(client, id, &why);
-	if (r < 0)
-		log_warning(
-			"machine %s: its snapshot %s stays in AWS: %s", machine, id, why.message);
-	return r;
+	return id[0] == '\0' ? 0 : ec2_delete_snapshot(client, id, why);
 }
 
-static void delete_snapshots(struct ebs *ebs, const char *machine, const struct ebs_spec *spec)
+static void delete_snapshots(
+	struct ebs *ebs, const char *machine, const struct ebs_spec *spec, struct error *ret_left)
 {
 	struct ebs_state state = { 0 };
 	struct ec2_cycle none = { 0 };
 	struct ec2 *client = NULL;
 	struct error error = { 0 };
+	struct http_error why = { 0 };
 	char owner[REGISTRY_NAME_BYTES + UUID_TEXT_BYTES];
 	unsigned deleted;
 	int r = ebs_open_client(ebs, spec->region, &ebs->stop, NULL, &error, &client);
 	if (r == 0)
 		r = ebs_state_load(ebs, machine, &state);
 	for (unsigned i = 0; r == 0 && i < state.cycle.count; i++) {
-		r = delete_one(client, machine, state.cycle.volumes[i].base);
+		r = delete_one(client, state.cycle.volumes[i].base, &why);
 		if (r == 0)
-			r = delete_one(client, machine, state.cycle.volumes[i].snapshot);
+			r = delete_one(client, state.cycle.volumes[i].snapshot, &why);
 	}
 	ebs_owner(spec, machine, owner, sizeof(owner));
 	if (r == 0)
-		r = ec2_cycle_delete_orphans(client, &none, EBS_TAG, owner, &deleted, NULL);
-	if (r < 0)
-		log_warning("machine %s is removed; snapshots with the tag %s = %s may be left in "
-			    "%s: delete them by hand",
-			machine, EBS_TAG, owner, spec->region);
+		r = ec2_cycle_delete_orphans(client, &none, EBS_TAG, owner, &deleted, &why);
+	if (r < 0 && why.error)
+		(void)ec2_error_tell(&why, "deleting its snapshots", &error);
+	if (r < 0) {
+		error_set(ret_left, r, NULL,
+			"snapshots with the tag %s = %s may be left in %s, delete them by hand: %s",
+			EBS_TAG, owner, spec->region,
+			error.message[0] ? error.message : strerrordesc_np(-r));
+		log_warning("machine %s is removed; %s", machine, ret_left->message);
+	}
 	ec2_free(client);
 }
 
-void ebs_forget(struct ebs *ebs, const char *machine)
+void ebs_forget(struct ebs *ebs, const char *machine, struct error *ret_left)
 {
 	struct ebs_spec spec;
 	struct ebs_worker *w = take_worker(ebs, machine);
@@ -318,7 +318,7 @@ void ebs_forget(struct ebs *ebs, const char *machine)
 		end_worker(w);
 	if (ebs_read_spec(ebs, machine, true, &spec) < 0)
 		return;
-	delete_snapshots(ebs, machine, &spec);
+	delete_snapshots(ebs, machine, &spec, ret_left);
 	if (!atomic_load(&ebs->stop)) /* else the removal goes on after the next start */
 		ebs_state_remove(ebs, machine);
 }

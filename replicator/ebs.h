@@ -20,6 +20,7 @@
  *	ebs_state.c     state/ebs/<machine>.json
  *	ebs_discover.c  finding instances; what a machine is made of
  *	ebs_shut_down.c stopping an instance for its last point
+ *	ebs_volumes.c   volumes that the instance has got or lost since
  *	ebs_status.c    what is told of it, what it costs
  *
  * Lives as long as the registry it serves: made after it, freed before it. Any thread.
@@ -37,6 +38,7 @@ struct control;
 struct ebs;
 struct group_comparison;
 struct group_trouble;
+struct machine_entry;
 struct machine_request;
 struct registry;
 
@@ -56,7 +58,7 @@ void ebs_begin_stop(struct ebs *ebs);
 /* Ends all cycles where they are; they go on after the next start. NULL is fine. */
 void ebs_free(struct ebs *ebs);
 
-/* Registers machine.discover. */
+/* Registers machine.discover and machine.volumes. */
 int ebs_register(struct ebs *ebs, struct control *control);
 
 /* What `machine add` names: by id, or by private address; one of the two is NULL. `region` NULL:
@@ -72,8 +74,8 @@ int ebs_describe(struct ebs *ebs, const struct ebs_choice *choice, struct machin
 	struct error *error);
 
 /* The machine is removed: its thread ends, its snapshots are deleted, its state is forgotten. What
- * cannot be deleted because AWS does not answer is named in the log. Blocks. */
-void ebs_forget(struct ebs *ebs, const char *machine);
+ * cannot be deleted stays in AWS: `ret_left` says what and why, code 0: nothing. Blocks. */
+void ebs_forget(struct ebs *ebs, const char *machine, struct error *ret_left);
 /* All disks are read whole and compared at the next cycle, which comes at once. -ENOENT. */
 int ebs_resync(struct ebs *ebs, const char *machine, struct error *error);
 /* Stops the machine's instance, waits until it is stopped, and has a last point made, whose number
@@ -86,5 +88,10 @@ int ebs_shut_down(struct ebs *ebs, const char *machine, const atomic_bool *stop,
 int ebs_machine_json(struct ebs *ebs, const char *machine, struct cJSON **ret_json);
 /* Whether fetching keeps the machine's group from having points. Under the registry's lock. */
 bool ebs_trouble(struct ebs *ebs, const char *machine, struct group_trouble *ret_trouble);
+/* What somebody has to decide or to mend, though points are made: volumes of the instance that are
+ * neither replicated nor left out, and snapshots that cannot be deleted. Code 0: nothing. Likewise.
+ */
+void ebs_news(struct ebs *ebs, const struct machine_entry *machine, struct error *ret_volumes,
+	struct error *ret_snapshots);
 /* Whether its disks are being compared whole though they were whole before. Likewise. */
 bool ebs_comparison(struct ebs *ebs, const char *machine, struct group_comparison *ret_comparison);

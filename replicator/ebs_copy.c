@@ -275,6 +275,8 @@ static int save(void *context, const struct ec2_cycle *cycle)
 	return 0;
 }
 
-const struct ec2_cycle_ops ebs_cycle_ops = {
-	.save = save, .begin = begin_volume, .data = take_data, .zero = take_zero
-};
+const struct ec2_cycle_ops ebs_cycle_ops = { .seen = ebs_note_instance,
+	.save = save,
+	.begin = begin_volume,
+	.data = take_data,
+	.zero = take_zero };

@@ -235,7 +235,8 @@ static int method_discover(void *context, struct control_peer *peer, const struc
 
 int ebs_register(struct ebs *ebs, struct control *control)
 {
-	return control_register(control, "machine.discover", method_discover, ebs);
+	int r = control_register(control, "machine.discover", method_discover, ebs);
+	return r == 0 ? ebs_register_volumes(ebs, control) : r;
 }
 
 /* ── what a machine is made of ───────────────────────────────────────────────────────────── */
@@ -291,14 +292,20 @@ static int take_volumes(const struct json *instance, const struct ebs_choice *ch
 	struct machine_request *request, struct error *error)
 {
 	struct json list;
-	bool seen[EC2_CYCLE_VOLUMES] = { false };
+	bool seen[EC2_CYCLE_VOLUMES] = { false }, has_root = false;
 	int r = json_get_array(instance, "volumes", &list, error);
 	if (r == 0 && choice->exclude_count > EC2_CYCLE_VOLUMES)
 		return error_set(error, -E2BIG, NULL, "too many volumes are excluded");
 	for (struct json item = { 0 }; r == 0 && json_each(&list, &item);) {
 		const char *id = "";
 		r = json_get_text(&item, "id", &id, error);
-		if (r == 0 && !is_excluded(choice, id, seen))
+		bool root = false;
+		if (r == 0)
+			r = json_get_bool(&item, "root", &root, error);
+		has_root |= root;
+		if (r == 0 && is_excluded(choice, id, seen))
+			r = machine_leave_out(&request->left_out, id, error);
+		else if (r == 0)
 			r = take_volume(&item, request, error);
 	}
 	for (unsigned i = 0; r == 0 && i < choice->exclude_count; i++)
@@ -307,8 +314,48 @@ static int take_volumes(const struct json *instance, const struct ebs_choice *ch
 				"instance %s has no volume %.40s", request->instance,
 				choice->exclude[i]);
 	if (r == 0 && request->disk_count == 0)
-		r = error_set(error, -EINVAL, "exclude fewer of them",
+		r = error_set(error, -EINVAL,
+			choice->exclude_count > 0 ? "exclude fewer of them"
+						  : "choose another one, or protect it by an agent",
 			"instance %s has no EBS volume to replicate", request->instance);
+	/* What boots from its host's own disks would come back as a machine that does not boot. */
+	if (r == 0 && !has_root)
+		r = error_set(error, -EOPNOTSUPP, "protect it by an agent (--source agent)",
+			"the root device of instance %s is not on EBS, so no snapshot has it",
+			request->instance);
+	return r;
+}
+
+int ebs_find_volume(struct ebs *ebs, const struct ebs_spec *spec, const char *volume,
+	struct machine_disk *ret_disk, struct error *error)
+{
+	CLEANUP_FREE struct machine_request *request = calloc(1, sizeof(*request));
+	CLEANUP(json_freep) struct cJSON *list = NULL;
+	const char *ids[] = { spec->instance };
+	const struct ec2_query query = { .ids = ids, .id_count = 1 };
+	struct json root, instance = { 0 }, volumes;
+	if (!request)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	snprintf(request->instance, sizeof(request->instance), "%s", spec->instance);
+	int r = list_instances(ebs, spec->region, &query, error, request->region, &list);
+	if (r < 0)
+		return r;
+	json_root(list, "instances", &root);
+	if (json_each(&root, &instance))
+		r = json_get_array(&instance, "volumes", &volumes, error);
+	else
+		r = error_set(error, -ENOENT, NULL, "there is no instance %s", spec->instance);
+	for (struct json item = { 0 }; r == 0 && json_each(&volumes, &item);) {
+		const char *id = "";
+		r = json_get_text(&item, "id", &id, error);
+		if (r == 0 && strcmp(id, volume) == 0)
+			r = take_volume(&item, request, error);
+	}
+	if (r == 0 && request->disk_count == 0)
+		r = error_set(error, -ENOENT, "'landfall machine discover' lists them",
+			"instance %s has no volume %.40s", spec->instance, volume);
+	if (r == 0)
+		*ret_disk = request->disks[0];
 	return r;
 }
 
@@ -321,6 +368,12 @@ static int check_found(
 		return error_set(error, -ENOENT,
 			"'landfall machine discover' lists what there is; see --region",
 			"there is no instance %.80s", what);
+	const struct cJSON *state =
+		cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(list, 0), "state");
+	if (cJSON_IsString(state) && (strcmp(state->valuestring, "terminated") == 0 ||
+					     strcmp(state->valuestring, "shutting-down") == 0))
+		return error_set(error, -ENOENT, "choose another one",
+			"instance %.80s is gone: it is %s", what, state->valuestring);
 	if (count > 1)
 		return error_set(error, -EEXIST, "name it with --instance",
 			"%d instances have the address %.80s", count, what);

@@ -64,6 +64,14 @@ struct ebs_spec {
 	} disks[EC2_CYCLE_VOLUMES];
 };
 
+/* The volumes of an instance, as of its last set. */
+struct ebs_attached {
+	unsigned count;
+	struct {
+		char id[REGISTRY_AWS_BYTES], device[REGISTRY_AWS_BYTES];
+	} volumes[EC2_CYCLE_VOLUMES];
+};
+
 /* A disk that is being written. */
 struct ebs_copy {
 	struct head_hashes *hashes; /* NULL: written without comparing */
@@ -88,6 +96,8 @@ struct ebs_worker {
 	bool resync;                    /* asked for */
 	struct error trouble;           /* why no point is made; code 0: none */
 	struct ebs_state shown;         /* of `state`, as of the last save */
+	struct ebs_attached attached;
+	struct error left; /* why snapshots stay that nobody needs; code 0: none do */
 
 	/* own */
 	struct ebs_spec spec;
@@ -168,6 +178,26 @@ int ebs_seal(struct ebs_worker *worker, const struct group_due *due, struct erro
 
 extern const struct ec2_cycle_ops ebs_cycle_ops; /* their context is the worker */
 void ebs_copy_close(struct ebs_copy *copy);
+
+/* ── ebs_discover.c ──────────────────────────────────────────────────────────────────────── */
+
+/* A volume of an instance as a disk, named as its device. -ENOENT: it has no such volume. Blocks.
+ */
+int ebs_find_volume(struct ebs *ebs, const struct ebs_spec *spec, const char *volume,
+	struct machine_disk *ret_disk, struct error *error);
+
+/* ── ebs_volumes.c ───────────────────────────────────────────────────────────────────────── */
+
+/* What the cycle's `seen` is told. */
+void ebs_note_instance(void *worker, const struct ec2_instance *instance);
+/* Makes state and spec name the same volumes in the same order: what the machine has lost leaves
+ * the state; what it has got joins once no set is under way, and is left out of the spec until
+ * then. */
+void ebs_fit(struct ebs_worker *worker);
+/* Adds "left_out" and "not_replicated". Under both locks. */
+int ebs_add_left_out(const struct machine_entry *machine, const struct ebs_attached *attached,
+	struct cJSON *object);
+int ebs_register_volumes(struct ebs *ebs, struct control *control);
 
 /* ── ebs_state.c ─────────────────────────────────────────────────────────────────────────── */
 

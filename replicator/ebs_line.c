@@ -34,7 +34,8 @@ static bool has_points(struct history *history, uint16_t disk)
 {
 	struct point newest;
 	return history_point_newest(history, 0, INT64_MAX, &newest) == 0 &&
-	       history_point_disk_bytes(history, newest.number, disk) > 0;
+	       history_point_disk_bytes(history, newest.number, disk) > 0 &&
+	       !history_point_hides(history, newest.number, disk);
 }
 
 /* NULL: nothing is wrong. */
@@ -136,6 +137,28 @@ static bool all_mended(struct ebs_worker *w)
 	return true;
 }
 
+/* What is no part of this set is in no point: a disk that joins with the next one. */
+static int leave_out(struct ebs_worker *w, struct error *error)
+{
+	uint16_t absent[HISTORY_MAX_DISKS];
+	unsigned count = 0;
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	const unsigned n = history_disks(group_history(w->hold.group), disks, HISTORY_MAX_DISKS);
+	const size_t prefix = strlen(w->machine);
+	for (unsigned i = 0; i < n; i++) {
+		bool ours = strncmp(disks[i].name, w->machine, prefix) == 0 &&
+			    disks[i].name[prefix] == '/';
+		bool known = !ours || disks[i].removed;
+		for (unsigned k = 0; k < w->spec.count && !known; k++)
+			known = strcmp(disks[i].name + prefix + 1, w->spec.disks[k].id) == 0;
+		if (!known)
+			absent[count++] = disks[i].id;
+	}
+	return group_set_absences(w->hold.group, absent, count, error);
+}
+
 static void tell_no_app(struct ebs_worker *w, const struct group_due *due)
 {
 	struct error error = { 0 };
@@ -175,7 +198,9 @@ int ebs_seal(struct ebs_worker *w, const struct group_due *due, struct error *er
 		bookmarks[i].disk = disk.id;
 		make_bookmark(cycle->volumes[i].snapshot, bookmarks[i].data);
 	}
-	int r = group_seal(w->hold.group, &seal, due, all_mended(w), error, &number);
+	int r = leave_out(w, error);
+	if (r == 0)
+		r = group_seal(w->hold.group, &seal, due, all_mended(w), error, &number);
 	if (r < 0)
 		return r;
 	int64_t age_ns = age_of_set(w, seal.time_ns);

@@ -64,6 +64,14 @@ static int add_volume(struct cJSON *list, const struct machine_disk *disk,
 		      : r;
 }
 
+static const struct ec2_cycle_volume *find_volume(const struct ec2_cycle *cycle, const char *id)
+{
+	for (unsigned i = 0; i < cycle->count; i++)
+		if (strcmp(cycle->volumes[i].id, id) == 0)
+			return &cycle->volumes[i];
+	return NULL;
+}
+
 static int add_volumes(
 	const struct machine_entry *machine, const struct ebs_state *state, struct cJSON *object)
 {
@@ -72,7 +80,7 @@ static int add_volumes(
 	int r = json_add_array(object, "volumes", &list);
 	for (unsigned i = 0; r == 0 && i < machine->disk_count; i++)
 		r = add_volume(list, &machine->disks[i],
-			i < state->cycle.count ? &state->cycle.volumes[i] : NULL, copying);
+			find_volume(&state->cycle, machine->disks[i].volume), copying);
 	return r;
 }
 
@@ -150,7 +158,8 @@ static int add_error(struct cJSON *object, const struct error *error)
 }
 
 static int build(const struct ebs *ebs, const struct machine_entry *machine,
-	const struct ebs_state *state, const struct error *trouble, struct cJSON *object)
+	const struct ebs_state *state, const struct ebs_attached *attached,
+	const struct error *trouble, struct cJSON *object)
 {
 	int r = json_add_text(object, "instance", machine->instance);
 	if (r == 0)
@@ -159,6 +168,8 @@ static int build(const struct ebs *ebs, const struct machine_entry *machine,
 		r = json_add_text(object, "phase", phase_name(state));
 	if (r == 0)
 		r = add_volumes(machine, state, object);
+	if (r == 0)
+		r = ebs_add_left_out(machine, attached, object);
 	if (r == 0)
 		r = add_figures(ebs, machine, &state->figures, object);
 	if (r == 0)
@@ -170,6 +181,7 @@ static int build(const struct ebs *ebs, const struct machine_entry *machine,
 int ebs_machine_json(struct ebs *ebs, const char *name, struct cJSON **ret_json)
 {
 	static const struct ebs_state no_state;
+	static const struct ebs_attached none_seen;
 	static const struct error no_error;
 	CLEANUP(json_freep) struct cJSON *object = NULL;
 	const struct machine_entry *machine = registry_find_machine(ebs->registry, name);
@@ -177,8 +189,8 @@ int ebs_machine_json(struct ebs *ebs, const char *name, struct cJSON **ret_json)
 	SCOPED_LOCK(&ebs->lock);
 	const struct ebs_worker *w = ebs_find(ebs, name);
 	if (r == 0)
-		r = build(ebs, machine, w ? &w->shown : &no_state, w ? &w->trouble : &no_error,
-			object);
+		r = build(ebs, machine, w ? &w->shown : &no_state, w ? &w->attached : &none_seen,
+			w ? &w->trouble : &no_error, object);
 	if (r == 0)
 		*ret_json = TAKE(object);
 	return r;

@@ -75,32 +75,6 @@ void ebs_owner(const struct ebs_spec *spec, const char *machine, char *ret, size
 
 /* ── before a cycle ──────────────────────────────────────────────────────────────────────── */
 
-static bool is_state_of(const struct ec2_cycle *cycle, const struct ebs_spec *spec)
-{
-	if (strcmp(cycle->instance, spec->instance) != 0 || cycle->count != spec->count)
-		return false;
-	for (unsigned i = 0; i < spec->count; i++)
-		if (strcmp(cycle->volumes[i].id, spec->disks[i].volume) != 0)
-			return false;
-	return true;
-}
-
-/* An id of AWS; what is too long is none, and AWS will say so. */
-static void copy_id(char to[static EC2_ID_BYTES], const char *from)
-{
-	size_t n = strnlen(from, EC2_ID_BYTES - 1);
-	memcpy(to, from, n);
-	to[n] = '\0';
-}
-
-static void begin_anew(struct ec2_cycle *cycle, const struct ebs_spec *spec)
-{
-	*cycle = (struct ec2_cycle){ .count = spec->count };
-	copy_id(cycle->instance, spec->instance);
-	for (unsigned i = 0; i < spec->count; i++)
-		copy_id(cycle->volumes[i].id, spec->disks[i].volume);
-}
-
 static int load_state(struct ebs_worker *w, struct error *error)
 {
 	if (w->loaded)
@@ -110,10 +84,6 @@ static int load_state(struct ebs_worker *w, struct error *error)
 		return error_set(error, r, "see that the appliance's disk works",
 			"the state of machine %s cannot be read: %s", w->machine,
 			strerrordesc_np(-r));
-	if (!is_state_of(&w->state.cycle, &w->spec)) {
-		begin_anew(&w->state.cycle, &w->spec);
-		memset(w->state.begun, 0, sizeof(w->state.begun));
-	}
 	w->loaded = true;
 	SCOPED_LOCK(&w->ebs->lock);
 	w->shown = w->state;
@@ -142,7 +112,10 @@ static int prepare(struct ebs_worker *w, struct error *error)
 	if (r < 0)
 		return r;
 	r = load_state(w, error);
-	if (r == 0 && !w->client) {
+	if (r < 0)
+		return r;
+	ebs_fit(w);
+	if (!w->client) {
 		r = ebs_open_client(
 			w->ebs, w->spec.region, &w->stop, &w->interrupt, error, &w->client);
 		w->counted = (struct ec2_stats){ 0 };
@@ -198,10 +171,14 @@ static int tell_end(struct ebs_worker *w, int r, const struct http_error *said, 
 		*error = w->problem;
 		return r;
 	}
-	if (r == -ENODEV)
-		return error_set(error, r,
-			"remove the machine and add it again with the volumes it has now", "%s",
-			said->message);
+	if (r == -ENODEV) {
+		char mend[160];
+		snprintf(mend, sizeof(mend),
+			"attach it again, or go on without it: 'landfall machine volumes %s "
+			"--exclude ID'",
+			w->machine);
+		return error_set(error, r, mend, "%s", said->message);
+	}
 	char what[REGISTRY_AWS_BYTES + 32];
 	snprintf(what, sizeof(what), "replicating %s", w->spec.instance);
 	if (said->error == 0)
@@ -235,15 +212,29 @@ static int run_cycle(struct ebs_worker *w, struct error *error)
 	return r < 0 ? tell_end(w, r, &said, error) : 0;
 }
 
+/* Why snapshots stay; error 0: deleting works. */
+static void note_left(struct ebs_worker *w, const struct http_error *why)
+{
+	struct error left = { 0 };
+	if (why->error == -ECANCELED)
+		return;
+	if (why->error)
+		(void)ec2_error_tell(why, "snapshots cannot be deleted", &left);
+	SCOPED_LOCK(&w->ebs->lock);
+	w->left = left;
+}
+
 static int finish_cycle(struct ebs_worker *w, const struct group_due *due, struct error *error)
 {
+	struct http_error left;
 	int r = ebs_is_sealed(w) ? 0 : ebs_seal(w, due, error);
 	if (r < 0)
 		return r;
 	memset(w->state.begun, 0, sizeof(w->state.begun));
 	memset(w->mending, 0, sizeof(w->mending));
 	w->state.cause[0] = '\0';
-	r = ec2_cycle_settle(w->client, &w->state.cycle, &ebs_cycle_ops, w);
+	r = ec2_cycle_settle(w->client, &w->state.cycle, &ebs_cycle_ops, w, &left);
+	note_left(w, &left);
 	count_requests(w);
 	if (r < 0 && w->problem.code)
 		*error = w->problem;
@@ -255,7 +246,7 @@ static void tidy(struct ebs_worker *w)
 {
 	char owner[REGISTRY_NAME_BYTES + UUID_TEXT_BYTES];
 	int64_t now = clock_monotonic_ns(clock_system());
-	struct http_error why;
+	struct http_error why = { 0 };
 	unsigned deleted = 0;
 	if (w->tidied_ns && now - w->tidied_ns < TIDY_NS)
 		return;
@@ -263,6 +254,8 @@ static void tidy(struct ebs_worker *w)
 	ebs_owner(&w->spec, w->machine, owner, sizeof(owner));
 	int r = ec2_cycle_delete_orphans(
 		w->client, &w->state.cycle, EBS_TAG, owner, &deleted, &why);
+	if (r < 0 || deleted > 0)
+		note_left(w, &why);
 	if (r < 0 && r != -ECANCELED)
 		log_warning("machine %s: snapshots that nobody needs may be left: %s", w->machine,
 			why.message);
@@ -284,6 +277,11 @@ static int go_round(struct ebs_worker *w, struct error *error)
 		if (r < 0)
 			return r == -ETIMEDOUT ? -EALREADY : r;
 		asked = true;
+		/* Volumes may have come or gone while it waited. */
+		r = ebs_read_spec(w->ebs, w->machine, false, &w->spec);
+		if (r < 0)
+			return r;
+		ebs_fit(w);
 		w->began_ns = clock_monotonic_ns(clock_system());
 		begin_counting(w);
 		take_wish(w);

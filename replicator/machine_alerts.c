@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 
+#include "replicator/ebs.h"
 #include "replicator/registry_internal.h"
 
 #define BATCH 64u
@@ -131,6 +132,8 @@ static void watch_machine(struct registry *registry, struct machine_entry *machi
 	/* While its group has no point either, that is the group's to tell. */
 	else if (history && history_point_newest(history, flags, INT64_MAX, &newest) == 0)
 		facts.joined_unprotected = machine_is_unprotected(registry, machine);
+	if (!machine->removing && registry->ebs && strcmp(machine->source, "ebs") == 0)
+		ebs_news(registry->ebs, machine, &facts.volumes, &facts.snapshots);
 	alerts_evaluate_machine(&facts, machine->alerts, &machine->alert_count);
 }
 

@@ -37,6 +37,22 @@ static bool is_last(struct registry *registry, const struct machine_entry *machi
 }
 
 /* Without change_lock, which whoever serves its connections may need to come back. */
+/* What stays in AWS is told by the job. */
+static int forget_instance(struct registry *registry, struct job *job, struct error *error)
+{
+	CLEANUP(json_freep) struct cJSON *result = NULL;
+	struct error left = { 0 };
+	ebs_forget(registry->ebs, subject_of(job), &left);
+	if (left.code == 0)
+		return 0;
+	int r = json_new_object(&result);
+	if (r == 0)
+		r = json_add_text(result, "left_in_aws", left.message);
+	if (r == 0)
+		r = job_set_result(job, TAKE(result));
+	return r < 0 ? error_set(error, r, NULL, "%s", left.message) : 0;
+}
+
 static int forget_source(struct registry *registry, struct job *job, struct error *error)
 {
 	pthread_mutex_lock(&registry->change_lock);
@@ -48,7 +64,7 @@ static int forget_source(struct registry *registry, struct job *job, struct erro
 	if (has_agent && registry->agents)
 		r = agents_forget_machine(registry->agents, subject_of(job), error);
 	if (is_ebs && registry->ebs)
-		ebs_forget(registry->ebs, subject_of(job));
+		r = forget_instance(registry, job, error);
 	if (r == 0 && machine && registry->ingest)
 		ingest_forget(registry->ingest, subject_of(job));
 	return r;

@@ -118,6 +118,7 @@ int machine_insert(struct registry *registry, const struct machine_request *requ
 	machine->disk_count = request->disk_count;
 	memcpy(machine->instance, request->instance, sizeof(machine->instance));
 	memcpy(machine->region, request->region, sizeof(machine->region));
+	machine->left_out = request->left_out;
 	machine->group = group;
 	SCOPED_LOCK(&registry->lock);
 	struct machine_entry **link = &registry->machines;

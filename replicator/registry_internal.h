@@ -8,6 +8,7 @@
  *	machines.c          adding, removing, pausing
  *	machine_alerts.c    what is told of one machine and not of its group
  *	machine_aws.c       what of a machine is in AWS, as JSON
+ *	machine_volumes.c   volumes that become its disks, or are left out
  *	points.c            POINT arguments, points as JSON
  *	clones.c            clones
  *	inspect.c           inspections
@@ -67,6 +68,13 @@ struct machine_disk {
 	char volume[REGISTRY_AWS_BYTES]; /* of the source ebs; else "" */
 };
 
+/* Volumes of an instance that are not to be replicated. */
+#define MACHINE_LEFT_OUT_MAX 40u
+struct machine_left_out {
+	unsigned count;
+	char ids[MACHINE_LEFT_OUT_MAX][REGISTRY_AWS_BYTES];
+};
+
 struct machine_entry {
 	struct machine_entry *next; /* by name */
 	char name[REGISTRY_NAME_BYTES];
@@ -77,6 +85,7 @@ struct machine_entry {
 	struct machine_disk *disks; /* owned */
 	unsigned disk_count;
 	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
+	struct machine_left_out left_out;                              /* likewise */
 	struct alert alerts[ALERT_MACHINE_MAX]; /* its own, as of the last upkeep */
 	unsigned alert_count;
 };
@@ -210,6 +219,7 @@ struct machine_request {
 	struct machine_disk disks[HISTORY_MAX_DISKS];
 	unsigned disk_count;
 	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
+	struct machine_left_out left_out;
 };
 /* "ID=SIZE"; each mistake has its words. */
 int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct error *error);
@@ -236,6 +246,21 @@ int machine_aws_to_json(const struct machine_entry *machine, struct cJSON *objec
 /* Reads them into a request that has its source and disks. -EBADMSG. */
 int machine_aws_from_json(
 	const struct json *at, struct machine_request *request, struct error *error);
+bool machine_leaves_out(const struct machine_left_out *left_out, const char *volume);
+/* Once is enough. -E2BIG with words. */
+int machine_leave_out(struct machine_left_out *left_out, const char *volume, struct error *error);
+
+/* ── machine_volumes.c ───────────────────────────────────────────────────────────────────── */
+
+/* A volume becomes a disk of the machine; under its volume's name if a disk of that name was there
+ * before. Durable when it returns. -EEXIST: it is one, or the name is another volume's; -ENOENT;
+ * -E2BIG: the group is full. */
+int machine_include_volume(struct registry *registry, const char *name,
+	const struct machine_disk *disk, struct error *error);
+/* The volume is left out from now on; if it is a disk of the machine, points made from now on do
+ * not show that. Durable when it returns. -EINVAL: it is the only one; -ENOENT. */
+int machine_exclude_volume(
+	struct registry *registry, const char *name, const char *volume, struct error *error);
 
 /* ── machine_alerts.c ────────────────────────────────────────────────────────────────────── */
 

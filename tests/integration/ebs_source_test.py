@@ -8,6 +8,7 @@ argument:
            byte, and a delta reads just the changed blocks
   large    a first synchronisation larger than the journal, and kill -9 in the middle of it; then a
            delta larger than the journal
+  volumes  volumes that are attached, detached, taken in and left out later
   refused  what AWS refuses is told, with what it was asked and what to do; and passes
   clock    AWS's clock is behind: intervals and figures are the appliance's own
   faults   the same with everything that can go wrong at AWS going wrong, and kill -9 while copying
@@ -166,6 +167,9 @@ class Replication:
 
     def status(self):
         return self.appliance.machine("web")["ebs"]
+
+    def alerts(self):
+        return set(self.appliance.alerts("web"))
 
     def newest(self):
         return max(point["number"] for point in self.appliance.points("web"))
@@ -333,8 +337,10 @@ def tidy_and_check(r):
     r.appliance.stop()
     r.appliance.start()
     r.point("vault")
-    wait_until(20, lambda: len(r.aws.snapshots()) == 2, lambda: f"alive: {r.aws.snapshots()}")
-    r.aws.check_witness(alive=2)
+    volumes = len(r.machine.volumes)
+    wait_until(20, lambda: len(r.aws.snapshots()) == volumes,
+               lambda: f"alive: {r.aws.snapshots()}")
+    r.aws.check_witness(alive=volumes)
     check({s["id"] for s in r.aws.snapshots()} == set(r.bases().values()), "another set is alive")
 
 
@@ -484,6 +490,123 @@ def large(work):
             aws.check_witness(alive=2)
 
 
+def check_left_out(r, machine):
+    """What was excluded in the beginning is no news; what is attached later is."""
+    spare = machine.volumes.pop()
+    add = ("machine", "add", "web", "--source", "ebs", "--instance", machine.id)
+    added = r.appliance.call(*add, "--exclude-volume", spare.id)["machine"]
+    check(added["ebs"]["left_out"] == [spare.id], f"added: {added['ebs']}")
+    r.point()
+    check(not r.alerts() & {"volumes-new"}, f"an excluded volume is news: {r.alerts()}")
+    step("a volume is attached: told, and not replicated before somebody says so")
+    new = r.aws.attach(machine)
+    new.write(5 * MIB, r.dice.randbytes(3 * MIB))
+    machine.volumes.remove(new)
+    first = r.point()
+    alert = r.appliance.wait_alert("web", "volumes-new")
+    check(new.id in alert["cause"] and f"machine volumes web --include {new.id}" in alert["mend"],
+          f"the alert: {alert}")
+    check([v["id"] for v in r.status()["not_replicated"]] == [new.id], f"status: {r.status()}")
+    machine.volumes.append(new)
+    return spare, new, first
+
+
+def check_included(r, new, first):
+    step("it is included: in the next point, the others by what changed")
+    r.appliance.refused(3, "machine", "volumes", "web", "--include", "vol-0", says="vol-0")
+    disks = r.appliance.call("machine", "volumes", "web", "--include", new.id)["machine"]["disks"]
+    check([d["id"] for d in disks] == ["xvda", "xvdb", new.disk], f"disks: {disks}")
+    wait_until(10, lambda: "volumes-new" not in r.alerts(), "the alert stays")
+    changed = sum(map(len, r.change(3).values()))
+    number = r.point("vault")
+    last = r.status()["last_cycle"]
+    check(last["fetched_bytes"] <= (changed + 6) * BLOCK, f"{changed} blocks changed: {last}")
+    check(not r.status()["compared_because"] and "full-comparison" not in r.alerts(),
+          f"a disk's first copy is news: {r.status()}")
+    path = r.appliance.call("point", "show", "web", first)["point"]["path"]
+    check(not os.path.exists(f"{path}/{new.disk}.vhd"), "a point from before shows it")
+    return number
+
+
+def check_excluded(r, machine, number):
+    step("a volume is excluded: older points have it, new ones do not; and included again")
+    gone = machine.volumes.pop(1)
+    r.appliance.call("machine", "volumes", "web", "--exclude", gone.id)
+    r.compare(r.point("vault"))
+    path = r.appliance.call("point", "show", "web", "latest")["point"]["path"]
+    check(sorted(os.listdir(path)) == sorted(f"{v.disk}.vhd" for v in machine.volumes),
+          f"the point has {os.listdir(path)}")
+    r.compare(number)
+    check("volumes-new" not in r.alerts(), "what was excluded is news")
+    r.appliance.call("machine", "volumes", "web", "--include", gone.id)
+    gone.disk = gone.id  # its name is another disk's in older points
+    machine.volumes.append(gone)
+    r.point("vault")
+    r.compare(number)
+
+
+def check_detached(r, machine, spare):
+    step("a volume is detached: no points, until it is excluded")
+    lost = machine.volumes[-1]
+    r.aws.detach(machine, lost)
+    request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
+                                "point", "create", "web"], stdout=subprocess.DEVNULL)
+    alert = r.appliance.wait_alert("web", "source-failing")
+    check(lost.id in alert["cause"] and "machine volumes web --exclude" in alert["mend"],
+          f"the alert: {alert}")
+    r.appliance.call("machine", "volumes", "web", "--exclude", lost.id)
+    check(request.wait(60) == 0, "no point without it")
+    r.point("vault")
+    for volume in machine.volumes[1:]:
+        r.appliance.call("machine", "volumes", "web", "--exclude", volume.id)
+    r.appliance.refused(2, "machine", "volumes", "web", "--exclude", machine.volumes[0].id,
+                        says="only one")
+    del machine.volumes[1:]
+    r.point("vault")
+    check(spare.id in r.status()["left_out"], f"status: {r.status()}")
+
+
+def check_snapshots_left(r):
+    step("snapshots that cannot be deleted are told")
+    r.aws.admin("/settings", {"deny": ["DeleteSnapshot"]})
+    r.change(2)
+    r.point("vault")
+    alert = r.appliance.wait_alert("web", "snapshots-left")
+    check("DeleteSnapshot" in alert["cause"] and "policy" in alert["mend"], f"the alert: {alert}")
+    r.aws.admin("/settings/restore", {})
+    r.point("vault")
+    wait_until(10, lambda: "snapshots-left" not in r.alerts(), "the alert stays")
+    tidy_and_check(r)
+    step("removing the machine tells of what it cannot delete")
+    r.aws.admin("/settings", {"deny": ["DeleteSnapshot"]})
+    told = r.appliance.run("--no-progress", "machine", "remove", "web", json_output=False)
+    check(told.returncode == 0 and "landfall:machine" in told.stderr, f"it says {told}")
+
+
+def volumes(work):
+    with StrictService(work) as service, Aws(work) as aws:
+        machine = aws.machine(3, tags={"Name": "web"})
+        rootless = aws.machine(1, root_device="/dev/sda1")
+        for volume in machine.volumes:
+            volume.write(5 * MIB, os.urandom(2 * MIB))
+        appliance = open_appliance(work, service, aws)
+        with appliance:
+            appliance.call("vault", "init")
+            appliance.refused(2, "machine", "add", "old", "--source", "ebs", "--instance",
+                              rootless.id, says="root device")
+            r = Replication(work, aws, appliance, machine)
+            spare, new, first = check_left_out(r, machine)
+            number = check_included(r, new, first)
+            check_excluded(r, machine, number)
+            step("an appliance that takes over has the same volumes")
+            begin_anew(r)
+            r.compare_all()
+            check(r.status()["left_out"] == [spare.id], f"status: {r.status()}")
+            r.point("vault")
+            check_detached(r, machine, spare)
+            check_snapshots_left(r)
+
+
 def always(operation, status, code, reason=None):
     return {"match": {"operation": operation}, "times": 0,
             "fault": {"kind": "status", "status": status, "code": code, "reason": reason}}
@@ -572,8 +695,8 @@ def clock(work):
 
 def main(part):
     need("sfdisk", "mkfs.ext4", "mkfs.xfs", "mkntfs", "ntfscp", "losetup", "cmp", "fallocate")
-    run_test({"cycles": cycles, "refused": refused, "clock": clock, "faults": faults,
-              "large": large}[part])
+    run_test({"cycles": cycles, "volumes": volumes, "refused": refused, "clock": clock,
+              "faults": faults, "large": large}[part])
 
 
 main(sys.argv[1] if len(sys.argv) > 1 else "cycles")

@@ -73,7 +73,9 @@ static int zero(void *context, const struct ec2_cycle_volume *volume, uint64_t o
 	return count_call(k);
 }
 
-static const struct ec2_cycle_ops ops = { save, begin, data, zero };
+static const struct ec2_cycle_ops ops = {
+	.save = save, .begin = begin, .data = data, .zero = zero
+};
 static const struct ec2_tag tags[] = { { "landfall:group", "a group of one" } };
 static const struct ec2_cycle_options options = {
 	.tags = tags, .tag_count = 1, .window = 4, .save_every = 8, .poll_ms = 20
@@ -137,9 +139,10 @@ static void reload(struct keeper *k)
 static int run_once(struct keeper *k)
 {
 	struct ec2_world *s = k->world;
+	struct http_error left;
 	k->calls = 0;
 	int r = ec2_cycle_run(s->client, &k->cycle, &options, &ops, k, NULL, &s->error);
-	return r == 0 ? ec2_cycle_settle(s->client, &k->cycle, &ops, k) : r;
+	return r == 0 ? ec2_cycle_settle(s->client, &k->cycle, &ops, k, &left) : r;
 }
 
 static void run_cycle(struct keeper *k)
@@ -206,6 +209,7 @@ static void cut_off_at_every_step(void **state)
 	admin_post("/settings", "{\"complete_s\": 0.02}");
 	uint64_t sets = admin_number("/stats", "sets");
 	unsigned cuts = 0;
+	struct http_error left;
 	char letter = 'b';
 	/* Each cycle is cut off at its 1st, 2nd, 3rd, … call, and each is brought to its end. */
 	for (unsigned at = 1;; at++) {
@@ -217,7 +221,7 @@ static void cut_off_at_every_step(void **state)
 			k.end_at = 0;
 			if (k.cycle.phase == EC2_CYCLE_COPIED)
 				assert_int_equal(
-					ec2_cycle_settle(s->client, &k.cycle, &ops, &k), 0);
+					ec2_cycle_settle(s->client, &k.cycle, &ops, &k, &left), 0);
 			else
 				assert_done(s, run_once(&k));
 		} else {

@@ -141,6 +141,18 @@ class Aws:
         return Machine(self.admin("/instance", {
             "volumes": [{"path": path, "size_gib": 1} for path in paths], **facts}))
 
+    def attach(self, machine, volume=None):
+        """A new volume of a GiB, or one that was detached."""
+        what = {"id": volume.id} if volume else {
+            "path": str(self.work / f"volume-{secrets.token_hex(4)}"), "size_gib": 1}
+        machine.volumes.append(Volume(self.admin("/volume/attach",
+                                                 {"instance": machine.id, **what})))
+        return machine.volumes[-1]
+
+    def detach(self, machine, volume):
+        self.admin("/volume/detach", {"id": volume.id})
+        machine.volumes.remove(volume)
+
     def rules(self, *rules):
         self.admin("/rules", list(rules))
 

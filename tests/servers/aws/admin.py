@@ -9,6 +9,8 @@ POST /rules/clear {"seed"}  begins anew
 POST /instance {...}        adds an instance: id, private_ip, platform, tags, stop_protected,
                             volumes [{id, path, size_gib, type}]; the files are made
 POST /instance/set {...}    id, and what shall be different: stop_protected, freeze [dirs], …
+POST /volume/attach {...}   instance, and path and size_gib of a new volume or id of one
+POST /volume/detach {id}
 POST /volume/grow {...}     id, size_gib: it was made larger
 GET  /snapshots             those alive: id, volume, state, tags, set, blocks
 POST /snapshot/delete {id}  somebody deletes it
@@ -106,6 +108,12 @@ class Admin:
     def post_instance_set(self, given):
         self.aws.store.instances[given["id"]].update(given)
         return self.aws.store.instances[given["id"]]
+
+    def post_volume_attach(self, given):
+        return self.aws.store.attach(given.pop("instance"), given)
+
+    def post_volume_detach(self, given):
+        return self.aws.store.detach(given["id"])
 
     def post_volume_grow(self, given):
         return self.aws.store.grow_volume(given["id"], int(given["size_gib"]))

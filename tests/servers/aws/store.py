@@ -67,6 +67,25 @@ class Store:
             volume["size_gib"] = size_gib
             return volume
 
+    def attach(self, instance_id, spec):
+        """A new volume, or one that was detached."""
+        with self.lock:
+            instance = self.instances[instance_id]
+            used = {self.volumes[v]["device"] for v in instance["volumes"]}
+            device = next(f"/dev/xvd{letter}" for letter in "abcdefghijklmnop"
+                          if f"/dev/xvd{letter}" not in used)
+            volume = self.volumes.get(spec.get("id")) or self.add_volume(spec)
+            volume.update(device=device, instance=instance_id)
+            instance["volumes"].append(volume["id"])
+            return volume
+
+    def detach(self, volume_id):
+        with self.lock:
+            volume = self.volumes[volume_id]
+            self.instances[volume["instance"]]["volumes"].remove(volume_id)
+            volume.update(device="", instance=None)
+            return volume
+
     def add_instance(self, spec):
         with self.lock:
             instance = {"id": spec.get("id") or "i-" + secrets.token_hex(8) + "a",
