@@ -210,6 +210,10 @@ enum exit_code cli_verify(struct cli *cli)
 		printf("the current content: %s, %s compared with the source",
 			cli_get_text(found, "verdict"), cli_get_size(found, "bytes", text));
 		printf(", %s differed\n", cli_get_size(found, "differing_bytes", text));
+		if (cli_get_u64(found, "unverified_bytes") > 0)
+			printf("%s could not be verified: written since they were sent, as far as "
+			       "capture by scan tells\n",
+				cli_get_size(found, "unverified_bytes", text));
 		return code;
 	}
 	printf("point %s: %s, %s read from the %s\n",

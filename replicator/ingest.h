@@ -59,6 +59,8 @@ struct ingest_verify_job {
 
 struct ingest_verify_result {
 	uint64_t bytes, differing_bytes; /* of chunks: 1 MiB each */
+	uint64_t unverified_bytes; /* of `bytes`: they differ, and were written since they were sent
+				      as far as scanning tells */
 };
 
 /* Compares all disks of the machine as they are now with the source, while both go on; with

@@ -85,6 +85,7 @@ struct ingest_cut {
 struct ingest_verified {
 	uint16_t disk; /* 0: none is being verified */
 	uint64_t round, chunks, proven, differing;
+	uint64_t unverified; /* of the proven: written since they were sent, by what can be told */
 	bool round_over, done;
 	bool ended; /* without a verdict: the agent does not have that disk */
 	unsigned rounds_over;

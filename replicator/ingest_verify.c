@@ -32,6 +32,8 @@ int ingest_take_verified(struct ingest_link *link, const struct json *message, s
 	if (r == 0)
 		r = json_get_bool(message, "done", &v.done, error);
 	if (r == 0)
+		r = json_find_u64(message, "unverified", &v.unverified, error);
+	if (r >= 0)
 		r = json_find_bool(message, "ended", &v.ended, error);
 	if (r < 0)
 		return r;
@@ -156,6 +158,7 @@ static int verify_disk(struct ingest_session *session, struct group *group, uint
 		return error_set(error, r, "see the alerts of 'landfall status'",
 			"the verification could not go on: %s", strerrordesc_np(-r));
 	result->bytes += now.chunks * WIRE_CHUNK_BYTES;
+	result->unverified_bytes += MIN(now.unverified, now.chunks) * WIRE_CHUNK_BYTES;
 	result->differing_bytes += now.differing * WIRE_CHUNK_BYTES;
 	return 0;
 }

@@ -166,6 +166,14 @@ static bool should_stop(void *context)
 	return job_should_stop(v->job) || hold_is_ending(v->hold);
 }
 
+static const char *source_verdict(
+	const struct verification *v, const struct ingest_verify_result *found)
+{
+	if (found->differing_bytes > 0)
+		return v->repair ? "repaired" : "failed";
+	return found->unverified_bytes > 0 ? "incomplete" : "verified";
+}
+
 static int set_source_result(struct verification *v, const struct ingest_verify_result *found)
 {
 	CLEANUP(json_freep) struct cJSON *result = NULL;
@@ -179,10 +187,9 @@ static int set_source_result(struct verification *v, const struct ingest_verify_
 	if (r == 0)
 		r = json_add_u64(result, "differing_bytes", found->differing_bytes);
 	if (r == 0)
-		r = json_add_text(result, "verdict",
-			found->differing_bytes == 0 ? "verified"
-			: v->repair                 ? "repaired"
-						    : "failed");
+		r = json_add_u64(result, "unverified_bytes", found->unverified_bytes);
+	if (r == 0)
+		r = json_add_text(result, "verdict", source_verdict(v, found));
 	if (r == 0)
 		r = json_add_null(result, "fault");
 	return r == 0 ? job_set_result(v->job, TAKE(result)) : r;

@@ -63,7 +63,8 @@ struct session_verify {
 	bool active, repair;
 	unsigned disk; /* index */
 	uint64_t chunks, proven_count, differing_count;
-	uint64_t *proven; /* a bit a chunk; owned */
+	uint64_t unverified_count; /* of the proven: nothing can be said of them */
+	uint64_t *proven;          /* a bit a chunk; owned */
 	unsigned round;
 	uint64_t next;      /* chunk of this round */
 	bool resting;       /* until a cut has been made, */

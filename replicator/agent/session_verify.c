@@ -11,6 +11,10 @@
  * Some chunks are marked in every round, above all those with the superblocks of mounted
  * filesystems: thawing writes them. What is left after the first rounds is therefore compared page
  * by page. If all pages that differ are marked, nothing is amiss: they are known to be sent yet.
+ *
+ * Of a disk that is scanned nothing is marked. What differs there is a difference if the chunk
+ * holds what was sent last; else it was written since, which may hide a difference in it: it is
+ * counted as unverified, and told.
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -58,6 +62,8 @@ static int tell(struct session *s, bool round_over, bool done)
 		r = json_add_u64(json, "proven", v->proven_count);
 	if (r == 0)
 		r = json_add_u64(json, "differing", v->differing_count);
+	if (r == 0)
+		r = json_add_u64(json, "unverified", v->unverified_count);
 	if (r == 0)
 		r = json_add_bool(json, "round_over", round_over);
 	if (r == 0)
@@ -212,8 +218,10 @@ static void note_difference(struct session *s, uint64_t chunk)
 		chunk * WIRE_CHUNK_BYTES);
 	v->differing_count++;
 	prove(v, chunk); /* that it differs */
-	if (v->repair)
-		source_put_back(disk_of(s), chunk * WIRE_CHUNK_BYTES, WIRE_CHUNK_BYTES);
+	if (!v->repair)
+		return;
+	source_scan_forget(disk_of(s), chunk * WIRE_CHUNK_BYTES);
+	source_put_back(disk_of(s), chunk * WIRE_CHUNK_BYTES, WIRE_CHUNK_BYTES);
 }
 
 /* Judged when all of the batch was read, so that a mark set meanwhile is seen. */
@@ -229,18 +237,26 @@ static void judge_batch(struct session *s)
 	v->asked = false;
 }
 
+enum look { LOOK_EQUAL, LOOK_DIFFERS, LOOK_UNKNOWN };
+
 /* Whether a page differs that is not marked. Marks are looked at after reading. */
-static bool has_difference(
+static enum look look_at(
 	struct source_disk *disk, uint64_t chunk, const uint64_t *pages, const uint8_t *data)
 {
 	uint64_t hashes[WIRE_CHUNK_PAGES], offset = chunk * WIRE_CHUNK_BYTES;
 	frame_hash_pages(data, WIRE_CHUNK_BYTES, hashes);
+	if (memcmp(hashes, pages, sizeof(hashes)) == 0)
+		return LOOK_EQUAL;
+	if (disk->scans)
+		return source_scan_is_sent(disk, offset, checksum128(hashes, sizeof(hashes)))
+			       ? LOOK_DIFFERS
+			       : LOOK_UNKNOWN;
 	for (unsigned i = 0; i < WIRE_CHUNK_PAGES; i++) {
 		if (hashes[i] != pages[i] &&
 			!is_touched(disk, offset + i * WIRE_PAGE_BYTES, WIRE_PAGE_BYTES))
-			return true;
+			return LOOK_DIFFERS;
 	}
-	return false;
+	return LOOK_EQUAL;
 }
 
 /* Read by the thread that conducts: it is about few chunks. What cannot be read stays unproven. */
@@ -257,7 +273,9 @@ int session_verify_pages(struct session *s, const struct event *event)
 	v->asked = false;
 	int r = source_read(disk, event->first * WIRE_CHUNK_BYTES, data, WIRE_CHUNK_BYTES);
 	if (r == 0 && v->cuts == s->cuts) {
-		if (has_difference(disk, event->first, event->values, data))
+		enum look found = look_at(disk, event->first, event->values, data);
+		v->unverified_count += found == LOOK_UNKNOWN;
+		if (found == LOOK_DIFFERS)
 			note_difference(s, event->first);
 		else
 			prove(v, event->first);

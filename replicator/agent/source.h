@@ -131,6 +131,10 @@ uint64_t source_dirty_bytes(struct source_disk *disk);
 /* A whole chunk was read and is to be sent, or was found equal. True if it is scanned and this is
  * what was noted before: then there is nothing to send. */
 bool source_scan_note(struct source_disk *disk, uint64_t offset, struct hash128 hash);
+/* Of a disk that is scanned: this is what was noted last. */
+bool source_scan_is_sent(struct source_disk *disk, uint64_t offset, struct hash128 hash);
+/* The chunk is sent the next time, whatever it is. */
+void source_scan_forget(struct source_disk *disk, uint64_t offset);
 uint64_t source_swap_bytes(struct source_disk *disk);
 /* All of it is swap; what of it is swap becomes zeros. */
 bool source_is_swap(struct source_disk *disk, uint64_t offset, size_t n);

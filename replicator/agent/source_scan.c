@@ -48,6 +48,22 @@ bool source_scan_note(struct source_disk *disk, uint64_t offset, struct hash128 
 	return same;
 }
 
+bool source_scan_is_sent(struct source_disk *disk, uint64_t offset, struct hash128 hash)
+{
+	uint64_t chunk = offset / WIRE_CHUNK_BYTES;
+	SCOPED_LOCK(&disk->lock);
+	return chunk < disk->scanned_chunks && disk->scanned[chunk].low == hash.low &&
+	       disk->scanned[chunk].high == hash.high;
+}
+
+void source_scan_forget(struct source_disk *disk, uint64_t offset)
+{
+	uint64_t chunk = offset / WIRE_CHUNK_BYTES;
+	SCOPED_LOCK(&disk->lock);
+	if (chunk < disk->scanned_chunks)
+		disk->scanned[chunk] = (struct hash128){ 0 };
+}
+
 int source_scan_begin(struct source *source, struct error *error)
 {
 	for (unsigned i = 0; i < source->count; i++) {

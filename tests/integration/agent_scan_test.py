@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Where nothing tells what changes: recovery points by reading everything, right all the same; what
-was sent is not sent again; and what cannot be read in time makes no point, and says so."""
+was sent is not sent again; what cannot be read in time makes no point, and says so; and what cannot
+be verified is told."""
 
 import os
 import pathlib
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, check_equal, received_bytes
@@ -19,6 +21,49 @@ def holds(appliance, work, point):
         number = counter_in(there.at / "counter")
     appliance.remove_clone(clone)
     return number
+
+
+def verdict(appliance):
+    return appliance.call("verify", "web", timeout=100)["job"]["result"]
+
+
+def verifies(appliance, root, data):
+    step("verifying says of what it can say nothing: what is written all the time, or by every thaw")
+    found = verdict(appliance)
+    check(found["verdict"] == "incomplete" and found["differing_bytes"] == 0, f"{found}")
+    check(0 < found["unverified_bytes"] <= 2 * MIB, f"a mounted ext4 that is idle: {found}")
+    check(found["bytes"] == root.size + data.size, f"{found}")
+    with Writer(data, 20 * MIB):
+        busy = [verdict(appliance)["unverified_bytes"] for _ in range(2)]
+    check(max(busy) > found["unverified_bytes"], f"{found}, then {busy}")
+    said = appliance.run("verify", "web", json_output=False)
+    check("could not be verified" in said.stdout and "incomplete" in said.stdout, said.stdout)
+    step("and where nothing is written it proves all")
+    root.unmount()
+    appliance.create_point("web")
+    found = verdict(appliance)
+    check(found["verdict"] == "verified" and found["unverified_bytes"] == 0 and
+          found["differing_bytes"] == 0 and found["bytes"] == root.size + data.size, f"{found}")
+
+
+class Writer:
+    """Somebody who writes to the same page all the time."""
+
+    def __init__(self, disk, at):
+        self.disk, self.at, self.ends = disk, at, threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while not self.ends.is_set():
+            self.disk.write(self.at, os.urandom(4096))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ends.set()
+        self.thread.join()
 
 
 def test(work):
@@ -65,6 +110,7 @@ def test(work):
         agent.start()
         agent.wait_state("replicating", "freezing")
         check_equal(appliance, data, appliance.create_point("web"), "data")
+        verifies(appliance, root, data)
 
 
 run_test(test)
