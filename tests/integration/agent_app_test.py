@@ -33,6 +33,26 @@ def calls(work):
     return said
 
 
+def failed_cuts(appliance):
+    return appliance.log.read_text(encoding="utf-8").count("no point was made: ")
+
+
+class Calls:
+    """What the commands are called for from now on. A cut that makes no point is tried again, with
+    the commands before and after it: some kernels hide a write from the agent at times, which
+    costs the cut, and the appliance logs that."""
+
+    def __init__(self, appliance):
+        self.appliance = appliance
+        self.failed = failed_cuts(appliance)
+
+    def check(self, work, once=("pre", "post")):
+        said, failed = calls(work), failed_cuts(self.appliance) - self.failed
+        most = [[*once] * (n + 1) for n in range(failed + 1)]
+        check(said in most, f"in {work} the commands ran as {said}, not {once}, and {failed} cuts "
+                            "failed")
+
+
 def newest(appliance):
     return appliance.points("web")[-1]
 
@@ -49,13 +69,13 @@ def asked(appliance):
     return appliance.run("point", "create", "web", "--app")
 
 
-def refused(appliance, work, says, called):
+def refused(appliance, work, says):
     before = {p["number"] for p in appliance.points("web")}
+    called = Calls(appliance)
     done = asked(appliance)
     check(done.returncode == 1 and says in done.stdout + done.stderr,
           f"exit {done.returncode}: {done.stdout}{done.stderr}")
-    said = calls(work)
-    check(said == called, f"the commands ran as {said}, not {called}")
+    called.check(work)
     fresh = [p for p in appliance.points("web") if p["number"] not in before]
     check(fresh and all(p["kind"] == "crash" for p in fresh), f"the points made are {fresh}")
 
@@ -70,20 +90,20 @@ def runs(pid):
 
 def on_request(appliance, agent, work):
     step("asked for: the commands run around the freeze")
+    called = Calls(appliance)
     point = appliance.call("point", "create", "web", "--app")["point"]
     check(point["kind"] == "application", f"{point}")
-    check(calls(work) == ["pre", "post"], "the commands did not run once each, in their order")
+    called.check(work)
     check(state_in(appliance, work, point) == "rest", "the point was not made between them")
     plain = appliance.create_point("web")
     check(plain["kind"] == "crash" and not calls(work), f"a plain point is {plain}")
     check(state_in(appliance, work, plain) == "busy", "the applications were not woken")
 
     step("a command that fails, or does not end, is named, and the point is no better than others")
-    for name, says, called in (("fail-pre", "ended with 3", ["pre", "post"]),
-                               ("fail-post", "ended with 4", ["pre", "post"]),
-                               ("slow", "longer than 2 s", ["pre", "post"])):
+    for name, says in (("fail-pre", "ended with 3"), ("fail-post", "ended with 4"),
+                       ("slow", "longer than 2 s")):
         (work / name).touch()
-        refused(appliance, work, says, called)
+        refused(appliance, work, says)
         (work / name).unlink()
     pid = int((work / "pid").read_text(encoding="ascii"))
     check(not runs(pid), "the command that took too long runs still")
@@ -200,11 +220,11 @@ def of_a_group(appliance, agent, work, disk):
                        ("fail-post", ("machine db", "ended with 4"))):
         (work / "root.mnt/noise").write_bytes(os.urandom(8192))
         (work / "db" / name).touch()
+        called = Calls(appliance)
         refused_group(appliance, work, says)
         (work / "db" / name).unlink()
         for where in (work, work / "db"):
-            said = calls(where)
-            check(said == ["pre", "post"], f"in {where} the commands ran as {said}")
+            called.check(where)
     (work / "fail-pre").touch()
     refused_group(appliance, work, ("machine web", "ended with 3"))
     (work / "fail-pre").unlink()

@@ -18,8 +18,8 @@ from agent import Agent, LoopDisk, check_equal
 from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
                        wait_until)
 
-# As fast as it goes: 2 MiB/s make a first synchronization long enough to look at.
-SLOW = ["--read-limit", "2M"]
+# Long enough to look at, and to make points meanwhile on a machine that is busy with other things.
+SLOW, SLOWER = ["--read-limit", "2M"], ["--read-limit", "512K"]
 
 
 class MachineAgent(Agent):
@@ -104,6 +104,10 @@ def touch(disk, at=0):
 def appears(appliance, agent, root, data, other):
     step("a disk that appears is protected by itself, and holds nobody up")
     data.write(0, os.urandom(24 * MIB))
+    options = agent.options
+    agent.stop()
+    agent.start(options=[*SLOWER, *options[len(SLOW):]])
+    agent.wait_state("replicating", "freezing")
     agent.plug(other, "sdx")
     agent.plug(data, "sdc")
     disk = wait_until(30, lambda: protected(appliance).get(name_of(data)),
@@ -115,14 +119,19 @@ def appears(appliance, agent, root, data, other):
               f"it never told rate and time left: {told}")
         told = appliance.run("status", "web", json_output=False).stdout
     seen = []
-    while not protected(appliance)[name_of(data)]["state"] == "whole":
+    while len(seen) < 2:
         touch(root)
         point = appliance.create_point("web")
-        if protected(appliance)[name_of(data)]["state"] != "whole":
-            check(shown(appliance, point) == files(root), f"{shown(appliance, point)}")
-            equal(appliance, point, root)
-            seen.append(point)
-    check(len(seen) >= 2, f"{len(seen)} points were made before the new disk was compared")
+        check(protected(appliance)[name_of(data)]["state"] == "comparing",
+              f"{len(seen)} points were made before the new disk was compared")
+        check(shown(appliance, point) == files(root), f"{shown(appliance, point)}")
+        equal(appliance, point, root)
+        seen.append(point)
+    step("and an agent that is started again goes on with it")
+    agent.stop()
+    agent.start(options=options)
+    wait_until(90, lambda: protected(appliance).get(name_of(data), {}).get("state") == "whole",
+               lambda: f"it is not compared: {protected(appliance)}")
     check(name_of(other) not in protected(appliance), "an excluded disk is protected")
     point = appliance.create_point("web")
     check(shown(appliance, point) == files(root, data), f"{shown(appliance, point)}")
