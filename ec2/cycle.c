@@ -2,7 +2,8 @@
  * The phases of a cycle, each begun only after the state that leads to it was saved.
  *
  * IDLE      choose the set's id                                            → save, CREATING
- * CREATING  is a set of that id there (an earlier run made it)? else make it → save, WAITING
+ * CREATING  an earlier run may have made it: is a set of that id there? else another id → save;
+ *           make it                                                      → save, WAITING
  * WAITING   until all its snapshots are completed                          → save, COPYING
  * COPYING   volume by volume, from its index on                            → save, COPIED
  *
@@ -89,6 +90,8 @@ static int note_snapshot(void *context, const struct ec2_snapshot *s)
 	struct ec2_cycle_volume *v = find_volume(cycle, s->volume_id);
 	if (!v || strlen(s->id) >= sizeof(v->snapshot))
 		return 0; /* told as incomplete below */
+	if (v->snapshot[0] && strcmp(v->snapshot, s->id) != 0)
+		return -EUCLEAN; /* of which moment is it? */
 	snprintf(v->snapshot, sizeof(v->snapshot), "%s", s->id);
 	v->bytes = s->volume_bytes;
 	v->index = 0;
@@ -173,13 +176,24 @@ static void delete_set(struct run *run)
 	}
 }
 
-static int make_set(struct run *run)
+/* `fresh`: the id was chosen just now. No id is used for two tries: a set that an earlier one made
+ * may turn up late, and two of one id could be taken for one of two moments. */
+static int make_set(struct run *run, bool fresh)
 {
 	struct ec2_cycle *cycle = run->cycle;
-	/* An earlier run may have made it. */
-	int r = ec2_find_snapshots(run->client, cycle->set, note_snapshot, cycle, run->error);
-	if (r == 0 && snapshots_of(cycle) == 0)
-		r = create(run);
+	int r = fresh ? 0
+		      : ec2_find_snapshots(
+				run->client, cycle->set, note_snapshot, cycle, run->error);
+	if (r == 0 && snapshots_of(cycle) == 0) {
+		r = fresh ? 0 : choose_set(run);
+		if (r == 0)
+			r = create(run);
+	}
+	if (r == -EUCLEAN) {
+		delete_set(run);
+		r = http_error_set(run->error, -EIO,
+			"two snapshots of one volume have the set's id, %s", cycle->set);
+	}
 	if (r < 0) {
 		/* What may turn up under this id is an orphan: the next try has another. */
 		return r == -ECANCELED ? r : give_up(run, r);
@@ -332,9 +346,10 @@ int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	*run.error = (struct http_error){ 0 };
 	if (cycle->count == 0)
 		return http_error_set(run.error, -EINVAL, "no volumes are replicated");
-	int r = cycle->phase == EC2_CYCLE_IDLE ? choose_set(&run) : 0;
+	bool fresh = cycle->phase == EC2_CYCLE_IDLE;
+	int r = fresh ? choose_set(&run) : 0;
 	if (r == 0 && cycle->phase == EC2_CYCLE_CREATING)
-		r = make_set(&run);
+		r = make_set(&run, fresh);
 	if (r == 0 && cycle->phase == EC2_CYCLE_WAITING)
 		r = wait_for_set(&run);
 	if (r == 0 && cycle->phase == EC2_CYCLE_COPYING)

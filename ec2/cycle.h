@@ -9,7 +9,7 @@
  * and saves whenever `save` is called, before anything goes on. After an end of whatever kind,
  * kill -9 too, ec2_cycle_run goes on from the state that was saved last:
  *	- before CreateSnapshots the set's id is saved, so that a set whose making nobody
- *	  heard of is found by its tag;
+ *	  heard of is found by its tag; if it is not there (yet), the next try has another id;
  *	- each volume has the index up to which it was handed over; what was handed over after the
  *	  last save is handed over again, which comes to the same.
  * The base is deleted only by ec2_cycle_settle, which the caller calls once what was handed over is

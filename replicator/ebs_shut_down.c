@@ -14,6 +14,7 @@
 #define LOOK_NS (2 * NS_PER_S)
 #define STOP_NS (15 * 60 * NS_PER_S) /* a guest may take its time */
 #define REQUEST_MS 1000u
+#define TROUBLE_NS (30 * NS_PER_S) /* so long fetching may fail before it is given up */
 
 struct stopping {
 	struct ebs *ebs;
@@ -74,10 +75,39 @@ static int wait_until_stopped(struct stopping *s, struct error *error)
 	}
 }
 
-/* The last set may take as long as its snapshots need. */
+/* What would be refused afterwards is refused before production is down. */
+static int check_ready(struct stopping *s, struct error *error)
+{
+	CLEANUP(registry_release) struct hold hold = { 0 };
+	int r = registry_hold(s->ebs->registry, s->machine, error, &hold);
+	return r == 0 ? group_check_askable(hold.group, error) : r;
+}
+
+/* What keeps it from being fetched, once it has done so for a while; false: nothing. */
+static bool is_stuck(struct stopping *s, int64_t *since_ns, struct error *ret_error)
+{
+	struct group_trouble trouble = { 0 };
+	int64_t now_ns = clock_monotonic_ns(clock_system());
+	bool failing;
+	{
+		SCOPED_LOCK(&s->ebs->registry->lock);
+		failing = ebs_trouble(s->ebs, s->machine, &trouble);
+	}
+	if (!failing)
+		*since_ns = 0;
+	else if (*since_ns == 0)
+		*since_ns = now_ns;
+	if (*since_ns == 0 || now_ns - *since_ns < TROUBLE_NS)
+		return false;
+	*ret_error = trouble.error;
+	return true;
+}
+
+/* The last set may take as long as its snapshots need, while nothing fails. */
 static int last_point(struct stopping *s, struct error *error, uint64_t *ret_point)
 {
 	uint64_t request;
+	int64_t failing_ns = 0;
 	bool asked = false;
 	for (;;) {
 		CLEANUP(registry_release) struct hold hold = { 0 };
@@ -92,6 +122,8 @@ static int last_point(struct stopping *s, struct error *error, uint64_t *ret_poi
 			return r;
 		if (is_told_to_stop(s))
 			return error_set(error, -ECANCELED, NULL, "it was ended");
+		if (is_stuck(s, &failing_ns, error))
+			return error->code;
 	}
 }
 
@@ -102,7 +134,9 @@ int ebs_shut_down(struct ebs *ebs, const char *machine, const atomic_bool *stop,
 	if (ebs_read_spec(ebs, machine, false, &s.spec) < 0)
 		return error_set(error, -ENOENT, "'landfall machine list' shows what there is",
 			"there is no machine %.80s of the source ebs", machine);
-	int r = ebs_open_client(ebs, s.spec.region, &ebs->stop, stop, error, &s.client);
+	int r = check_ready(&s, error);
+	if (r == 0)
+		r = ebs_open_client(ebs, s.spec.region, &ebs->stop, stop, error, &s.client);
 	if (r == 0)
 		r = stop_instance(&s, error);
 	if (r == 0)

@@ -171,6 +171,8 @@ void group_point_unchanged(struct group *group, const struct group_due *due);
 /* In answer to an application-consistent point that was due: what was sealed is not one, and why.
  * Who asked for one is told; by the policy it is tried again when its interval is over. */
 void group_app_failed(struct group *group, const struct group_due *due, const struct error *error);
+/* Whether group_ask_point would be answered; the same errors. */
+int group_check_askable(struct group *group, struct error *error);
 /* Asks the source for a point of that kind now. `ret_request` is what group_wait_request waits for.
  */
 int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request);

@@ -130,9 +130,8 @@ void group_app_failed(struct group *group, const struct group_due *due, const st
 	pthread_cond_broadcast(&group->changed);
 }
 
-int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request)
+static int check_askable_locked(struct group *group, struct error *error)
 {
-	SCOPED_LOCK(&group->lock);
 	if (group->taken_over)
 		return error_set(error, -ESTALE, "see the alerts of 'landfall status'",
 			"group %s belongs to another appliance", group->name);
@@ -142,6 +141,21 @@ int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint
 	if (!may_be_due_locked(group))
 		return error_set(error, -EIO, "see the alerts of 'landfall status'",
 			"group %s: its journal failed and is not open", group->name);
+	return 0;
+}
+
+int group_check_askable(struct group *group, struct error *error)
+{
+	SCOPED_LOCK(&group->lock);
+	return check_askable_locked(group, error);
+}
+
+int group_ask_point(struct group *group, uint8_t kind, struct error *error, uint64_t *ret_request)
+{
+	SCOPED_LOCK(&group->lock);
+	int r = check_askable_locked(group, error);
+	if (r < 0)
+		return r;
 	if (group->requests == group->requests_answered || kind == POINT_APPLICATION)
 		group->request_kind = kind;
 	*ret_request = ++group->requests;

@@ -99,6 +99,12 @@ static void the_last_point_comes_after_the_stop(void **state)
 
 	admin_postf("/instance/set", "{\"id\": \"%s\", \"stop_protected\": false}",
 		w.service->instance);
+	/* A group that would make no point: it runs on. */
+	assert_int_equal(machine_pause(w.registry, "web", true, &error), 0);
+	assert_int_equal(ebs_shut_down(w.ebs, "web", &stop, &error, &point), -EBUSY);
+	assert_non_null(strstr(error.mend, "resume"));
+	assert_state(&w, "running");
+	assert_int_equal(machine_pause(w.registry, "web", false, &error), 0);
 	write_block(w.service->path[0], 3, 'z');
 	if (ebs_shut_down(w.ebs, "web", &stop, &error, &point) < 0)
 		fail_msg("shut down: %s", error.message);
@@ -108,6 +114,11 @@ static void the_last_point_comes_after_the_stop(void **state)
 	if (ebs_shut_down(w.ebs, "web", NULL, &error, &again) < 0)
 		fail_msg("again: %s", error.message);
 	assert_true(again > point);
+	/* What keeps the last point from being made is told, and is no wait without end. */
+	admin_post("/settings", "{\"deny\": [\"CreateSnapshots\"]}");
+	assert_int_equal(ebs_shut_down(w.ebs, "web", &stop, &error, &again), -EACCES);
+	assert_non_null(strstr(error.message, "CreateSnapshots"));
+	admin_post("/settings", "{\"deny\": []}");
 	/* Told to stop it says so, and what it did stays done. */
 	atomic_store(&stop, true);
 	assert_int_equal(ebs_shut_down(w.ebs, "web", &stop, &error, &again), -ECANCELED);

@@ -294,6 +294,18 @@ def check_lost_set(r):
     del r.copies[point["number"]]
 
 
+def check_order(r):
+    step("the set before is deleted after the point that needs it no more")
+    r.change(3)
+    bases = set(r.bases().values())
+    r.aws.rules({"match": {"operation": "DeleteSnapshot"}, "times": 1,
+                 "fault": {"kind": "delay", "delay_s": 8}})
+    r.appliance.call("point", "create", "web")
+    check(bases <= {s["id"] for s in r.aws.snapshots()}, "it was deleted before the point was sealed")
+    wait_until(30, lambda: not bases & {s["id"] for s in r.aws.snapshots()}, "it stays")
+    r.aws.admin("/rules/clear", {"seed": 1})
+
+
 def check_resync(r):
     step("a resync reads all and writes nothing; a volume that grows")
     r.appliance.call("resync", "web")
@@ -363,6 +375,7 @@ def cycles(work):
             check_deltas(r, 2)
             check_lost_line(r)
             check_lost_set(r)
+            check_order(r)
             check_resync(r)
             check_takeover(r)
             tidy_and_check(r)
@@ -431,7 +444,7 @@ def faults(work):
             r = Replication(work, aws, appliance, machine)
             aws.rules(*FAULTS)
             aws.admin("/settings", {"blocks_per_s": 150, "lists_per_s": 15, "calls_per_s": 15,
-                                    "snapshot_interval_s": 4})
+                                    "snapshot_interval_s": 4, "visible_s": 1})
             step("first synchronisation, with faults")
             r.point()
             check_deltas(r, 2, exact=False)

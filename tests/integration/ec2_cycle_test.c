@@ -26,6 +26,7 @@ struct keeper {
 	unsigned end_at; /* which of them ends the run; 0: none */
 	unsigned wholes; /* volumes that came whole */
 	uint64_t blocks;
+	uint64_t deleted; /* DeleteSnapshots when it was last saved as IDLE */
 };
 
 static int count_call(struct keeper *k)
@@ -39,6 +40,8 @@ static int save(void *context, const struct ec2_cycle *cycle)
 	int r = count_call(k);
 	if (r < 0)
 		return r;
+	if (cycle->phase == EC2_CYCLE_IDLE)
+		k->deleted = admin_operations("DeleteSnapshot");
 	buf_clear(&k->saved);
 	return ec2_cycle_print(cycle, &k->saved);
 }
@@ -196,6 +199,8 @@ static void set_after_set(void **state)
 		run_cycle(&k);
 		assert_int_equal(k.wholes, 0);
 		assert_int_equal(k.blocks, 2);
+		/* Nothing goes before the state says that it is not needed. */
+		assert_int_equal(admin_operations("DeleteSnapshot"), k.deleted + 2);
 	}
 	assert_int_equal(snapshots_alive(s), 2);
 }
@@ -214,6 +219,7 @@ static void cut_off_at_every_step(void **state)
 	/* Each cycle is cut off at its 1st, 2nd, 3rd, … call, and each is brought to its end. */
 	for (unsigned at = 1;; at++) {
 		k.end_at = at;
+		k.wholes = 0;
 		int r = run_once(&k);
 		if (r == -EINTR) {
 			cuts++;
@@ -228,6 +234,7 @@ static void cut_off_at_every_step(void **state)
 			assert_done(s, r);
 		}
 		sets++;
+		assert_true(at == 1 || k.wholes == 0); /* the line goes on */
 		assert_replicas(&k);
 		assert_int_equal(snapshots_alive(s), 2);
 		if (r == 0)
@@ -296,6 +303,51 @@ static void sets_that_cannot_be_used(void **state)
 	assert_int_equal(run_once(&k), -ENODEV);
 }
 
+/* EC2 may not show for a while what it made. */
+static void no_id_is_used_twice(void **state)
+{
+	struct ec2_world *s = *state;
+	CLEANUP(keeper_close) struct keeper k;
+	char first[EC2_SET_ID_BYTES];
+	unsigned made = 0;
+	keeper_open(&k, s);
+	first_content(s);
+	run_cycle(&k);
+	/* Its making is cut off from us, and it is not to be seen afterwards: as is the next. */
+	admin_post("/settings", "{\"visible_s\": 3600}");
+	k.end_at = 2;
+	write_block(s->path[0], 4, 'b');
+	assert_int_equal(run_once(&k), -EINTR);
+	reload(&k);
+	assert_int_equal(k.cycle.phase, EC2_CYCLE_CREATING);
+	memcpy(first, k.cycle.set, sizeof(first));
+	write_block(s->path[0], 4, 'c');
+	assert_int_equal(run_once(&k), -EINTR);
+	reload(&k);
+	assert_int_equal(k.cycle.phase, EC2_CYCLE_CREATING);
+	assert_string_not_equal(k.cycle.set, first);
+	admin_post("/settings", "{\"visible_s\": 0}");
+	run_cycle(&k);
+	assert_int_equal(k.wholes, 0);
+	assert_int_equal(k.blocks, 1);
+	assert_int_equal(snapshots_alive(s), 4);
+	/* Two sets of one id, whoever made them: neither counts. */
+	k.end_at = 2;
+	write_block(s->path[0], 4, 'd');
+	assert_int_equal(run_once(&k), -EINTR);
+	reload(&k);
+	const struct ec2_snapshot_set again = {
+		.instance_id = s->instance, .set_id = k.cycle.set, .tags = tags, .tag_count = 1
+	};
+	assert_done(s, ec2_create_snapshots(s->client, &again, count_one, &made, &s->error));
+	k.end_at = 0;
+	assert_int_equal(run_once(&k), -EIO);
+	assert_non_null(strstr(s->error.message, "two snapshots of one volume"));
+	assert_int_equal(k.cycle.phase, EC2_CYCLE_IDLE);
+	run_cycle(&k);
+	assert_int_equal(k.wholes, 0);
+}
+
 static void orphans_are_found(void **state)
 {
 	struct ec2_world *s = *state;
@@ -306,7 +358,10 @@ static void orphans_are_found(void **state)
 	const struct ec2_snapshot_set ours = {
 		.instance_id = s->instance, .set_id = "late", .tags = tags, .tag_count = 1
 	};
-	const struct ec2_snapshot_set theirs = { .instance_id = s->instance, .set_id = "other" };
+	const struct ec2_tag another = { tags[0].key, "another group" };
+	const struct ec2_snapshot_set theirs = {
+		.instance_id = s->instance, .set_id = "other", .tags = &another, .tag_count = 1
+	};
 	unsigned made = 0;
 	assert_done(s, ec2_create_snapshots(s->client, &ours, count_one, &made, &s->error));
 	assert_done(s, ec2_create_snapshots(s->client, &theirs, count_one, &made, &s->error));
@@ -332,6 +387,7 @@ int main(void)
 		TEST(cut_off_at_every_step),
 		TEST(the_line_is_lost),
 		TEST(sets_that_cannot_be_used),
+		TEST(no_id_is_used_twice),
 		TEST(orphans_are_found),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,7 +207,8 @@ class Ec2:
         filters = filters_of(form)
         if numbered(form, "Owner") not in ([], ["self"]):
             raise Refusal(400, "InvalidParameterValue", "only self")
-        alive = {s.id: s for s in self.store.alive()}
+        alive = {s.id: s for s in self.store.alive()
+                 if time.time() - s.made >= self.settings["visible_s"]}
         found = [s for s in self._select(form, "SnapshotId", alive, "InvalidSnapshot.NotFound")
                  if self._passes(filters, {"volume-id": s.volume_id, "status": s.state},
                                  s.tags)]

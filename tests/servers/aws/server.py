@@ -45,6 +45,7 @@ SETTINGS = {
     "page_token_ttl_s": 3600,
     "credential_ttl_s": 3600,
     "complete_s": 0.3,            # how long a set is pending
+    "visible_s": 0,               # until DescribeSnapshots shows what was made
     "snapshot_interval_s": 0,     # between two snapshots of a volume
     "concurrent_per_volume": 5,
     "pending_snapshots": 100,

@@ -26,6 +26,7 @@ class Snapshot:
         self.id = "snap-" + secrets.token_hex(8) + "a"
         self.volume_id, self.size_gib = volume["id"], volume["size_gib"]
         self.tags, self.description = tags, description
+        self.made = time.time()
         self.started, self.ends, self.ends_in_error = time.time(), ends, error
         self.set_number = set_number
         self.blocks = {}                        # index -> digest
