@@ -389,11 +389,12 @@ static void rule_verify_failed(const struct alert_facts *f, struct board *board)
 	struct alert *a = raise_alert(board, "verify-failed", true);
 	SAY(a->text, "%s: recovery point %" PRIu64 " did not prove right when it was verified",
 		f->machine, f->failed_point);
-	SAY(a->cause, "bytes read back differ from the hashes kept with the point; the job's "
-		      "record names the first");
+	SAY(a->cause, "%s",
+		f->failed_fault.code ? f->failed_fault.message
+				     : "what was wrong with it is in the record of the job verify");
 	SAY(a->mend,
 		"do not use that point; run 'landfall vault check', verify its neighbours, "
-		"then 'landfall point delete %s %" PRIu64 "'",
+		"then 'landfall point delete %s %" PRIu64 "', once a newer one is in the vault",
 		member_of(f), f->failed_point);
 }
 

@@ -75,7 +75,8 @@ struct alert_facts {
 	struct error app_error; /* why points are not application-consistent; code 0: they are */
 
 	/* points */
-	uint64_t failed_point; /* newest whose verification failed; 0: none */
+	uint64_t failed_point;     /* newest whose verification failed; 0: none */
+	struct error failed_fault; /* what it found; code 0: not known any more */
 };
 
 /* Evaluates every rule. `alerts`/`*count` hold the result of the evaluation before (0 at first)

@@ -194,8 +194,9 @@ int group_wait_vault(
 int group_point_keep(struct group *group, uint64_t number, bool keep, struct error *error);
 /* -EBUSY: the newest of the vault, or something reads it. The vault follows in the background. */
 int group_point_delete(struct group *group, uint64_t number, struct error *error);
-/* Records a verification's verdict with the point. */
-int group_point_verdict(struct group *group, uint64_t number, bool verified, struct error *error);
+/* Records a verification's verdict with the point: what it found, NULL if it is right. */
+int group_point_verdict(
+	struct group *group, uint64_t number, const struct error *fault, struct error *error);
 
 /* A copy of the group as the vault knows it; the caller frees it. -ENOTCONN: not claimed yet. */
 int group_vault_copy(struct group *group, struct vault_group *ret_group);

@@ -31,7 +31,9 @@ struct group_state {
 	int64_t opened_ns; /* since then; 0: it was not noted */
 	bool taken_over;   /* as of the last time the vault was asked */
 	char owner[192];
-	uint64_t *deletes; /* owned: points to be deleted in the vault */
+	uint64_t failed_point;     /* whose verification failed last; 0: none, */
+	struct error failed_fault; /* and what it found */
+	uint64_t *deletes;         /* owned: points to be deleted in the vault */
 	unsigned delete_count;
 	struct history_absence *absences; /* owned: disks that points do not show */
 	unsigned absence_count;
@@ -136,6 +138,7 @@ struct group {
 	uint64_t rate_written_bytes, rate_flushed_bytes;
 	uint64_t flushed_bytes; /* by finished flushes */
 	uint64_t failed_point;
+	struct error failed_fault; /* code 0: it is not known any more */
 	struct group_trouble trouble;
 	struct group_comparison comparison;
 	struct group_certificate certificate;

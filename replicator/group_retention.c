@@ -363,10 +363,22 @@ int group_point_keep(struct group *group, uint64_t number, bool keep, struct err
 	return 0;
 }
 
-int group_point_verdict(struct group *group, uint64_t number, bool verified, struct error *error)
+/* For its alert, after a restart, too; if it cannot be kept the alert says so. */
+static void note_fault(struct group *group, uint64_t number, const struct error *fault)
 {
-	int r = mark(group, number, verified ? POINT_VERIFIED : POINT_FAILED,
-		verified ? POINT_FAILED : POINT_VERIFIED, "recording a verdict", error);
+	SCOPED_LOCK(&group->state_lock);
+	group->state.failed_point = number;
+	group->state.failed_fault = *fault;
+	(void)group_state_save(group);
+}
+
+int group_point_verdict(
+	struct group *group, uint64_t number, const struct error *fault, struct error *error)
+{
+	if (fault)
+		note_fault(group, number, fault);
+	int r = mark(group, number, fault ? POINT_FAILED : POINT_VERIFIED,
+		fault ? POINT_VERIFIED : POINT_FAILED, "recording a verdict", error);
 	if (r == 0)
 		group_find_failed_point(group);
 	return r;

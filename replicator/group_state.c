@@ -39,6 +39,17 @@ static int read_absences(struct group_state *state, const struct json *root, str
 	return r;
 }
 
+static int read_fault(struct group_state *state, const struct json *root, struct error *error)
+{
+	const char *message = "";
+	int r = json_find_u64(root, "failed_point", &state->failed_point, error);
+	if (r > 0)
+		r = json_get_text(root, "failed_fault", &message, error);
+	if (r == 0 && state->failed_point > 0)
+		error_fill(&state->failed_fault, -EBADMSG, NULL, "%s", message);
+	return r;
+}
+
 static int read_fields(struct group_state *state, const struct json *root, struct error *error)
 {
 	const char *owner = "";
@@ -52,6 +63,8 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 		r = json_get_text(root, "owner", &owner, error);
 	if (r == 0)
 		r = json_get_array(root, "deletes", &deletes, error);
+	if (r == 0)
+		r = read_fault(state, root, error);
 	if (r < 0)
 		return r;
 	snprintf(state->owner, sizeof(state->owner), "%s", owner);
@@ -120,6 +133,11 @@ static int build(const struct group_state *state, struct cJSON **ret_json)
 		r = json_add_bool(json, "taken_over", state->taken_over);
 	if (r == 0)
 		r = json_add_text(json, "owner", state->owner);
+	if (r == 0 && state->failed_point > 0) {
+		r = json_add_u64(json, "failed_point", state->failed_point);
+		if (r == 0)
+			r = json_add_text(json, "failed_fault", state->failed_fault.message);
+	}
 	if (r == 0)
 		r = json_add_array(json, "deletes", &deletes);
 	for (unsigned i = 0; r == 0 && i < state->delete_count; i++)

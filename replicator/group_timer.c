@@ -210,6 +210,7 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	f.flush_failures = group->flush_failures;
 	f.flush_error = group->flush_error;
 	f.failed_point = group->failed_point;
+	f.failed_fault = group->failed_fault;
 	f.agent_machine = group->trouble.machine[0] ? group->trouble.machine : NULL;
 	f.agent_away_since_ns = group->trouble.away_since_ns;
 	f.agent_never_came = group->trouble.never_came;
@@ -241,8 +242,14 @@ void group_find_failed_point(struct group *group)
 	uint64_t number = 0;
 	if (history_point_newest(group->history, POINT_FAILED, INT64_MAX, &point) == 0)
 		number = point.number;
+	struct error fault = { 0 };
+	pthread_mutex_lock(&group->state_lock);
+	if (number > 0 && group->state.failed_point == number)
+		fault = group->state.failed_fault;
+	pthread_mutex_unlock(&group->state_lock);
 	SCOPED_LOCK(&group->lock);
 	group->failed_point = number;
+	group->failed_fault = fault;
 }
 
 /* With a vault the flusher's thread does it. */

@@ -143,7 +143,8 @@ static int verify_window(struct verify *v, struct error *error)
 			(uint64_t)pages * HASHES_PAGE_BYTES, take_range, v, &e);
 	} while (r < 0 && backoff_again(&backoff, r, &e));
 	if (r == -ENOENT)
-		return error_set(error, -EBADMSG, NULL, "snapshot %s of %s is missing",
+		return error_set(error, -EBADMSG, "choose another recovery point",
+			"snapshot %s of %s is missing: something has deleted it in the vault",
 			v->disk->snapshot, v->disk->blob);
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot tell what %s holds", v->disk->blob);

@@ -151,7 +151,8 @@ static int prove(struct verification *v, uint64_t number, struct error *error)
 		group_tell_vault(v->hold->group, r, error);
 	if (r < 0 && r != -EBADMSG)
 		return r;
-	int verdict = group_point_verdict(v->hold->group, number, r == 0, r == 0 ? error : NULL);
+	int verdict = group_point_verdict(
+		v->hold->group, number, r < 0 ? error : NULL, r == 0 ? error : NULL);
 	int told = set_result(v, number, in_vault, r < 0 ? error : NULL);
 	if (r == 0)
 		r = verdict < 0 ? verdict : told;

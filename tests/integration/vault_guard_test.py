@@ -7,7 +7,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from appliance import BUILD, MIB, Appliance, StrictService, check, run_test, step  # noqa: E402
+from appliance import (BUILD, MIB, Appliance, StrictService, check, run_test, step,  # noqa: E402
+                       wait_until)
 from images import Image, vault_of  # noqa: E402
 
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"}}
@@ -89,6 +90,27 @@ def damaged(service, work):
                 check(contents(service) == before, "the vault was changed")
 
 
+def missing(service, work):
+    step("a point without its snapshot: verify and the alert say just that, after a restart, too")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a:
+        a.call("vault", "init")
+        add(a)
+        first = min(two_points(a))
+        snapshot = vault_of(service).manifest("test", "prod", first)["disks"][0]["snapshot"]
+        lose_snapshot(service, first)
+        words = (snapshot, BLOB, "is missing")
+        a.refused(1, "verify", "web", first, says=words)
+        for _ in range(2):
+            alert = a.wait_alert("web", "verify-failed")
+            check(all(word in alert["cause"] for word in words) and "differ" not in alert["cause"],
+                  f"the cause: {alert}")
+            check(f"point delete web {first}" in alert["mend"], f"the mend: {alert}")
+            a.kill()
+            a.start()
+        a.call("point", "delete", "web", first)
+        wait_until(20, lambda: "verify-failed" not in a.alerts("web"), "the alert stays")
+
+
 def namesakes(service, work):
     step("a machine of a name that another group's has is refused, or harms nothing")
     with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a, \
@@ -128,7 +150,7 @@ def namesakes(service, work):
 
 
 def test(work):
-    for number, part in enumerate((damaged, namesakes)):
+    for number, part in enumerate((damaged, missing, namesakes)):
         own = work / str(number)
         own.mkdir()
         with StrictService(own) as service:
