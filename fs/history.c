@@ -290,7 +290,7 @@ int history_point_mark(
 {
 	const uint32_t allowed = POINT_KEEP | POINT_VERIFIED | POINT_FAILED;
 	SCOPED_LOCK(&history->lock);
-	if ((set | clear) & ~allowed)
+	if (((set & ~(uint32_t)POINT_DAMAGED) | clear) & ~allowed)
 		return -EINVAL;
 	if (!catalogue_find(history, number))
 		return -ENOENT;

@@ -209,7 +209,7 @@ int history_point_latest(struct history *history, int64_t time_ns, struct point 
 /* The oldest point with number ≥ `from` and all of `flags` set. 0 or -ENOENT. */
 int history_point_oldest(
 	struct history *history, uint64_t from, uint32_t flags, struct point *ret_point);
-/* Sets and clears POINT_KEEP, _VERIFIED, _FAILED. Staged. -ENOENT. */
+/* Sets and clears POINT_KEEP, _VERIFIED, _FAILED; sets POINT_DAMAGED, for good. Staged. -ENOENT. */
 int history_point_mark(
 	struct history *history, uint64_t number, uint32_t set, uint32_t clear, uint64_t *ret_lsn);
 /* Takes POINT_LOCAL or POINT_VAULT (or both) off; a point with neither is gone. Staged. Taking

@@ -93,8 +93,16 @@ static void rule_resync(const struct alert_facts *f, struct board *board)
 	struct alert *a = raise_alert(board, "resync-needed", true);
 	SAY(a->text, "%s: %u disks lost acknowledged data and must be compared with the source: %s",
 		f->machine, f->resync_disks, f->resync_names);
-	SAY(a->cause, "%s",
-		f->first_fault[0] ? f->first_fault : "part of the journal could not be read back");
+	if (f->first_fault[0])
+		SAY(a->cause, "%s", f->first_fault);
+	else if (f->lost_point > 0)
+		SAY(a->cause,
+			"the vault holds point %" PRIu64
+			", which the journal does not know: it is older than the vault (this "
+			"appliance went back to a snapshot or a backup), or its end is lost",
+			f->lost_point);
+	else
+		SAY(a->cause, "part of the journal could not be read back");
 	SAY(a->mend,
 		"write the disks' content again from the source (source fuse: to the live "
 		"files, then 'landfall point create %s --resynced'); or go back to the newest "

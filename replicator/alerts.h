@@ -57,6 +57,7 @@ struct alert_facts {
 	char first_fault[256];
 	unsigned resync_disks;
 	char resync_names[160];
+	uint64_t lost_point; /* the vault's newest, if the journal has lost it; else 0 */
 
 	/* agents: what keeps the group's machines from making points */
 	const char *agent_machine;    /* whose; NULL: nothing does */

@@ -242,6 +242,7 @@ static int open_first_time(
 		group->state.taken_over = false;
 		group->state.owner[0] = '\0';
 		group->state.delete_count = 0;
+		group->state.lost_point = group->state.lost_lsn = 0;
 		group->state.opened = false;
 		r = take_absences(group, options->import);
 		if (r < 0)

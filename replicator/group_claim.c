@@ -174,19 +174,49 @@ static int seal_above(struct group *group, uint64_t unknown, struct error *error
 	return r < 0 ? group_error(error, r, group, "sealing a recovery point") : 0;
 }
 
+/* Up to which point of the vault a loss was noted in this journal already. */
+static uint64_t told_loss(struct group *group)
+{
+	SCOPED_LOCK(&group->state_lock);
+	return history_durable_lsn(group->history) >= group->state.lost_lsn
+		       ? group->state.lost_point
+		       : 0;
+}
+
+/* The journal says by now, durably, that the disks need a resync. What was sealed before it did, on
+ * top of what was left, goes nowhere; whoever clears the need has put the disks right. */
+static int note_loss(struct group *group, uint64_t unknown, struct error *error)
+{
+	int r = group_mark_damaged(group, unknown);
+	if (r < 0)
+		return group_error(error, r, group, "writing the journal");
+	SCOPED_LOCK(&group->state_lock);
+	group->state.lost_point = unknown;
+	group->state.lost_lsn = history_durable_lsn(group->history);
+	/* If it cannot be, the next claim may ask for another resync. */
+	(void)group_state_save(group);
+	return 0;
+}
+
 /* What the vault holds and what the journal says of it are made to agree. */
 static int agree(struct worker *w, struct error *error)
 {
 	struct group *group = w->group;
-	uint64_t before = history_staged_lsn(group->history), unknown;
-	int r = vault_agree(
-		w->store, group->clock, &group->vault_group, group->history, error, &unknown);
+	struct error sync_error = { 0 };
+	uint64_t before = history_staged_lsn(group->history), unknown = 0;
+	uint64_t told = told_loss(group);
+	int agreed = vault_agree(
+		w->store, group->clock, &group->vault_group, group->history, told, error, &unknown);
+	uint64_t lsn = history_staged_lsn(group->history);
+	int r = lsn > before ? group_sync(group, lsn) : 0;
+	if (r < 0)
+		group_error(agreed < 0 ? &sync_error : error, r, group, "writing the journal");
+	if (agreed < 0 || r < 0)
+		return agreed < 0 ? agreed : r;
+	if (unknown > told)
+		r = note_loss(group, unknown, error);
 	if (r < 0)
 		return r;
-	uint64_t lsn = history_staged_lsn(group->history);
-	r = lsn > before ? group_sync(group, lsn) : 0;
-	if (r < 0)
-		return group_error(error, r, group, "writing the journal");
 	atomic_store(&group->unknown_point, unknown);
 	return unknown > 0 ? seal_above(group, unknown, error) : 0;
 }

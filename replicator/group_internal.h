@@ -30,6 +30,9 @@ struct group_state {
 	bool opened;       /* the journal has existed */
 	int64_t opened_ns; /* since then; 0: it was not noted */
 	bool taken_over;   /* as of the last time the vault was asked */
+	/* The newest point of the vault that the journal was found to have lost, and the journal's
+	 * lsn after it was noted there. One that is shorter has lost it once more. */
+	uint64_t lost_point, lost_lsn;
 	char owner[192];
 	uint64_t failed_point;     /* whose verification failed last; 0: none, */
 	struct error failed_fault; /* and what it found */
@@ -183,6 +186,11 @@ bool group_disk_is_full(struct group *group);
 /* group_seal.c */
 int group_seal_now(struct group *group, const struct seal *seal, const struct group_due *answers,
 	uint64_t *ret_number);
+/* By the clock or for pressure: -EBUSY, and nothing is sealed, while a disk needs a resync. */
+int group_seal_due(struct group *group, const struct seal *seal, uint64_t *ret_number);
+/* After a loss that the vault told of: points above `number` that were sealed here on top of what
+ * was left are no state that ever was. Waits for a seal that is under way. */
+int group_mark_damaged(struct group *group, uint64_t number);
 /* How many disks need a resync; their names, as far as they fit. */
 unsigned group_resync_disks(struct group *group, char *ret_names, size_t size);
 

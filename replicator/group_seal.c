@@ -7,10 +7,12 @@
  * somebody says that its content was written anew.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "replicator/group_internal.h"
 
 static void note_sealed(struct group *group, uint64_t number, int64_t first_change_ns,
@@ -27,10 +29,10 @@ static void note_sealed(struct group *group, uint64_t number, int64_t first_chan
 	pthread_cond_signal(&group->flush_wake);
 }
 
-int group_seal_now(struct group *group, const struct seal *wanted, const struct group_due *answers,
-	uint64_t *ret_number)
+/* seal_lock held. */
+static int seal_locked(struct group *group, const struct seal *wanted,
+	const struct group_due *answers, uint64_t *ret_number)
 {
-	SCOPED_LOCK(&group->seal_lock);
 	int64_t now_ns = clock_realtime_ns(group->clock);
 	struct seal seal = *wanted;
 	if (seal.time_ns == 0)
@@ -54,6 +56,43 @@ int group_seal_now(struct group *group, const struct seal *wanted, const struct 
 		atomic_compare_exchange_strong(&group->first_change_ns, &none, now_ns);
 	*ret_number = number;
 	return 0;
+}
+
+int group_seal_now(struct group *group, const struct seal *seal, const struct group_due *answers,
+	uint64_t *ret_number)
+{
+	SCOPED_LOCK(&group->seal_lock);
+	return seal_locked(group, seal, answers, ret_number);
+}
+
+int group_seal_due(struct group *group, const struct seal *seal, uint64_t *ret_number)
+{
+	SCOPED_LOCK(&group->seal_lock);
+	return group_resync_disks(group, NULL, 0) > 0 ? -EBUSY
+						      : seal_locked(group, seal, NULL, ret_number);
+}
+
+int group_mark_damaged(struct group *group, uint64_t number)
+{
+	const uint32_t flags = POINT_LOCAL | POINT_VAULT | POINT_DAMAGED;
+	struct point p;
+	uint64_t lsn = 0;
+	SCOPED_LOCK(&group->seal_lock);
+	while (history_point_oldest(group->history, number + 1, POINT_LOCAL, &p) == 0) {
+		number = p.number;
+		if ((p.flags & flags) != POINT_LOCAL)
+			continue;
+		int r = history_point_mark(group->history, number, POINT_DAMAGED, 0, &lsn);
+		if (r == -EAGAIN &&
+			(r = group_sync(group, history_staged_lsn(group->history))) == 0)
+			r = history_point_mark(group->history, number, POINT_DAMAGED, 0, &lsn);
+		if (r < 0)
+			return r;
+		log_warning("group %s: point %" PRIu64
+			    " was sealed on top of what was left after a loss; it is damaged",
+			group->name, number);
+	}
+	return lsn > 0 ? group_sync(group, lsn) : 0;
 }
 
 static int clear_resync(struct group *group)

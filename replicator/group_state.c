@@ -1,6 +1,7 @@
 /*
  * What a group remembers beside its journal: that there was one, whether another appliance has
- * taken the group, and which points are still to be deleted in the vault.
+ * taken the group, which of the vault's points the journal was found to have lost, and which points
+ * are still to be deleted in the vault.
  *
  * A deletion is noted here before the history forgets the point, so that a crash in between
  * leaves nothing behind in the vault that nobody knows of. The file proves itself: a flipped bit
@@ -57,6 +58,10 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 	int r = json_get_bool(root, "opened", &state->opened, error);
 	if (r == 0)
 		r = json_find_i64(root, "opened_ns", &state->opened_ns, error);
+	if (r >= 0)
+		r = json_find_u64(root, "lost_point", &state->lost_point, error);
+	if (r >= 0)
+		r = json_find_u64(root, "lost_lsn", &state->lost_lsn, error);
 	if (r >= 0)
 		r = json_get_bool(root, "taken_over", &state->taken_over, error);
 	if (r == 0)
@@ -129,6 +134,10 @@ static int build(const struct group_state *state, struct cJSON **ret_json)
 		r = json_add_bool(json, "opened", state->opened);
 	if (r == 0)
 		r = json_add_i64(json, "opened_ns", state->opened_ns);
+	if (r == 0)
+		r = json_add_u64(json, "lost_point", state->lost_point);
+	if (r == 0)
+		r = json_add_u64(json, "lost_lsn", state->lost_lsn);
 	if (r == 0)
 		r = json_add_bool(json, "taken_over", state->taken_over);
 	if (r == 0)

@@ -71,8 +71,9 @@ static void seal_if_due(struct group *group, const struct history_stats *stats,
 	}
 	struct seal seal = { .kind = POINT_CRASH, .flags = flags };
 	uint64_t number;
-	int r = group_seal_now(group, &seal, NULL, &number);
-	if (r < 0 && r != -EIO) /* a failed journal is told of by the next tick */
+	int r = group_seal_due(group, &seal, &number);
+	/* A failed journal, and a need to resync, are told of by this tick or the next. */
+	if (r < 0 && r != -EIO && r != -EBUSY)
 		log_warning("group %s: the point that was due could not be sealed: %s", group->name,
 			strerrordesc_np(-r));
 }
@@ -191,6 +192,8 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	memcpy(f.first_fault, group->report.first_fault, sizeof(f.first_fault));
 	f.resync_disks = group_resync_disks(group, f.resync_names, sizeof(f.resync_names));
 	pthread_mutex_lock(&group->state_lock);
+	if (group->state.lost_point > stats->newest_vault_point)
+		f.lost_point = group->state.lost_point;
 	memcpy(f.owner, group->state.owner, sizeof(f.owner));
 	pthread_mutex_unlock(&group->state_lock);
 

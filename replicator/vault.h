@@ -172,12 +172,15 @@ void vault_reading_free(struct vault_reading *reading);
 /* Compares the history with the vault, once the group is claimed and before anything is flushed.
  * Records that were lost here are made up for where the vault tells them: points that it holds are
  * marked, bases that hold part of a forgotten flush are repaired, points that are gone are dropped.
- * What it stages is the caller's to commit. `ret_unknown`: the newest point of the vault, if it is
- * one that the history has lost (flusher_options.unknown_point), else 0. -EUCLEAN: nothing may be
- * flushed. May be repeated. */
+ * What it stages is the caller's to commit, also if it fails. `ret_unknown`: the newest point of
+ * the vault, if it is one that the history has lost (flusher_options.unknown_point), else 0. What
+ * was acknowledged since an older one is lost then, too: unless that point is `told` at most (the
+ * newest such loss that was noted before; 0: none), every disk needs a resync, and local points of
+ * numbers that the vault has given to others are damaged. -EUCLEAN: nothing may be flushed. May be
+ * repeated. */
 int vault_agree(struct blob_store *store, struct clock_source *clock,
-	const struct vault_group *group, struct history *history, struct error *error,
-	uint64_t *ret_unknown);
+	const struct vault_group *group, struct history *history, uint64_t told,
+	struct error *error, uint64_t *ret_unknown);
 
 /* Sets POINT_KEEP in what the vault tells about a point, so that it outlives the appliance.
  * -ENOENT. */

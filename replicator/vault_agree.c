@@ -15,6 +15,12 @@
  *    committed point;
  *  - numbers that the vault has used are not given out again.
  *
+ * A journal that does not know the vault's newest point was acknowledged more than it holds, even
+ * if nothing in it is damaged: it is older than the vault (a machine that went back to a snapshot,
+ * a disk from a backup), or its end is gone without a trace. No record of it proves that; the vault
+ * is the only witness. Its head is no state that the source ever had once anything is written on
+ * top: the disks need a resync.
+ *
  * Idempotent; where nothing was lost it costs one listing and a look at each blob.
  */
 #include "replicator/vault_internal.h"
@@ -40,6 +46,7 @@ struct agree {
 	struct clock_source *clock;
 	const struct vault_group *group;
 	struct history *history;
+	uint64_t told; /* a loss up to that point was noted before */
 	struct error *error;
 	struct vault_points points;
 	uint64_t newest;  /* committed in the vault */
@@ -100,6 +107,15 @@ static bool is_ours(const struct agree *a, const struct vault_point_item *item)
 	       p.kind == item->kind && p.changed_bytes == item->changed_bytes;
 }
 
+/* The same of the point whose flush was begun: part of it may have been drained. */
+static bool was_begun(const struct agree *a, const struct vault_point_item *item)
+{
+	struct point p;
+	return history_point(a->history, item->number, &p) == 0 &&
+	       (p.flags & (POINT_LOCAL | POINT_DRAINED)) && !(p.flags & POINT_DAMAGED) &&
+	       (!item->told || p.time_ns == item->time_ns);
+}
+
 /* Marks what is in the vault and whole here, by rising number up to the first that is not. */
 static int adopt(struct agree *a)
 {
@@ -109,8 +125,7 @@ static int adopt(struct agree *a)
 		int r;
 		if (!vault_point_is_committed(item) || item->number <= a->known)
 			continue;
-		bool ours = item->number == a->pending ? is_whole(a->history, item->number)
-						       : is_ours(a, item);
+		bool ours = item->number == a->pending ? was_begun(a, item) : is_ours(a, item);
 		if (!ours)
 			return 0;
 		do
@@ -162,6 +177,65 @@ static int drop_missing(struct agree *a)
 			return 0;
 		from = points[n - 1].number + 1;
 	}
+}
+
+/* ── what is lost ────────────────────────────────────────────────────────────────────────── */
+
+static int stage_resync(struct agree *a)
+{
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return error_set(a->error, -ENOMEM, NULL, "not enough memory");
+	unsigned n = MIN(
+		history_disks(a->history, disks, HISTORY_MAX_DISKS), (unsigned)HISTORY_MAX_DISKS);
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t lsn;
+		int r;
+		if (disks[i].removed || disks[i].resync_needed)
+			continue;
+		do
+			r = history_set_resync(a->history, disks[i].id, &lsn);
+		while (made_room(a, r));
+		if (r < 0)
+			return fail_journal(a, r);
+	}
+	return 0;
+}
+
+/* Points that were sealed here after the loss, under numbers that the vault had given out. */
+static int mark_others(struct agree *a)
+{
+	for (unsigned i = 0; i < a->points.count; i++) {
+		const struct vault_point_item *item = &a->points.items[i];
+		const uint32_t flags = POINT_LOCAL | POINT_VAULT | POINT_DAMAGED;
+		struct point p;
+		uint64_t lsn;
+		int r;
+		if (!vault_point_is_committed(item) || !item->told || item->number <= a->known ||
+			history_point(a->history, item->number, &p) < 0 ||
+			(p.flags & flags) != POINT_LOCAL || p.time_ns == item->time_ns)
+			continue;
+		do
+			r = history_point_mark(a->history, item->number, POINT_DAMAGED, 0, &lsn);
+		while (made_room(a, r));
+		if (r < 0)
+			return fail_journal(a, r);
+	}
+	return 0;
+}
+
+/* The vault holds what the journal has lost. */
+static int note_loss(struct agree *a)
+{
+	a->unknown = a->newest;
+	if (a->newest <= a->told)
+		return 0;
+	log_error("group %s: the vault holds point %" PRIu64
+		  ", which the journal has lost: all disks need a resync; the next flush sends all "
+		  "that may differ from it",
+		a->group->name, a->unknown);
+	int r = stage_resync(a);
+	return r < 0 ? r : mark_others(a);
 }
 
 /* ── disks ───────────────────────────────────────────────────────────────────────────────── */
@@ -335,14 +409,15 @@ static int check_bases(struct agree *a)
 }
 
 int vault_agree(struct blob_store *store, struct clock_source *clock,
-	const struct vault_group *group, struct history *history, struct error *error,
-	uint64_t *ret_unknown)
+	const struct vault_group *group, struct history *history, uint64_t told,
+	struct error *error, uint64_t *ret_unknown)
 {
 	CLEANUP(agree_free)
 	struct agree a = { .store = store,
 		.clock = clock,
 		.group = group,
 		.history = history,
+		.told = told,
 		.error = error,
 		.pending = history_flush_pending(history) };
 	struct history_stats stats; /* staged points included */
@@ -357,15 +432,10 @@ int vault_agree(struct blob_store *store, struct clock_source *clock,
 	const struct vault_point_item *newest = vault_points_below(&a.points, UINT64_MAX);
 	a.newest = newest ? newest->number : 0;
 	r = adopt(&a);
+	if (r == 0 && a.newest > a.known)
+		r = note_loss(&a);
 	if (r < 0)
 		return r;
-	if (a.newest > a.known) {
-		a.unknown = a.newest;
-		log_error("group %s: the vault holds point %" PRIu64
-			  ", which the journal has lost; "
-			  "the next flush sends all that may differ from it",
-			group->name, a.unknown);
-	}
 	if (a.unknown > 0 && a.known > 0 && !is_there(&a, a.known))
 		return error_set(error, -EUCLEAN, TAKE_OVER,
 			"group %s needs a resync: of what its journal stands on, point %" PRIu64

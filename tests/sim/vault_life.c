@@ -4,6 +4,7 @@
 #include "tests/sim/vault_life.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,8 +157,11 @@ void life_read_head(struct life *l)
 
 int life_agree(struct life *l, struct error *error)
 {
-	int r = vault_agree(l->store, &l->clock.source, &l->group, l->history, error, &l->unknown);
+	int r = vault_agree(
+		l->store, &l->clock.source, &l->group, l->history, 0, error, &l->unknown);
 	l->refused = l->rots && r == -EUCLEAN;
+	if (r == 0 && !l->rots && l->unknown > 0)
+		life_fail(l, "point %" PRIu64 " of the vault is told to be lost here", l->unknown);
 	return l->refused ? 0 : r;
 }
 

@@ -538,7 +538,7 @@ static void claim_again(struct world *w)
 	assert_int_equal(
 		vault_group_claim(a->store, GROUP, &a->id, &w->clock.source, &error, &a->group), 0);
 	assert_int_equal(
-		vault_agree(a->store, &w->clock.source, &a->group, a->history, &error, &unknown),
+		vault_agree(a->store, &w->clock.source, &a->group, a->history, 0, &error, &unknown),
 		0);
 	assert_int_equal(history_commit(a->history, &lsn), 0);
 }
