@@ -13,6 +13,7 @@
 #include "common/bytes.h"
 #include "common/log.h"
 #include "replicator/group_worker.h"
+#include "replicator/vault_internal.h"
 
 /* ── copies of a vault_group ─────────────────────────────────────────────────────────────── */
 
@@ -262,6 +263,24 @@ static struct vault_disk *find_disk(struct vault_group *group, uint16_t id)
 	return NULL;
 }
 
+/* Makes room for `more`: the removed disks of longest ago that the journal has forgotten, since no
+ * point shows them, are forgotten here as well. Their numbers are not given again: there are higher
+ * ones. */
+static void forget_removed(struct vault_group *g, const struct vault_group *ours, unsigned more)
+{
+	unsigned kept = 0, left = g->disk_count;
+	for (unsigned i = 0; i < g->disk_count; i++) {
+		bool here = false;
+		for (unsigned k = 0; k < ours->disk_count; k++)
+			here |= ours->disks[k].id == g->disks[i].id;
+		if (left + more > VAULT_MAX_DISKS && g->disks[i].removed && !here)
+			left--;
+		else
+			g->disks[kept++] = g->disks[i];
+	}
+	g->disk_count = kept;
+}
+
 /* Brings the journal's disks into `g`; the vault's footers stay. */
 static int merge_disks(struct vault_group *g, const struct vault_group *ours, bool *changed)
 {
@@ -270,6 +289,7 @@ static int merge_disks(struct vault_group *g, const struct vault_group *ours, bo
 	if (!disks)
 		return -ENOMEM;
 	g->disks = disks;
+	forget_removed(g, ours, ours->disk_count);
 	for (unsigned i = 0; i < ours->disk_count; i++) {
 		const struct vault_disk *disk = &ours->disks[i];
 		struct vault_disk *there = find_disk(g, disk->id);

@@ -8,6 +8,7 @@
  * Threads: opening and closing as group.c says; the disks any.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@
 #include "fs/vhd.h"
 #include "replicator/group_internal.h"
 
+#define POINTS_AT_ONCE 64u
 #define LEAST_SEGMENT_BYTES ((uint32_t)(1 * MIB))
 
 static int not_running(const struct group *group, struct error *error)
@@ -254,6 +256,46 @@ static bool find_disk(struct group *group, const char *name, struct history_disk
 	return false;
 }
 
+/* The newest point that shows one of the disks that were removed; 0: none does. */
+static uint64_t shows_removed(
+	struct group *group, const struct history_disk *disks, unsigned disk_count)
+{
+	struct point points[POINTS_AT_ONCE];
+	uint64_t from = 0, newest = 0;
+	unsigned n;
+	while ((n = history_points(group->history, from, points, POINTS_AT_ONCE)) > 0) {
+		for (unsigned i = 0; i < n * disk_count; i++) {
+			const struct history_disk *disk = &disks[i % disk_count];
+			uint64_t number = points[i / disk_count].number;
+			if (disk->removed &&
+				history_point_disk_bytes(group->history, number, disk->id) > 0)
+				newest = number;
+		}
+		from = points[n - 1].number + 1;
+	}
+	return newest;
+}
+
+/* What can be done about it: a removed disk goes with the last point that shows it. */
+static void make_room_mend(struct group *group, const struct history_disk *disks, unsigned count,
+	char *ret_mend, size_t size)
+{
+	const struct history_disk *present = disks;
+	for (unsigned i = 0; i < count && present->removed; i++)
+		present = &disks[i];
+	uint64_t newest = shows_removed(group, disks, count);
+	if (newest == 0)
+		snprintf(ret_mend, size,
+			"put further machines into another group, or remove disks that are not "
+			"needed");
+	else
+		snprintf(ret_mend, size,
+			"use another group; or wait until retention has deleted the points that "
+			"show removed disks, up to point %" PRIu64
+			"; or delete them: 'landfall point delete %.*s %" PRIu64 "'",
+			newest, (int)strcspn(present->name, "/"), present->name, newest);
+}
+
 /* Whose the most of them are: one machine's agent may have used up what all share. */
 static int refuse_disk(struct group *group, const char *name, struct error *error)
 {
@@ -273,9 +315,9 @@ static int refuse_disk(struct group *group, const char *name, struct error *erro
 	}
 	if (count == 0)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	return error_set(error, -E2BIG,
-		"put further machines into another group, or remove disks that are not needed and "
-		"the points that show them",
+	char mend[sizeof(error->mend)];
+	make_room_mend(group, disks, count, mend, sizeof(mend));
+	return error_set(error, -E2BIG, mend,
 		"disk %s cannot be added: group %s has %d disks, which is the most it can have "
 		"(%u of machine %.*s; %u removed, which points still show)",
 		name, group->name, HISTORY_MAX_DISKS, most, (int)strcspn(disks[of].name, "/"),

@@ -59,6 +59,8 @@ int vault_read(struct blob_store *store, struct blob_request *requests, unsigned
 /* ── owner.json as text (vault_owner.c) ──────────────────────────────────────────────────── */
 
 #define VAULT_OWNER_MAX_BYTES (4u << 20)
+/* In owner.json, which tells of removed disks, too, whose blobs go with the group. */
+#define VAULT_MAX_DISKS 4096u
 int vault_owner_format(const struct vault_group *group, struct buf *text);
 int vault_owner_parse(const char *what, const char *text, size_t n, struct error *error,
 	struct vault_group *ret_group);

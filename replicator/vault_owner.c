@@ -155,7 +155,7 @@ static int get_lists(const struct json *root, struct vault_group *group, struct 
 	if (r < 0)
 		return r;
 	group->cuts = list;
-	r = json_get_list(root, "disks", HISTORY_MAX_DISKS, sizeof(*group->disks), get_disk, error,
+	r = json_get_list(root, "disks", VAULT_MAX_DISKS, sizeof(*group->disks), get_disk, error,
 		&list, &group->disk_count);
 	if (r == 0)
 		group->disks = list;
