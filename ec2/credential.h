@@ -8,6 +8,10 @@
  * only when there are none that are still valid. Nothing is fetched under the lock. Keys that a
  * service refuses as expired are dropped, however long they were said to live.
  *
+ * The shared files may change: keys that somebody renews there, a profile that gets others or a
+ * role. They are looked at whenever keys are fetched, and keys that stand in them every ten
+ * seconds. What cannot be read then changes nothing. Region and endpoints stay as they are.
+ *
  * Secrets are wiped when let go of, and stand in no message.
  */
 #pragma once

@@ -7,8 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <strings.h>
 
+#include "common/bytes.h"
+#include "common/checksum.h"
 #include "common/cleanup.h"
 #include "common/url.h"
 #include "ec2/imds.h"
@@ -52,23 +55,49 @@ static void settings_freep(struct ec2_settings **s)
 	ec2_settings_free(*s);
 }
 
-static int load_file(struct ec2_settings *s, enum ec2_profile_file file, const char *from,
-	const char *name, struct error *error)
+static const struct shared_file {
+	const char *variable, *name;
+} shared_files[] = {
+	[EC2_PROFILE_CONFIG] = { "AWS_CONFIG_FILE", "config" },
+	[EC2_PROFILE_CREDENTIALS] = { "AWS_SHARED_CREDENTIALS_FILE", "credentials" },
+};
+
+/* Where a shared file is; empty: nobody says. 0 or -ENOMEM. */
+static int find_file(enum ec2_profile_file file, struct buf *path)
+{
+	const char *given = variable(shared_files[file].variable);
+	const char *home = variable("HOME");
+	if (given && strncmp(given, "~/", 2) != 0)
+		return buf_append_text(path, given);
+	if (!home)
+		return 0;
+	return given ? buf_printf(path, "%s%s", home, given + 1)
+		     : buf_printf(path, "%s/.aws/%s", home, shared_files[file].name);
+}
+
+static int load_file(struct ec2_settings *s, enum ec2_profile_file file, struct error *error)
 {
 	CLEANUP(buf_free) struct buf path = { 0 };
-	const char *given = variable(from);
-	const char *home = variable("HOME");
-	int r;
-	if (given && strncmp(given, "~/", 2) != 0)
-		r = buf_append_text(&path, given);
-	else if (!home)
-		return 0;
-	else
-		r = given ? buf_printf(&path, "%s%s", home, given + 1)
-			  : buf_printf(&path, "%s/.aws/%s", home, name);
-	if (r < 0)
-		return error_set(error, r, NULL, "out of memory");
-	return ec2_profiles_load(s->profiles, file, path.data, error);
+	if (find_file(file, &path) < 0)
+		return error_set(error, -ENOMEM, NULL, "out of memory");
+	return path.len > 0 ? ec2_profiles_load(s->profiles, file, path.data, error) : 0;
+}
+
+uint64_t ec2_settings_stamp(void)
+{
+	uint64_t seen[ARRAY_SIZE(shared_files)][4] = { 0 };
+	for (unsigned i = 0; i < ARRAY_SIZE(shared_files); i++) {
+		CLEANUP(buf_free) struct buf path = { 0 };
+		struct stat st;
+		if (find_file((enum ec2_profile_file)i, &path) < 0 || path.len == 0 ||
+			stat(path.data, &st) < 0)
+			continue;
+		seen[i][0] = (uint64_t)st.st_mtim.tv_sec;
+		seen[i][1] = (uint64_t)st.st_mtim.tv_nsec;
+		seen[i][2] = (uint64_t)st.st_size;
+		seen[i][3] = st.st_ino;
+	}
+	return checksum64(seen, sizeof(seen));
 }
 
 static bool is_true(const char *text)
@@ -154,10 +183,10 @@ int ec2_settings_load(const struct ec2_settings_options *options,
 		ec2_profiles_new(&s->profiles) < 0)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
 	s->profile_was_named = options->profile != NULL;
-	int r = load_file(s, EC2_PROFILE_CONFIG, "AWS_CONFIG_FILE", "config", error);
+	s->stamp = ec2_settings_stamp();
+	int r = load_file(s, EC2_PROFILE_CONFIG, error);
 	if (r == 0)
-		r = load_file(s, EC2_PROFILE_CREDENTIALS, "AWS_SHARED_CREDENTIALS_FILE",
-			"credentials", error);
+		r = load_file(s, EC2_PROFILE_CREDENTIALS, error);
 	if (r == 0 && named && !ec2_profiles_have(s->profiles, named))
 		r = error_set(error, -EINVAL,
 			"add it to ~/.aws/config or ~/.aws/credentials, or name another",

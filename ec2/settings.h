@@ -43,6 +43,7 @@ struct ec2_settings {
 	bool dual_stack;
 	bool imds_disabled; /* AWS_EC2_METADATA_DISABLED=true */
 	char *ca_file;      /* NULL: the system's */
+	uint64_t stamp;     /* ec2_settings_stamp, before the files were read */
 	struct ec2_profiles *profiles;
 };
 
@@ -52,6 +53,9 @@ int ec2_settings_load(const struct ec2_settings_options *options,
 	struct ec2_settings **ret_settings, struct error *error);
 /* NULL is fine. */
 void ec2_settings_free(struct ec2_settings *settings);
+
+/* A number that changes when one of the shared files does. Any thread. */
+uint64_t ec2_settings_stamp(void);
 
 /* Without a region, asks the machine's metadata service for its own. 0, or what asking gave. */
 int ec2_settings_find_region(

@@ -17,12 +17,14 @@
 
 #define DEPTH_MAX 8u
 #define SPARE_NS (60 * NS_PER_S)
+#define FILE_LIFE_NS (20 * NS_PER_S) /* then it is looked at again */
 #define SESSION_NAME "landfall"
 
 enum kind { KIND_STATIC, KIND_MACHINE, KIND_ROLE, KIND_WEB_IDENTITY };
 
 struct ec2_source {
 	enum kind kind;
+	bool of_file;         /* static */
 	struct ec2_keys keys; /* static: its own; a role: those of `next`, kept */
 	char *imds_token;
 	char *role_arn, *session_name, *external_id, *web_identity_file;
@@ -51,7 +53,12 @@ static void source_freep(struct ec2_source **s)
 
 bool ec2_source_is_static(const struct ec2_source *source)
 {
-	return source->kind == KIND_STATIC;
+	return source->kind == KIND_STATIC && !source->of_file;
+}
+
+bool ec2_source_is_of_file(const struct ec2_source *source)
+{
+	return source->kind == KIND_STATIC && source->of_file;
 }
 
 static const char *variable(const char *name)
@@ -196,8 +203,11 @@ static int resolve_profile(const struct ec2_settings *settings, const char *prof
 	if (id || secret) {
 		char where[160];
 		snprintf(where, sizeof(where), "AWS profile %.100s", profile);
-		return new_static(id, secret, ec2_profile_get(p, profile, "aws_session_token"),
+		int r = new_static(id, secret, ec2_profile_get(p, profile, "aws_session_token"),
 			where, ret_source, error);
+		if (r == 0)
+			(*ret_source)->of_file = true;
+		return r;
 	}
 	for (unsigned i = 0; unknown[i]; i++) {
 		if (ec2_profile_get(p, profile, unknown[i]))
@@ -271,7 +281,9 @@ int ec2_source_fetch(struct ec2_source *s, struct ec2_asker *asker, struct ec2_k
 	switch (s->kind) {
 	case KIND_STATIC:
 		r = ec2_keys_make(s->keys.access_key_id, s->keys.secret_access_key,
-			s->keys.session_token, INT64_MAX, ret_keys);
+			s->keys.session_token,
+			s->of_file ? clock_monotonic_ns(asker->clock) + FILE_LIFE_NS : INT64_MAX,
+			ret_keys);
 		return r < 0 ? http_error_set(ret_error, r, "out of memory") : 0;
 	case KIND_MACHINE:
 		return ec2_imds_get_keys(asker, &s->imds_token, ret_keys, ret_error);

@@ -25,8 +25,10 @@ int ec2_source_new(const struct ec2_settings *settings, const char *role_arn,
 /* Wipes; NULL is fine. */
 void ec2_source_free(struct ec2_source *source);
 
-/* True if its keys are for ever. */
+/* Its keys stand in the environment: they never change. */
 bool ec2_source_is_static(const struct ec2_source *source);
+/* Its keys stand in a shared file, which may change. */
+bool ec2_source_is_of_file(const struct ec2_source *source);
 
 /* Fetches keys, and those of the next link if they are near their end. 0 or -errno. One thread at
  * a time. */

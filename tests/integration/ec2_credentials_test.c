@@ -12,8 +12,10 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/json.h"
 #include "ec2/fetch.h"
 #include "ec2/instances.h"
+#include "tests/integration/service_admin.h"
 
 #define ROLE "arn:aws:iam::123456789012:role/replicate"
 #define OUTER "arn:aws:iam::123456789012:role/outer"
@@ -171,6 +173,64 @@ static void keys_for_ever_are_not_renewed(void **state)
 	admin_post("/reset", "{}");
 }
 
+static void write_keys(const char *id, const char *secret, const char *token)
+{
+	char text[2048];
+	snprintf(text, sizeof(text),
+		"[default]\naws_access_key_id=%s\naws_secret_access_key=%s\n%s%s\n", id, secret,
+		token ? "aws_session_token=" : "", token ? token : "");
+	write_file("AWS_SHARED_CREDENTIALS_FILE", "credentials", text);
+}
+
+/* Keys for a while, as somebody's script puts them into the file. */
+static void write_temporary_keys(void)
+{
+	struct buf answer = { 0 };
+	struct cJSON *json = NULL;
+	const char *id, *secret, *token;
+	struct json root;
+	service_admin_ask("AWS_TEST_ADMIN", "POST", "/credentials", "{\"ttl_s\": 3600}", &answer);
+	assert_int_equal(json_parse(answer.data, answer.len, NULL, &json, NULL), 0);
+	json_root(json, "", &root);
+	assert_int_equal(json_get_text(&root, "id", &id, NULL), 0);
+	assert_int_equal(json_get_text(&root, "secret", &secret, NULL), 0);
+	assert_int_equal(json_get_text(&root, "token", &token, NULL), 0);
+	write_keys(id, secret, token);
+	json_freep(&json);
+	buf_free(&answer);
+}
+
+static void files_are_read_again(void **state)
+{
+	struct ec2_world *s = *state;
+	clear_environment();
+	write_keys(getenv("AWS_TEST_KEY"), "wrong", NULL);
+	ec2_service_renew(s, NULL, NULL);
+	assert_int_equal(ask(s), -EACCES);
+	/* Mended by hand: taken up within ten seconds or so. */
+	write_keys(getenv("AWS_TEST_KEY"), getenv("AWS_TEST_SECRET"), NULL);
+	int64_t end_ns = clock_monotonic_ns(clock_system()) + 30 * NS_PER_S;
+	while (ask(s) < 0 && clock_monotonic_ns(clock_system()) < end_ns)
+		clock_sleep_ns(clock_system(), 100 * NS_PER_MS);
+	assert_done(s, ask(s));
+	/* Temporary ones that end: the next in the file are taken up at once. */
+	write_temporary_keys();
+	ec2_service_renew(s, NULL, NULL);
+	assert_done(s, ask(s));
+	admin_post("/credentials/expire", "{}");
+	assert_int_equal(ask(s), -EKEYEXPIRED);
+	write_temporary_keys();
+	assert_done(s, ask(s));
+	/* A file that is no profile's is no reason to forget what it said before. */
+	write_file("AWS_SHARED_CREDENTIALS_FILE", "credentials", "[default\n");
+	end_ns = clock_monotonic_ns(clock_system()) + 12 * NS_PER_S;
+	while (clock_monotonic_ns(clock_system()) < end_ns) {
+		assert_done(s, ask(s));
+		clock_sleep_ns(clock_system(), 500 * NS_PER_MS);
+	}
+	admin_post("/reset", "{}");
+}
+
 static int count_block(void *context, uint64_t offset, const void *data, size_t n)
 {
 	(void)offset;
@@ -227,6 +287,7 @@ int main(void)
 		TEST(from_a_web_identity),
 		TEST(keys_are_renewed_ahead_of_their_end),
 		TEST(keys_for_ever_are_not_renewed),
+		TEST(files_are_read_again),
 		TEST(keys_that_end_in_the_middle_of_a_transfer),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
