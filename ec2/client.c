@@ -10,6 +10,7 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/xml.h"
+#include "ec2/blocks.h"
 #include "ec2/client_internal.h"
 
 /* A fetch's window, a listing and some to spare. */
@@ -57,8 +58,13 @@ static enum http_refusal give_up(struct http_call *call)
 
 static int64_t reserve_ns(struct http_call *call)
 {
-	struct ec2_limiter *limiter = client_of(call)->limiter;
-	return limiter ? ec2_limiter_reserve(limiter, request_of(call)->limit) : 0;
+	struct ec2 *client = client_of(call);
+	const enum ec2_limit limit = request_of(call)->limit;
+	int64_t wait = client->limiter ? ec2_limiter_reserve(client->limiter, limit) : 0;
+	if (limit != EC2_LIMIT_BLOCKS || !client->pace)
+		return wait;
+	int64_t paced = client->pace(client->pace_context, EC2_BLOCK_BYTES);
+	return MAX(wait, paced);
 }
 
 static void throttled(struct http_call *call)
@@ -112,6 +118,8 @@ int ec2_new(const struct ec2_options *options, struct ec2 **ret_client, struct e
 	client->settings = options->settings;
 	client->credential = options->credential;
 	client->limiter = options->limiter;
+	client->pace = options->pace;
+	client->pace_context = options->pace_context;
 	if (!http.ca_file)
 		http.ca_file = options->settings->ca_file;
 	if (http.connections == 0)

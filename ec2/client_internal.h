@@ -9,6 +9,8 @@ struct ec2 {
 	const struct ec2_settings *settings;
 	struct ec2_credential *credential;
 	struct ec2_limiter *limiter;
+	int64_t (*pace)(void *context, uint64_t bytes);
+	void *pace_context;
 	struct http_calls *calls;
 	char *endpoints[EC2_SERVICES];
 	struct ec2_sigv4_keys keys;

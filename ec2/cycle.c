@@ -116,12 +116,14 @@ struct exclusion {
 	const char *without[EC2_CYCLE_VOLUMES];
 	size_t count;
 	bool without_boot;
+	char state[16];                /* the instance's */
 	bool found[EC2_CYCLE_VOLUMES]; /* of the cycle's */
 };
 
 static int note_attachments(void *context, const struct ec2_instance *instance)
 {
 	struct exclusion *x = context;
+	snprintf(x->state, sizeof(x->state), "%s", instance->state);
 	if (x->run->ops->seen)
 		x->run->ops->seen(x->run->context, instance);
 	for (size_t i = 0; i < instance->volume_count; i++) {
@@ -150,6 +152,9 @@ static int create(struct run *run)
 	int r = ec2_describe_instances(run->client, &query, note_attachments, &x, run->error);
 	if (r < 0)
 		return r;
+	if (strcmp(x.state, "terminated") == 0 || strcmp(x.state, "shutting-down") == 0)
+		return http_error_set(
+			run->error, -ENXIO, "instance %s is %s", cycle->instance, x.state);
 	for (unsigned i = 0; i < cycle->count; i++)
 		if (!x.found[i])
 			return http_error_set(run->error, -ENODEV,

@@ -87,6 +87,7 @@ struct ec2_cycle_options {
  *	-EAGAIN, -EBUSY  no set can be made yet; the phase is IDLE again
  *	-EIO             a snapshot ended in an error: the set was deleted, the phase is IDLE
  *	-ENODEV          the instance does not have one of the volumes
+ *	-ENXIO           the instance was terminated
  *	-ESTALE          this set's snapshots are gone: nothing of it counts, the phase is IDLE */
 int ec2_cycle_run(struct ec2 *client, struct ec2_cycle *cycle,
 	const struct ec2_cycle_options *options, const struct ec2_cycle_ops *ops, void *context,

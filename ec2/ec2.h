@@ -51,7 +51,11 @@ struct ec2_options {
 	const struct ec2_settings *settings; /* borrowed until ec2_free; its region is known */
 	struct ec2_credential *credential;   /* borrowed until ec2_free */
 	struct ec2_limiter *limiter;         /* the same; NULL: no limits */
-	struct http_options http;            /* connections 0: 64 */
+	/* How many nanoseconds an attempt that brings so many bytes of content has to wait, beside
+	 * the limiter; counts it as made. On the client's thread. NULL: none. */
+	int64_t (*pace)(void *context, uint64_t bytes);
+	void *pace_context;
+	struct http_options http;  /* connections 0: 64 */
 	struct retry_policy retry; /* attempts 0: 8, 0.2 to 10 s apart, 5 minutes in all; throttled
 				      attempts do not count */
 };

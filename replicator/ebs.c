@@ -287,7 +287,7 @@ static void delete_snapshots(
 	struct http_error why = { 0 };
 	char owner[REGISTRY_NAME_BYTES + UUID_TEXT_BYTES];
 	unsigned deleted;
-	int r = ebs_open_client(ebs, spec->region, &ebs->stop, NULL, &error, &client);
+	int r = ebs_open_client(ebs, spec->region, &ebs->stop, NULL, NULL, &error, &client);
 	if (r == 0)
 		r = ebs_state_load(ebs, machine, &state);
 	for (unsigned i = 0; r == 0 && i < state.cycle.count; i++) {

@@ -81,8 +81,8 @@ int ebs_resync(struct ebs *ebs, const char *machine, struct error *error);
 /* Stops the machine's instance, waits until it is stopped, and has a last point made, whose number
  * it returns. Each step may be repeated. -EPERM: the instance is protected against being stopped;
  * -EBUSY, -ESTALE, -EIO: the group is paused, another appliance's, failed, and nothing was stopped;
- * -ECANCELED: `stop` (NULL: never) became true; what keeps its snapshots from being fetched, once it
- * has done so for half a minute. Blocks, for as long as the guest and its snapshots take. */
+ * -ECANCELED: `stop` (NULL: never) became true; what keeps its snapshots from being fetched, once
+ * it has done so for half a minute. Blocks, for as long as the guest and its snapshots take. */
 int ebs_shut_down(struct ebs *ebs, const char *machine, const atomic_bool *stop,
 	struct error *error, uint64_t *ret_point);
 

@@ -97,8 +97,20 @@ int ebs_open_region(
 	return 0;
 }
 
+/* The policy's agent-bandwidth, of this hour. Blocks are asked for while the group is held. */
+static int64_t pace(void *context, uint64_t bytes)
+{
+	struct ebs_worker *w = context;
+	uint64_t rate = w->hold.group ? group_agent_bandwidth(w->hold.group) : 0;
+	if (!w->bandwidth.clock)
+		token_bucket_init(&w->bandwidth, clock_system(), rate, 1);
+	token_bucket_set_rate(&w->bandwidth, rate, rate > 0 ? MAX(rate / 4, 1ull) : 1);
+	return token_bucket_reserve(&w->bandwidth, bytes);
+}
+
 int ebs_open_client(struct ebs *ebs, const char *name, const atomic_bool *stop,
-	const atomic_bool *other, struct error *error, struct ec2 **ret_client)
+	const atomic_bool *other, struct ebs_worker *paced, struct error *error,
+	struct ec2 **ret_client)
 {
 	struct ebs_region *region;
 	int r = ebs_open_region(ebs, name, error, &region);
@@ -107,6 +119,8 @@ int ebs_open_client(struct ebs *ebs, const char *name, const atomic_bool *stop,
 	const struct ec2_options options = { .settings = region->settings,
 		.credential = region->credential,
 		.limiter = region->limiter,
+		.pace = paced ? pace : NULL,
+		.pace_context = paced,
 		.http = { .stall_timeout_ms = 30000, .stop = { stop, other } } };
 	return ec2_new(&options, ret_client, error);
 }

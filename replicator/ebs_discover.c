@@ -101,7 +101,7 @@ static int list_instances(struct ebs *ebs, const char *region, const struct ec2_
 	struct http_error said = { 0 };
 	if (!list)
 		return error_set(error, -ENOMEM, NULL, "out of memory");
-	int r = ebs_open_client(ebs, region, &ebs->stop, NULL, error, &client);
+	int r = ebs_open_client(ebs, region, &ebs->stop, NULL, NULL, error, &client);
 	if (r == 0) {
 		r = ec2_describe_instances(client, query, note_instance, list, &said);
 		if (r == 0)

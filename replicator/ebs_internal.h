@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "common/clock.h"
+#include "common/token_bucket.h"
 #include "ec2/cycle.h"
 #include "replicator/ebs.h"
 #include "replicator/head_hashes.h"
@@ -105,7 +106,8 @@ struct ebs_worker {
 	bool loaded; /* the state */
 	struct ec2 *client;
 	struct ec2_stats counted;
-	struct hold hold; /* while anything is written, and while a point is awaited */
+	struct token_bucket bandwidth; /* the policy's; clock NULL: not used yet */
+	struct hold hold;              /* while anything is written, and while a point is awaited */
 	struct ebs_copy copy;
 	bool mending[EC2_CYCLE_VOLUMES]; /* compared whole since data was lost; not kept */
 	struct error problem;            /* what an operation of the cycle's ended it with */
@@ -144,9 +146,11 @@ int ebs_read_spec(struct ebs *ebs, const char *machine, bool removing, struct eb
 
 int ebs_open_region(
 	struct ebs *ebs, const char *name, struct error *error, struct ebs_region **ret_region);
-/* A client of one thread's. `stop`, `other`: end its requests; `other` may be NULL. */
+/* A client of one thread's. `stop`, `other`: end its requests; `other` may be NULL. `paced` (may be
+ * NULL): whose policy says how many bytes of content may come in a second. */
 int ebs_open_client(struct ebs *ebs, const char *region, const atomic_bool *stop,
-	const atomic_bool *other, struct error *error, struct ec2 **ret_client);
+	const atomic_bool *other, struct ebs_worker *paced, struct error *error,
+	struct ec2 **ret_client);
 void ebs_free_regions(struct ebs *ebs);
 
 /* ── ebs_worker.c ────────────────────────────────────────────────────────────────────────── */

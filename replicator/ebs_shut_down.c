@@ -136,7 +136,7 @@ int ebs_shut_down(struct ebs *ebs, const char *machine, const atomic_bool *stop,
 			"there is no machine %.80s of the source ebs", machine);
 	int r = check_ready(&s, error);
 	if (r == 0)
-		r = ebs_open_client(ebs, s.spec.region, &ebs->stop, stop, error, &s.client);
+		r = ebs_open_client(ebs, s.spec.region, &ebs->stop, stop, NULL, error, &s.client);
 	if (r == 0)
 		r = stop_instance(&s, error);
 	if (r == 0)

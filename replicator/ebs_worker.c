@@ -117,7 +117,7 @@ static int prepare(struct ebs_worker *w, struct error *error)
 	ebs_fit(w);
 	if (!w->client) {
 		r = ebs_open_client(
-			w->ebs, w->spec.region, &w->stop, &w->interrupt, error, &w->client);
+			w->ebs, w->spec.region, &w->stop, &w->interrupt, w, error, &w->client);
 		w->counted = (struct ec2_stats){ 0 };
 	}
 	return r == 0 ? ebs_hold(w, error) : r;
@@ -171,11 +171,18 @@ static int tell_end(struct ebs_worker *w, int r, const struct http_error *said, 
 		*error = w->problem;
 		return r;
 	}
+	char mend[200];
+	if (r == -ENXIO) {
+		snprintf(mend, sizeof(mend),
+			"its recovery points stay; once it is to be protected no longer, 'landfall "
+			"machine remove %s --keep-vault' keeps them",
+			w->machine);
+		return error_set(error, r, mend, "%s", said->message);
+	}
 	if (r == -ENODEV) {
-		char mend[160];
 		snprintf(mend, sizeof(mend),
 			"attach it again, or go on without it: 'landfall machine volumes %s "
-			"--exclude ID'",
+			"--exclude ID', with --include for one in its place; older points keep it",
 			w->machine);
 		return error_set(error, r, mend, "%s", said->message);
 	}

@@ -510,6 +510,8 @@ def check_left_out(r, machine):
     added = r.appliance.call(*add, "--exclude-volume", spare.id)["machine"]
     check(added["ebs"]["left_out"] == [spare.id], f"added: {added['ebs']}")
     r.point()
+    check({s["volume"] for s in r.aws.snapshots()} == {v.id for v in machine.volumes},
+          f"snapshots of what is excluded: {r.aws.snapshots()}")
     check(not r.alerts() & {"volumes-new"}, f"an excluded volume is news: {r.alerts()}")
     step("a volume is attached: told, and not replicated before somebody says so")
     new = r.aws.attach(machine)
@@ -539,6 +541,29 @@ def check_included(r, new, first):
     path = r.appliance.call("point", "show", "web", first)["point"]["path"]
     check(not os.path.exists(f"{path}/{new.disk}.vhd"), "a point from before shows it")
     return number
+
+
+def limit(appliance, rate):
+    """A reload, with another agent-bandwidth."""
+    appliance.settings["policy default"]["agent-bandwidth"] = rate
+    appliance.write_config()
+    appliance.reload()
+    wait_until(10, lambda: appliance.call("policy", "show", "default")["policy"]["settings"][
+        "agent-bandwidth"] == rate, "the policy stays as it was")
+
+
+def check_bandwidth(r):
+    step("the policy's bandwidth holds for what is read from AWS")
+    limit(r.appliance, "4M")
+    volume = r.machine.volumes[0]
+    volume.write(100 * MIB, r.dice.randbytes(20 * MIB))
+    r.point()
+    took = r.status()["last_cycle"]["took_s"]
+    # A quarter of a second's worth goes in one burst.
+    check(took > 4, f"20 MiB took {took} s at 4 MiB/s")
+    limit(r.appliance, "same")
+    volume.write(100 * MIB, r.dice.randbytes(20 * MIB))
+    r.point()
 
 
 def check_excluded(r, machine, number):
@@ -610,6 +635,7 @@ def volumes(work):
             r = Replication(work, aws, appliance, machine)
             spare, new, first = check_left_out(r, machine)
             number = check_included(r, new, first)
+            check_bandwidth(r)
             check_excluded(r, machine, number)
             step("an appliance that takes over has the same volumes")
             begin_anew(r)
@@ -630,6 +656,8 @@ def always(operation, status, code, reason=None):
 REFUSALS = [
     ("the instance is gone", [always("DescribeInstances", 400, "InvalidInstanceID.NotFound")], {},
      ("DescribeInstances", "InvalidInstanceID.NotFound"), "terminated"),
+    ("the instance is terminated", [], {"instance": {"state": "terminated"}},
+     ("terminated",), "--keep-vault"),
     ("making snapshots is not permitted", [], {"deny": ["CreateSnapshots"]},
      ("CreateSnapshots", "UnauthorizedOperation"), "policy permits"),
     ("reading blocks is not permitted", [], {"deny": ["GetSnapshotBlock"]},
@@ -648,6 +676,10 @@ REFUSALS = [
 
 def check_refusal(r, title, rules, settings, cause, mend):
     step(title)
+    running = {"state": "running", "volumes": [v.id for v in r.machine.volumes]}
+    instance = settings.pop("instance", None)
+    if instance:
+        r.aws.admin("/instance/set", {"id": r.machine.id, "volumes": [], **instance})
     r.aws.admin("/settings", settings)
     r.aws.rules(*rules)
     newest = r.newest()
@@ -659,7 +691,10 @@ def check_refusal(r, title, rules, settings, cause, mend):
     for word in cause:
         check(word in alert["cause"], f"the cause does not say {word}: {alert}")
     check(mend in alert["mend"], f"the mend does not say {mend}: {alert}")
+    check("machine remove" not in alert["mend"] or "--keep-vault" in alert["mend"],
+          f"the mend costs all points: {alert}")
     r.aws.admin("/settings/restore", {})
+    r.aws.admin("/instance/set", {"id": r.machine.id, **running})
     r.aws.admin("/rules/clear", {"seed": 1})
     wait_until(60, lambda: r.newer(newest), "no point after it")
     wait_until(10, lambda: "source-failing" not in r.appliance.alerts("web"), "the alert stays")
