@@ -111,15 +111,24 @@ static void tell_waiting(void *context, const cJSON *parameters)
 			cli_get_text(parameters, "mend"));
 }
 
+static enum exit_code create_telling(
+	struct cli *cli, struct cli_progress *progress, cJSON **ret_result, cJSON **ret_job)
+{
+	(void)json_add_bool(cli->parameters, "tell", true);
+	cli->notified = tell_waiting;
+	cli->notified_context = progress;
+	enum exit_code code = cli_run_job(cli, ret_result, ret_job);
+	cli->notified = NULL;
+	cli->notified_context = NULL;
+	return code;
+}
+
 enum exit_code cli_point_create(struct cli *cli)
 {
 	CLEANUP(json_freep) cJSON *result = NULL, *job = NULL;
 	struct cli_progress progress;
 	cli_progress_begin(cli, &progress);
-	cli->notified = tell_waiting;
-	cli->notified_context = &progress;
-	(void)json_add_bool(cli->parameters, "tell", true);
-	enum exit_code code = cli_run_job(cli, &result, &job);
+	enum exit_code code = create_telling(cli, &progress, &result, &job);
 	if (!result)
 		return code;
 	const cJSON *point = cli_get(result, "point");

@@ -16,8 +16,8 @@ import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, check_equal, received_bytes
-from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, step,
-                       wait_until)
+from appliance import (BUILD, FORGET_MOUNTS, MIB, Appliance, StrictService, check, need, run_test,
+                       step, wait_until)
 
 BOOT = "/proc/sys/kernel/random/boot_id"
 AT_ONCE_S = 5
@@ -48,7 +48,7 @@ class HostAgent(Agent):
 
     def program(self):
         return ["unshare", "--mount", "--propagation", "slave", "sh", "-c",
-                f'mount --bind "$0" {BOOT} && exec "$@"', str(self.boot), *super().program()]
+                FORGET_MOUNTS + f'mount --bind "$0" {BOOT} && exec "$@"', str(self.boot), *super().program()]
 
 
 def session(appliance):

@@ -15,8 +15,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, check_equal
-from appliance import (BUILD, MIB, Appliance, StrictService, check, need, run_test, shell, step,
-                       wait_until)
+from appliance import (BUILD, FORGET_MOUNTS, MIB, Appliance, StrictService, check, need, run_test,
+                       shell, step, wait_until)
 
 # Long enough to look at, and to make points meanwhile on a machine that is busy with other things.
 SLOW, SLOWER = ["--read-limit", "2M"], ["--read-limit", "512K"]
@@ -34,7 +34,7 @@ class MachineAgent(Agent):
         if not self.process_wanted:
             return super().program()
         return ["unshare", "--mount", "--propagation", "slave", "sh", "-c",
-                'mount --bind "$0" /sys/block && exec "$@"', str(self.sys), *super().program()]
+                FORGET_MOUNTS + 'mount --bind "$0" /sys/block && exec "$@"', str(self.sys), *super().program()]
 
     process_wanted = False
 

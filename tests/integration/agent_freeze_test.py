@@ -14,8 +14,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from agent import Agent, LoopDisk, Namespace
-from appliance import (BUILD, MIB, Appliance, Failure, check, end_process, need, run_test, shell,
-                       step, wait_until)
+from appliance import (BUILD, FORGET_MOUNTS, MIB, Appliance, Failure, check, end_process, need,
+                       run_test, shell, step, wait_until)
 from churn import Counter
 from images import Filesystem
 
@@ -90,7 +90,7 @@ def elsewhere(work):
         agent.wait_state("replicating", "freezing")
         step("what only another mount namespace has mounted stands still, too")
         with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c",
-                               f"mount {data.device} {data.mounted} && "
+                               f"{FORGET_MOUNTS}mount {data.device} {data.mounted} && "
                                f"echo unsynced > {data.mounted}/file && echo ready && exec sleep 600"],
                               stdout=subprocess.PIPE, text=True) as other:
             try:

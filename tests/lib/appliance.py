@@ -32,6 +32,12 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 MIB = 1 << 20
 
 
+# For a shell in a mount namespace of its own, first: filesystems that other tests have mounted just
+# now would stay mounted there, whatever they do.
+FORGET_MOUNTS = ("cut -d ' ' -f 2 /proc/self/mounts | grep ^/var/tmp/ | tac | "
+                 "xargs -r -n 1 umount -l 2>/dev/null; ")
+
+
 class Failure(Exception):
     """What a test found wrong, in words."""
 

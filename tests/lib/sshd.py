@@ -5,7 +5,7 @@ import pathlib
 import socket
 import subprocess
 
-from appliance import die_with_parent, end_process, shell, wait_until
+from appliance import FORGET_MOUNTS, die_with_parent, end_process, shell, wait_until
 
 
 class Sshd:
@@ -32,7 +32,7 @@ class Sshd:
             f"Host target\n  HostName 127.0.0.1\n  Port {self.port}\n"
             f"  StrictHostKeyChecking no\n  UserKnownHostsFile {self.work}/known_hosts\n"
             "  LogLevel ERROR\n  Ciphers aes128-gcm@openssh.com\n", encoding="utf-8")
-        script = (f"set -e\n{self.before}\nmkdir -p /run/sshd\n"
+        script = (f"{FORGET_MOUNTS}\nset -e\n{self.before}\nmkdir -p /run/sshd\n"
                   f"exec /usr/sbin/sshd -D -e -f {self.work}/sshd_config")
         with open(self.work / "sshd.log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(["unshare", "--mount", "bash", "-c", script], stdout=log,
