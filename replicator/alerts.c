@@ -129,6 +129,19 @@ static void rule_taken_over(const struct alert_facts *f, struct board *board)
 	if (!f->taken_over)
 		return;
 	struct alert *a = raise_alert(board, "taken-over", true);
+	if (f->lease_unknown) {
+		SAY(a->text,
+			"%s cannot be told to be this appliance's: nothing is written here or sent "
+			"to the vault any more",
+			f->machine);
+		SAY(a->cause, "%s", f->owner);
+		SAY(a->mend,
+			"if no other appliance has it, 'landfall vault takeover --group %s' here "
+			"goes on from the newest point in the vault; or bring the owner.json back "
+			"that was there before, and restart landfalld",
+			f->machine);
+		return;
+	}
 	SAY(a->text,
 		"%s belongs to another appliance now: nothing is written here or sent to the "
 		"vault any more",

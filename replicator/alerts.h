@@ -33,7 +33,8 @@ struct alert_facts {
 	struct error vault_error; /* the last failure while not reachable */
 	int64_t vault_error_since_ns;
 	bool taken_over;
-	char owner[192]; /* who, since when, as the vault says */
+	bool lease_unknown; /* by nobody: owner.json was lost, or replaced */
+	char owner[256];    /* who, since when, as the vault says */
 	bool paused;
 	int64_t rpo_vault_age_ns; /* of the oldest change not in the vault */
 	int64_t rpo_alert_s;      /* 0: no alert */

@@ -148,7 +148,10 @@ int flush_load_previous(
 		&f->previous_hash, etag);
 	if (r == -ENOENT)
 		return error_set(error, -EUCLEAN,
-			"run landfall vault check; then remove and add the machine",
+			"bring it back: the service may be able to undelete it, 'landfall vault "
+			"check' tells what else is missing. Or go back to the newest point that is "
+			"whole: 'landfall machine remove --keep-vault', then 'landfall vault "
+			"takeover'",
 			"the manifest of point %" PRIu64 ", the newest in the vault, is gone",
 			number);
 	if (r == 0)

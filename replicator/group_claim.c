@@ -102,6 +102,22 @@ static int create_group(struct worker *w, struct error *error)
 	return 0;
 }
 
+/* That a group with points in the vault is not there means that its owner.json was deleted. A new
+ * one is what a takeover needs to go by; whether the disks are still ours their leases decide. */
+static int create_again(struct worker *w, struct error *error)
+{
+	struct history_stats stats;
+	history_stats(w->group->history, &stats);
+	int r = create_group(w, error);
+	if (stats.newest_vault_point == 0)
+		return r;
+	log_error("group %s: its owner.json was missing from the vault and was written anew",
+		w->group->name);
+	return r == -ESTALE ? vault_owner_missing(w->group->name, r,
+				      "was missing from the vault and was written anew", error)
+			    : r;
+}
+
 int worker_doubt_bases(struct worker *w, struct error *error)
 {
 	struct group *group = w->group;
@@ -230,7 +246,7 @@ int worker_claim(struct worker *w, struct error *error)
 		return r;
 	r = claim_group(w, error);
 	if (r == -ENOENT)
-		r = create_group(w, error);
+		r = create_again(w, error);
 	if (r == 0)
 		r = agree(w, error);
 	if (r < 0)

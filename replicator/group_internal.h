@@ -27,13 +27,14 @@
 
 /* What group_state.c keeps. */
 struct group_state {
-	bool opened;       /* the journal has existed */
-	int64_t opened_ns; /* since then; 0: it was not noted */
-	bool taken_over;   /* as of the last time the vault was asked */
+	bool opened;        /* the journal has existed */
+	int64_t opened_ns;  /* since then; 0: it was not noted */
+	bool taken_over;    /* as of the last time the vault was asked */
+	bool lease_unknown; /* then: by nobody; the vault's owner.json was lost, or replaced */
 	/* The newest point of the vault that the journal was found to have lost, and the journal's
 	 * lsn after it was noted there. One that is shorter has lost it once more. */
 	uint64_t lost_point, lost_lsn;
-	char owner[192];
+	char owner[256];
 	uint64_t failed_point;     /* whose verification failed last; 0: none, */
 	struct error failed_fault; /* and what it found */
 	uint64_t *deletes;         /* owned: points to be deleted in the vault */

@@ -59,6 +59,8 @@ static int read_fields(struct group_state *state, const struct json *root, struc
 	if (r == 0)
 		r = json_find_i64(root, "opened_ns", &state->opened_ns, error);
 	if (r >= 0)
+		r = json_find_bool(root, "lease_unknown", &state->lease_unknown, error);
+	if (r >= 0)
 		r = json_find_u64(root, "lost_point", &state->lost_point, error);
 	if (r >= 0)
 		r = json_find_u64(root, "lost_lsn", &state->lost_lsn, error);
@@ -134,6 +136,8 @@ static int build(const struct group_state *state, struct cJSON **ret_json)
 		r = json_add_bool(json, "opened", state->opened);
 	if (r == 0)
 		r = json_add_i64(json, "opened_ns", state->opened_ns);
+	if (r == 0)
+		r = json_add_bool(json, "lease_unknown", state->lease_unknown);
 	if (r == 0)
 		r = json_add_u64(json, "lost_point", state->lost_point);
 	if (r == 0)

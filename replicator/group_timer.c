@@ -195,6 +195,7 @@ static void evaluate_alerts(struct group *group, const struct history_stats *sta
 	if (group->state.lost_point > stats->newest_vault_point)
 		f.lost_point = group->state.lost_point;
 	memcpy(f.owner, group->state.owner, sizeof(f.owner));
+	f.lease_unknown = group->state.lease_unknown;
 	pthread_mutex_unlock(&group->state_lock);
 
 	SCOPED_LOCK(&group->lock);

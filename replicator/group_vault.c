@@ -47,29 +47,33 @@ enum work {
 
 /* ── what results mean ───────────────────────────────────────────────────────────────────── */
 
-/* Who has it, as far as the vault tells; else what the refusal said. */
-static void describe_owner(struct worker *w, const struct error *error, char *ret_text, size_t size)
+/* Who has it, as far as the vault tells; else what the refusal said, and true if owner.json names
+ * this appliance all the same. */
+static bool describe_owner(struct worker *w, const struct error *error, char *ret_text, size_t size)
 {
 	CLEANUP(vault_group_free) struct vault_group g = { 0 };
 	char since[UTC_ISO_BYTES];
-	if (w->store && vault_group_load(w->store, w->group->name, NULL, &g) == 0 &&
-		memcmp(&g.owner, &w->group->appliance, sizeof(g.owner)) != 0) {
+	bool known = w->store && vault_group_load(w->store, w->group->name, NULL, &g) == 0;
+	bool ours = known && memcmp(&g.owner, &w->group->appliance, sizeof(g.owner)) == 0;
+	if (known && !ours) {
 		utc_format_iso(g.claimed_ns, since);
 		snprintf(ret_text, size, "appliance %s took group %s over at %.19sZ", g.owner_name,
 			w->group->name, since);
-		return;
+	} else {
+		snprintf(ret_text, size, "%s", error->message);
 	}
-	snprintf(ret_text, size, "%s", error->message);
+	return ours;
 }
 
-static void become_taken_over(struct worker *w, const struct error *error)
+static void become_taken_over(struct worker *w, const struct error *error, bool in_claim)
 {
 	struct group *group = w->group;
 	char owner[sizeof(group->state.owner)];
-	describe_owner(w, error, owner, sizeof(owner));
+	bool ours = describe_owner(w, error, owner, sizeof(owner));
 	atomic_store(&group->refuse_writes, true);
 	pthread_mutex_lock(&group->state_lock);
 	group->state.taken_over = true;
+	group->state.lease_unknown = ours && in_claim;
 	memcpy(group->state.owner, owner, sizeof(owner));
 	/* If it cannot be written the vault is asked again at the next start. */
 	(void)group_state_save(group);
@@ -207,7 +211,7 @@ static void judge(struct worker *w, int r, struct error *error, enum work work)
 		remember_success(w);
 	} else if (r == -ESTALE) {
 		w->refused = true;
-		become_taken_over(w, error);
+		become_taken_over(w, error, work == WORK_CLAIM);
 	} else if (r != -ECANCELED) {
 		if (work == WORK_LOOK) /* looks on, at the pace of whatever fails */
 			w->look_at_ns = 0;
@@ -235,6 +239,26 @@ static int tell_keeps(struct worker *w, struct error *error, bool *ret_asked)
 	return r;
 }
 
+/* Nothing is collected beside a manifest that is gone: what it explained would be. */
+static int newest_is_there(struct worker *w, struct error *error, bool *ret_there)
+{
+	struct group *group = w->group;
+	struct history_stats stats;
+	history_stats(group->history, &stats);
+	*ret_there = true;
+	if (stats.newest_vault_point == 0)
+		return 0;
+	int r = vault_point_settle(w->store, group->clock, &group->vault_group,
+		stats.newest_vault_point, false, error, ret_there);
+	if (r == -EBADMSG || r == -EPROTONOSUPPORT)
+		r = 0; /* damaged it keeps all that bears its number */
+	if (r == 0 && !*ret_there)
+		log_error("group %s: the manifest of point %" PRIu64
+			  " is gone from the vault; what nothing explains there is kept",
+			group->name, stats.newest_vault_point);
+	return r;
+}
+
 /* *ret_asked: the vault was asked something for certain. */
 static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 {
@@ -247,9 +271,12 @@ static int clean_up(struct worker *w, struct error *error, bool *ret_asked)
 	if (r < 0 || now < w->orphans_at_ns)
 		return r;
 	*ret_asked = true;
-	unsigned deleted;
-	r = vault_collect_orphans(w->store, &group->vault_group,
-		history_oldest_pending(group->history), error, &deleted);
+	unsigned deleted = 0;
+	bool there;
+	r = newest_is_there(w, error, &there);
+	if (r == 0 && there)
+		r = vault_collect_orphans(w->store, &group->vault_group,
+			history_oldest_pending(group->history), error, &deleted);
 	if (r == 0) {
 		w->orphans_at_ns = now + ORPHANS_NS;
 		if (deleted > 0)

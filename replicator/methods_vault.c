@@ -80,6 +80,100 @@ static void note_fault(void *context, const char *text)
 		faults->r = json_add_text(faults->list, NULL, text);
 }
 
+/* ── what is known here ──────────────────────────────────────────────────────────────────── */
+
+#define KNOWN_AT_ONCE 256u
+
+struct known {
+	struct faults *faults;
+	struct history *history;
+	struct vault_check_report *report;
+};
+
+static bool note_gone(void *context, uint64_t number, const char *text)
+{
+	struct known *known = context;
+	struct point point;
+	if (number > 0 &&
+		(history_point(known->history, number, &point) < 0 || !(point.flags & POINT_VAULT)))
+		return false; /* deleted meanwhile */
+	known->report->missing++;
+	note_fault(known->faults, text);
+	return number == 0;
+}
+
+static int list_known(struct history *history, uint64_t **ret_numbers, unsigned *ret_count)
+{
+	CLEANUP_FREE struct point *points = calloc(KNOWN_AT_ONCE, sizeof(*points));
+	CLEANUP_FREE uint64_t *numbers = NULL;
+	unsigned n = points ? KNOWN_AT_ONCE : 0, count = 0;
+	for (uint64_t from = 0; n == KNOWN_AT_ONCE; from = points[n - 1].number + 1) {
+		n = history_points(history, from, points, KNOWN_AT_ONCE);
+		uint64_t *more = realloc(numbers, (count + n + 1u) * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		numbers = more;
+		for (unsigned i = 0; i < n; i++)
+			if (points[i].flags & POINT_VAULT)
+				numbers[count++] = points[i].number;
+		if (n == 0)
+			break;
+	}
+	if (!points)
+		return -ENOMEM;
+	*ret_numbers = TAKE(numbers);
+	*ret_count = count;
+	return 0;
+}
+
+/* Of the machine's group. */
+static int check_known(struct registry *registry, const char *machine, struct blob_store *store,
+	struct faults *faults, struct vault_check_report *report, struct error *error)
+{
+	CLEANUP(registry_release) struct hold hold = { 0 };
+	CLEANUP_FREE uint64_t *numbers = NULL;
+	struct group_status status;
+	unsigned count = 0;
+	if (registry_hold(registry, machine, NULL, &hold) < 0)
+		return 0; /* what it knows cannot be read; its alert says why */
+	group_status(hold.group, &status);
+	struct known known = { faults, group_history(hold.group), report };
+	if (status.taken_over)
+		return 0;
+	int r = list_known(known.history, &numbers, &count);
+	if (r < 0)
+		return error_set(error, r, NULL, "not enough memory to list points");
+	return count == 0 ? 0
+			  : vault_check_known(store, group_name(hold.group), &registry->appliance,
+				    numbers, count, note_gone, &known, error);
+}
+
+/* One machine of every group. */
+static int check_all_known(struct registry *registry, struct blob_store *store,
+	struct faults *faults, struct vault_check_report *report, struct error *error)
+{
+	CLEANUP_FREE char(*names)[REGISTRY_NAME_BYTES] = NULL;
+	unsigned count = 0, machines = 0;
+	pthread_mutex_lock(&registry->lock);
+	for (struct machine_entry *m = registry->machines; m; m = m->next)
+		machines++;
+	names = calloc(machines + 1u, sizeof(*names));
+	for (struct machine_entry *m = registry->machines; names && m; m = m->next) {
+		bool first = true;
+		for (struct machine_entry *o = registry->machines; o != m; o = o->next)
+			first &= o->group != m->group;
+		if (first && !m->removing)
+			memcpy(names[count++], m->name, sizeof(*names));
+	}
+	pthread_mutex_unlock(&registry->lock);
+	if (!names)
+		return error_set(error, -ENOMEM, NULL, "not enough memory to list machines");
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		r = check_known(registry, names[i], store, faults, report, error);
+	return r;
+}
+
 static int report_check(struct job *job, const struct vault_check_report *report,
 	struct cJSON *result, struct error *error)
 {
@@ -101,9 +195,10 @@ static int report_check(struct job *job, const struct vault_check_report *report
 	r = job_set_result(job, result);
 	if (r == 0 && report->missing + report->broken > 0)
 		r = error_set(error, -EBADMSG,
-			"the faults stand in the job's record; delete the points they name, and "
+			"the faults stand in the job's record; bring back what is missing (the "
+			"service may be able to undelete it) or delete the points they name, and "
 			"verify the others",
-			"the vault has faults: %u snapshots missing, %u manifests broken",
+			"the vault has faults: %u parts missing, %u manifests broken",
 			report->missing, report->broken);
 	return r;
 }
@@ -126,6 +221,8 @@ static int step_check(struct job *job, void *context, struct error *error)
 		r = json_add_array(result, "faults", &faults.list);
 	if (r == 0)
 		r = vault_check(store, note_fault, &faults, error, &report);
+	if (r == 0)
+		r = check_all_known(registry, store, &faults, &report, error);
 	if (r < 0)
 		error_prefix(error, "%s", registry->service->ops->name(registry->service));
 	store->ops->free(store);

@@ -141,8 +141,8 @@ int vault_group_update(struct blob_store *store, struct vault_group *group, stru
  * Progress in `unit` "points", then "bytes". May be repeated after an interruption. A group that
  * was being deleted is kept if none of its blobs is gone; -EUCLEAN if some are (nothing is touched
  * then), -ENOENT if all are: the rest is deleted. -EUCLEAN, too, if committed points above the
- * newest whole one are damaged, unless `discard_damaged`: those are deleted then; and if none is
- * whole. */
+ * newest whole one are damaged, or points are there whose manifests are missing, unless
+ * `discard_damaged`: those are deleted then; and if none is whole. */
 int vault_group_takeover(struct blob_store *store, const char *name, const struct uuid *appliance,
 	const char *appliance_name, bool discard_damaged, struct clock_source *clock,
 	void (*progress)(void *context, uint64_t done, uint64_t total, const char *unit),
@@ -200,12 +200,23 @@ int vault_collect_orphans(struct blob_store *store, const struct vault_group *gr
 
 struct vault_check_report {
 	unsigned groups, points, snapshots;
-	unsigned missing, orphaned, broken; /* snapshots missing or orphaned, manifests broken */
+	/* parts missing (snapshots, manifests, owner.json), snapshots orphaned, manifests broken */
+	unsigned missing, orphaned, broken;
 };
 
-/* Every manifest against its snapshots, hashes and predecessor; reports each fault in words. */
+/* Every manifest against its snapshots, hashes and predecessor, and whether all that is there has a
+ * group, a manifest, an owner.json; reports each fault in words. */
 int vault_check(struct blob_store *store, void (*told)(void *context, const char *text),
 	void *context, struct error *error, struct vault_check_report *ret_report);
+
+/* What this appliance knows to be in the vault, of a group of its own: points by rising number. Of
+ * each that is missing `gone` is told, unless vault_check tells of it; 0 as the number: all of the
+ * group is, and true then ends it. A number whose point was deleted meanwhile is the caller's to
+ * pass by. A group that is another appliance's by now is passed by. */
+int vault_check_known(struct blob_store *store, const char *group, const struct uuid *appliance,
+	const uint64_t *numbers, unsigned count,
+	bool (*gone)(void *context, uint64_t number, const char *text), void *context,
+	struct error *error);
 
 /* Proves every byte of a vault point: reads each disk's snapshot and compares with the hashes of
  * the points up to it; what no point ever wrote must be zero. Returns 0 or -EBADMSG with the

@@ -1,7 +1,9 @@
 /*
  * Checking the vault against itself: every manifest can be read and knows the one before it,
  * every snapshot it names is there, its hashes are whole and leave no gap, and there are no
- * snapshots that nothing explains. Reads no disk content; vault_point_verify does.
+ * snapshots, points, disks or groups that nothing explains. Reads no disk content;
+ * vault_point_verify does. What the vault can not tell, since nothing of it is left, whoever put it
+ * there knows (vault_check_known).
  *
  * Points come and go meanwhile. What looks like a fault is one only if the group's points were the
  * same afterwards; else the group is checked again.
@@ -16,7 +18,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
-#include "replicator/vault_snapshots.h"
+#include "replicator/vault_strays.h"
 
 #define LOOK_TRIES 5u
 
@@ -25,6 +27,7 @@ struct check {
 	void (*fault)(void *context, const char *text);
 	void *context;
 	struct vault_check_report report;
+	struct vault_strays strays;
 	/* of the group at hand */
 	const struct vault_group *group;
 	struct buf faults;                 /* texts, each with its NUL */
@@ -201,6 +204,23 @@ static int check_points(struct check *c, const struct vault_points *points)
 	return r;
 }
 
+/* More than the one point that a flush may be making. */
+static int check_lost(struct check *c, const struct vault_points *points)
+{
+	CLEANUP(vault_lost_free) struct vault_lost lost = { 0 };
+	int r = vault_lost_collect(c->snapshots, c->group->disk_count, points, &lost);
+	if (r < 0)
+		return error_set(c->error, r, NULL, "not enough memory to list snapshots");
+	for (unsigned i = 0; vault_lost_is_certain(&lost) && i < lost.count; i++) {
+		c->report.missing++;
+		fault(c,
+			"the manifest of point %" PRIu64
+			" of group %s is missing; other parts of the point are there",
+			lost.numbers[i], c->group->name);
+	}
+	return 0;
+}
+
 static bool equal(const struct vault_points *a, const struct vault_points *b)
 {
 	bool same = a->count == b->count;
@@ -222,6 +242,8 @@ static int check_once(struct check *c, bool *ret_changed)
 	int r = vault_points_list(c->store, c->group, c->error, &points);
 	if (r == 0)
 		r = check_points(c, &points);
+	if (r == 0)
+		r = check_lost(c, &points);
 	for (unsigned d = 0; d < c->group->disk_count; d++)
 		vault_snapshots_free(&c->snapshots[d]);
 	free(c->snapshots);
@@ -247,6 +269,7 @@ static int check_group(void *context, const char *name)
 			tell_faults(c);
 		return r;
 	}
+	vault_strays_explain(&c->strays, &group);
 	c->group = &group;
 	for (unsigned i = 0; r == 0 && changed && i < LOOK_TRIES; i++) {
 		buf_clear(&c->faults);
@@ -263,19 +286,93 @@ static int check_group(void *context, const char *name)
 	return r;
 }
 
-static void free_faults(struct check *c)
+static void note_stray(void *context, const char *text)
 {
+	struct check *c = context;
+	c->report.missing++;
+	fault(c, "%s", text);
+}
+
+static void check_free(struct check *c)
+{
+	vault_strays_free(&c->strays);
 	buf_free(&c->faults);
+}
+
+/* ── what somebody knows of a group ──────────────────────────────────────────────────────── */
+
+static bool is_told(const struct vault_lost *lost, uint64_t number)
+{
+	for (unsigned i = 0; vault_lost_is_certain(lost) && i < lost->count; i++)
+		if (lost->numbers[i] == number)
+			return true;
+	return false;
+}
+
+static bool is_committed(const struct vault_points *points, uint64_t number)
+{
+	for (unsigned i = 0; i < points->count; i++)
+		if (points->items[i].number == number)
+			return points->items[i].manifest && !points->items[i].abandoned;
+	return false;
+}
+
+int vault_check_known(struct blob_store *store, const char *name, const struct uuid *appliance,
+	const uint64_t *numbers, unsigned count,
+	bool (*gone)(void *context, uint64_t number, const char *text), void *context,
+	struct error *error)
+{
+	CLEANUP(vault_group_free) struct vault_group group = { 0 };
+	CLEANUP(vault_points_free) struct vault_points points = { 0 };
+	CLEANUP(vault_lost_free) struct vault_lost lost = { 0 };
+	struct error why = { 0 };
+	char text[VAULT_NAME_BYTES + 160], owner[VAULT_NAME_BYTES];
+	int r = vault_group_load(store, name, &why, &group);
+	bool missing = r == -ENOENT;
+	if (is_content(r) && !missing)
+		return 0; /* vault_check tells */
+	if (r < 0 && !missing) {
+		if (error)
+			*error = why;
+		return r;
+	}
+	if (missing)
+		snprintf(group.name, sizeof(group.name), "%s", name);
+	else if (memcmp(&group.owner, appliance, sizeof(*appliance)) != 0)
+		return 0; /* it may have deleted what it wanted */
+	r = vault_lost_find(store, &group, error, &lost);
+	if (r == 0)
+		r = vault_points_list(store, &group, error, &points);
+	if (r < 0)
+		return r;
+	vault_owner_name(name, owner);
+	snprintf(text, sizeof(text), "%s is missing, and so is every point of the group", owner);
+	if (missing && points.count == 0 && gone(context, 0, text))
+		return 0;
+	for (unsigned i = 0; i < count; i++) {
+		if (is_committed(&points, numbers[i]) || is_told(&lost, numbers[i]))
+			continue;
+		snprintf(text, sizeof(text),
+			"point %" PRIu64 " of group %s, which was put there, is missing",
+			numbers[i], name);
+		(void)gone(context, numbers[i], text);
+	}
+	return 0;
 }
 
 int vault_check(struct blob_store *store, void (*told)(void *context, const char *text),
 	void *context, struct error *error, struct vault_check_report *ret_report)
 {
-	CLEANUP(free_faults)
+	CLEANUP(check_free)
 	struct check c = { .store = store, .fault = told, .context = context, .error = error };
-	int r = vault_groups(store, check_group, &c, error);
+	int r = vault_strays_list(store, error, &c.strays);
+	if (r == 0)
+		r = vault_groups(store, check_group, &c, error);
+	if (r == 0)
+		r = vault_strays_tell(&c.strays, store, note_stray, &c, error);
 	if (r < 0)
 		return r;
+	tell_faults(&c);
 	*ret_report = c.report;
 	return 0;
 }

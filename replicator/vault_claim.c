@@ -85,6 +85,11 @@ static int claim_once(struct blob_store *store, const char *name, const struct u
 			since);
 	}
 	r = move_leases(store, &group, purpose, false, error);
+	if (r == -ESTALE && vault_owner_confirm(store, &group, NULL) == 0)
+		return vault_owner_missing(name, r,
+			"names this appliance, but not the id of the lease: it was lost and "
+			"written anew, or an older one took its place",
+			error);
 	if (r == 0)
 		r = vault_new_lease(&group, error);
 	if (r < 0)

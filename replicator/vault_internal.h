@@ -70,6 +70,9 @@ int vault_owner_swap(struct blob_store *store, struct vault_group *group, struct
 /* 0 if owner.json still says that the group is ours in this generation; -ESTALE with words. */
 int vault_owner_confirm(
 	struct blob_store *store, const struct vault_group *group, struct error *error);
+/* owner.json was deleted from outside, or is not the one that the leases were taken by: fills
+ * `error` with `code` and what is to be done; returns the code. */
+int vault_owner_missing(const char *group, int code, const char *how, struct error *error);
 /* After a change failed with r: -ESTALE in words if the group is another's, else r and `error` as
  * they are. Objects that a new owner replaced may look damaged, or parts of them missing. */
 int vault_owner_blame(

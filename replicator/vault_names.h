@@ -10,6 +10,7 @@
 #define VAULT_NAME_BYTES 256
 #define VAULT_IDENTITY_NAME "vault.json"
 #define VAULT_GROUPS_PREFIX "groups/"
+#define VAULT_MACHINES_PREFIX "machines/"
 
 /* `disk` is "<machine>/<disk>". */
 void vault_blob_name(const char *disk, char ret_name[static VAULT_NAME_BYTES]);

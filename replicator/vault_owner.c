@@ -222,11 +222,26 @@ static int not_ours(const struct vault_group *there, struct error *error)
 		there->name, there->owner_name, since);
 }
 
+int vault_owner_missing(const char *group, int code, const char *how, struct error *error)
+{
+	char name[VAULT_NAME_BYTES], mend[sizeof(error->mend)];
+	vault_owner_name(group, name);
+	snprintf(mend, sizeof(mend),
+		"bring it back: the service may be able to undelete it; if it is lost and no other "
+		"appliance has the group: restart landfalld, then 'landfall vault takeover --group "
+		"%s'",
+		group);
+	return error_set(
+		error, code, mend, "%s, which tells the group's owner and lease, %s", name, how);
+}
+
 int vault_owner_confirm(
 	struct blob_store *store, const struct vault_group *group, struct error *error)
 {
 	CLEANUP(vault_group_free) struct vault_group there = { 0 };
 	int r = vault_group_load(store, group->name, error, &there);
+	if (r == -ENOENT)
+		return vault_owner_missing(group->name, r, "is missing from the vault", error);
 	if (r < 0)
 		return r;
 	if (memcmp(&there.owner, &group->owner, sizeof(there.owner)) != 0)

@@ -13,7 +13,8 @@
  *	6. collect what nothing explains
  *
  * Before anything is changed, and again in step 4: if a newer point than that is committed, and
- * damaged, going on would throw it away, and is refused unless it is asked for.
+ * damaged, or there are points without manifests that no flush left behind, going on would throw
+ * them away, and is refused unless it is asked for.
  *
  * Each step may be repeated; an interrupted takeover is simply begun again.
  *
@@ -36,7 +37,7 @@
 #include "fs/point.h"
 #include "replicator/backoff.h"
 #include "replicator/manifest_format.h"
-#include "replicator/vault_snapshots.h"
+#include "replicator/vault_strays.h"
 
 #define SWAP_TRIES 8u
 #define BREAK_TRIES 8u
@@ -256,6 +257,33 @@ int vault_newest_whole(struct blob_store *store, const struct vault_group *group
 	return find_whole(store, group, error, ret, &passed);
 }
 
+/* Points whose manifests somebody has deleted: what the newest whole one stands on is not the end,
+ * and what follows would be deleted as if nobody had ever committed it. */
+static int check_lost(struct blob_store *store, const struct vault_group *group,
+	bool discard_damaged, const struct manifest *stand, struct error *error)
+{
+	CLEANUP(vault_lost_free) struct vault_lost lost = { 0 };
+	char mend[sizeof(error->mend)];
+	int r = vault_lost_find(store, group, error, &lost);
+	if (r < 0 || !vault_lost_is_certain(&lost) || (discard_damaged && stand->number > 0))
+		return r;
+	if (stand->number == 0)
+		return error_set(error, -EUCLEAN,
+			"bring the manifests back (the service may be able to undelete them; "
+			"'landfall vault check' names them), and take it over again",
+			"group %s: none of its points is whole, and nothing was changed; the "
+			"manifests of %u points up to %" PRIu64 " are missing",
+			group->name, lost.count, lost.numbers[lost.count - 1]);
+	snprintf(mend, sizeof(mend),
+		"bring them back, if it can be; to go on from point %" PRIu64
+		" and lose what came after: landfall vault takeover --group %s --discard-damaged",
+		stand->number, group->name);
+	return error_set(error, -EUCLEAN, mend,
+		"group %s: the manifests of %u points above %" PRIu64 ", up to %" PRIu64
+		", are missing",
+		group->name, lost.count, stand->number, lost.numbers[lost.count - 1]);
+}
+
 /* The newest whole point; -EUCLEAN if newer ones would be lost that nobody has given up, or if all
  * there are are damaged. */
 static int find_stand(struct blob_store *store, const struct vault_group *group,
@@ -264,6 +292,8 @@ static int find_stand(struct blob_store *store, const struct vault_group *group,
 	struct passed_over passed = { 0 };
 	char time[UTC_ISO_BYTES], mend[sizeof(error->mend)];
 	int r = find_whole(store, group, error, ret, &passed);
+	if (r == 0 && passed.count == 0)
+		r = check_lost(store, group, discard_damaged, ret, error);
 	if (r < 0 || passed.count == 0 || (discard_damaged && ret->number > 0))
 		return r;
 	if (ret->number == 0)

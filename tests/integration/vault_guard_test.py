@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a takeover and a removal must not destroy: points newer than the newest whole one, all of a
-group when none of its points is whole, and the disks of another group's machine of the same name."""
+group when none of its points is whole, what was left when somebody deleted manifests, and the disks
+of another group's machine of the same name. What somebody deleted is told by `vault check`."""
 
 import pathlib
 import sys
@@ -111,6 +112,128 @@ def missing(service, work):
         wait_until(20, lambda: "verify-failed" not in a.alerts("web"), "the alert stays")
 
 
+def delete(service, *names):
+    """From outside: a lifecycle rule, a mistaken hand."""
+    for name in names:
+        vault_of(service).request("DELETE", f"/test/{name}")
+
+
+def put(service, name, data):
+    vault_of(service).request("PUT", f"/test/{name}", data=data,
+                              headers={"x-ms-blob-type": "BlockBlob"})
+
+
+def manifest_name(number, group="prod"):
+    return f"groups/{group}/points/{number}.json"
+
+
+def faults(appliance):
+    """What `vault check` tells; it must fail."""
+    done = appliance.run("vault", "check")
+    check(done.returncode == 1, f"vault check: exit {done.returncode}: {done.stdout}{done.stderr}")
+    jobs = appliance.call("job", "list")["jobs"]
+    last = max((j for j in jobs if j["kind"] == "vault.check"), key=lambda j: j["id"])
+    result = appliance.call("job", "show", last["id"])["job"]["result"]
+    check(result["missing"] == len(result["faults"]) > 0, f"{result}")
+    return "\n".join(result["faults"])
+
+
+def manifests_gone(service, work):
+    step("deleted manifests: the check names them, and nothing that they explained is deleted")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a:
+        a.call("vault", "init")
+        add(a)
+        images = two_points(a)
+        images.update({n: i for n, i in two_points(a).items() if n not in images})
+        numbers = sorted(images)
+        kept = {n: vault_of(service).content("test", manifest_name(n)) for n in numbers}
+        delete(service, manifest_name(numbers[-1]))
+        check(f"point {numbers[-1]} of group prod" in faults(a), "the newest is not named")
+        delete(service, *map(manifest_name, numbers[:-1]))
+        told = faults(a)
+        for number in numbers:
+            check(told.count(f"point {number} of group prod") == 1, f"point {number}: {told}")
+        before = contents(service)
+        step("nor by the next start, or a takeover")
+        a.stop()
+        a.start()
+        wait_until(60, lambda: "what nothing explains there is kept" in a.log_end(),
+                   "it is not looked at")
+        write(a, b"W" * MIB)
+        a.create_point("web")
+        alert = a.wait_alert("web", "flush-failed", 60)
+        check("undelete" in alert["mend"] and "keep-vault" in alert["mend"], f"{alert}")
+        check(contents(service) == before, "the vault was changed")
+        a.kill()
+        with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="b") as b:
+            told = faults(b)
+            check(all(f"point {n} of group prod" in told for n in numbers), told)
+            for words in ((), ("--discard-damaged",)):
+                b.refused(1, "vault", "takeover", "--group", "prod", *words,
+                          says=("none of its points is whole", "nothing was changed"))
+            check(contents(service) == before, "the vault was changed")
+            step("some came back: it is said what would be lost")
+            put_back(service, kept, numbers[:1])
+            b.refused(1, "vault", "takeover", "--group", "prod",
+                      says=(f"up to {numbers[-1]}", "--discard-damaged", f"point {numbers[0]}"))
+            step("all came back: nothing is lost")
+            put_back(service, kept, numbers[1:])
+            b.call("vault", "takeover", "--group", "prod")
+            are_right(service, images)
+            images[numbers[-1]].check_same(Image.of_file(b.live("web", "d")), "the disk goes on")
+            b.check_vault()
+
+
+def put_back(service, kept, numbers):
+    for number in numbers:
+        put(service, manifest_name(number), kept[number])
+
+
+def owner_gone(service, work):
+    step("a deleted owner.json: the check names it and what it told of; the alert tells the truth")
+    with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a:
+        a.call("vault", "init")
+        add(a)
+        images = two_points(a)
+        owner = vault_of(service).content("test", "groups/prod/owner.json")
+        before = contents(service)
+        delete(service, "groups/prod/owner.json")
+        told = faults(a)
+        check("groups/prod/owner.json is missing" in told and BLOB in told, told)
+        step("it came back: all is well")
+        put(service, "groups/prod/owner.json", owner)
+        a.check_vault()
+        a.stop()
+        a.start()
+        wait_until(60, lambda: a.machine("web")["state"] == "protected", "it is not protected")
+        a.verify("web", a.create_point("web", "vault")["number"])
+        images.update({a.points("web")[-1]["number"]: images[max(images)]})
+        step("it is lost, and the daemon starts again")
+        delete(service, "groups/prod/owner.json")
+        before = contents(service)
+        a.stop()
+        a.start()
+        for _ in range(2):
+            alert = a.wait_alert("web", "taken-over", 60)
+            check("owner.json" in alert["cause"] and "another appliance now" not in alert["text"] and
+                  "vault takeover --group prod" in alert["mend"], f"{alert}")
+            check(contents(service) == before, "the vault was changed")
+            a.stop()
+            a.start()
+        a.call("vault", "takeover", "--group", "prod")
+        wait_until(60, lambda: a.machine("web")["state"] == "protected", "it is not protected")
+        check("taken-over" not in a.alerts("web"), "the alert stays")
+        are_right(service, images)
+        write(a, b"N" * MIB)
+        a.verify("web", a.create_point("web", "vault")["number"])
+        a.check_vault()
+        step("all of the group is gone but its disk; then that, too")
+        names = {b["name"] for b in vault_of(service).list("test")}
+        delete(service, *(n for n in names if n.startswith("groups/")))
+        told = faults(a)
+        check("groups/prod/owner.json is missing" in told and BLOB in told, told)
+
+
 def namesakes(service, work):
     step("a machine of a name that another group's has is refused, or harms nothing")
     with Appliance(BUILD, work, service.connection_string, policies=POLICIES, name="a") as a, \
@@ -150,7 +273,7 @@ def namesakes(service, work):
 
 
 def test(work):
-    for number, part in enumerate((damaged, missing, namesakes)):
+    for number, part in enumerate((damaged, missing, manifests_gone, owner_gone, namesakes)):
         own = work / str(number)
         own.mkdir()
         with StrictService(own) as service:

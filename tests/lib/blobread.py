@@ -62,11 +62,11 @@ class Vault:
             return http.client.HTTPSConnection(self.netloc, timeout=60, context=context)
         return http.client.HTTPConnection(self.netloc, timeout=60)
 
-    def _authorization(self, method, path, query, extra):
+    def _authorization(self, method, path, query, extra, length=""):
         signed = {k.lower(): v for k, v in extra.items()}
         # verb; encoding, language, length, MD5, type, date; modified, match, none-match,
         # unmodified; range
-        lines = [method, "", "", "", "", "", "", "", signed.get("if-match", ""), "", "",
+        lines = [method, "", "", str(length or ""), "", "", "", "", signed.get("if-match", ""), "", "",
                  signed.get("range", "")]
         ms = sorted(k for k in signed if k.startswith("x-ms-"))
         lines += [f"{k}:{signed[k]}" for k in ms]
@@ -75,7 +75,7 @@ class Vault:
         mac = hmac.digest(self.key, "\n".join(lines).encode("utf-8"), "sha256")
         return f"SharedKey {self.account}:{base64.b64encode(mac).decode()}"
 
-    def request(self, method, resource, query=None, headers=None):
+    def request(self, method, resource, query=None, headers=None, data=None):
         """One request, tried again when the service is busy; returns (headers, body)."""
         query = {k: v for k, v in (query or {}).items() if v is not None}
         path = self.base + urllib.parse.quote(resource, safe="/")
@@ -85,11 +85,12 @@ class Vault:
         for attempt in range(8):
             extra = {"x-ms-version": VERSION, "x-ms-date": formatdate(usegmt=True),
                      **(headers or {})}
-            extra["Authorization"] = self._authorization(method, path, query, extra)
+            extra["Authorization"] = self._authorization(method, path, query, extra,
+                                                         len(data or b""))
             try:
                 if self.connection is None:
                     self.connection = self._connect()
-                self.connection.request(method, url, headers=extra)
+                self.connection.request(method, url, body=data, headers=extra)
                 answer = self.connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException):
@@ -132,6 +133,10 @@ class Vault:
         if about["x-ms-blob-type"] == "PageBlob":
             return size, self._page_pieces(resource, snapshot, size, about["ETag"])
         return size, iter([(0, self.request("GET", resource, {"snapshot": snapshot})[1])])
+
+    def content(self, container, blob):
+        """A small object's bytes."""
+        return self.request("GET", f"/{container}/{blob}")[1]
 
     def manifest(self, container, group, point):
         """The manifest of a recovery point: what its creator committed."""
