@@ -129,6 +129,9 @@ void cli_progress_update(struct cli_progress *progress, const char *label, uint6
 	uint64_t total, const char *unit);
 /* Tells once what the job waits for; "": for nothing any more. */
 void cli_progress_obstacle(struct cli_progress *progress, const char *message, const char *mend);
+/* For cli->notified, with the progress as its context: tells of a notification with a message and a
+ * mend what the command waits for. */
+void cli_progress_notified(void *context, const struct cJSON *parameters);
 /* Clears the line. */
 void cli_progress_end(struct cli_progress *progress);
 

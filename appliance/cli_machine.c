@@ -62,9 +62,22 @@ static void print_machine(const cJSON *machine)
 enum exit_code cli_machine_add(struct cli *cli)
 {
 	enum exit_code code;
+	struct cli_progress progress;
+	cli_progress_begin(cli, &progress);
+	cli->notified = cli_progress_notified;
+	cli->notified_context = &progress;
+	(void)json_add_bool(cli->parameters, "tell", true);
 	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
-	if (result)
-		print_machine(cli_get(result, "machine"));
+	cli->notified = NULL;
+	if (!result)
+		return code;
+	print_machine(cli_get(result, "machine"));
+	const cJSON *unheard = cli_get(result, "unheard");
+	if (unheard) {
+		fputs("warning: the vault could not be asked whether it holds that name: ", stderr);
+		cli_print_safe(stderr, cli_get_text(unheard, "message"));
+		fputs("\n  → if it does, an alert tells when it answers\n", stderr);
+	}
 	return code;
 }
 

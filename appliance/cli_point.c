@@ -103,19 +103,11 @@ enum exit_code cli_point_show(struct cli *cli)
 	return code;
 }
 
-/* What the source's machines are waited for with. */
-static void tell_waiting(void *context, const cJSON *parameters)
-{
-	if (cli_has(parameters, "message"))
-		cli_progress_obstacle(context, cli_get_text(parameters, "message"),
-			cli_get_text(parameters, "mend"));
-}
-
 static enum exit_code create_telling(
 	struct cli *cli, struct cli_progress *progress, cJSON **ret_result, cJSON **ret_job)
 {
 	(void)json_add_bool(cli->parameters, "tell", true);
-	cli->notified = tell_waiting;
+	cli->notified = cli_progress_notified;
 	cli->notified_context = progress;
 	enum exit_code code = cli_run_job(cli, ret_result, ret_job);
 	cli->notified = NULL;

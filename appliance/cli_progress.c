@@ -2,6 +2,7 @@
  * A job's progress on stderr: a bar that is drawn over itself on a terminal, a line at every new
  * step and every tenth otherwise. The rate is a moving average over about five seconds.
  */
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -127,6 +128,13 @@ void cli_progress_obstacle(struct cli_progress *progress, const char *message, c
 	fputs("\n  → ", stderr);
 	cli_print_safe(stderr, mend);
 	fputc('\n', stderr);
+}
+
+void cli_progress_notified(void *context, const cJSON *parameters)
+{
+	if (cli_has(parameters, "message"))
+		cli_progress_obstacle(context, cli_get_text(parameters, "message"),
+			cli_get_text(parameters, "mend"));
 }
 
 void cli_progress_end(struct cli_progress *progress)

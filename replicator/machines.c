@@ -189,47 +189,6 @@ static int check_against_lists(
 	return 0;
 }
 
-/* A group that is new here must not be in the vault: another appliance, or an earlier life of
- * this one, has its history there. Nor may disks of a machine of its name, which are another
- * group's then. A vault that cannot be asked now is no reason to refuse: the
- * group finds out when it claims its place, and says so by an alert. Outside any lock, because
- * the network is waited for. */
-static int check_against_vault(
-	struct registry *registry, const struct machine_request *request, struct error *error)
-{
-	const char *name = request->group ? request->group : request->name;
-	pthread_mutex_lock(&registry->lock);
-	bool here = registry_find_group(registry, name) != NULL ||
-		    registry_find_machine(registry, request->name) != NULL;
-	pthread_mutex_unlock(&registry->lock);
-	if (!registry->service || here)
-		return 0;
-	CLEANUP(vault_group_free) struct vault_group group = { 0 };
-	struct error unheard = { 0 };
-	struct blob_store *store;
-	if (registry->service->ops->open_store(registry->service, NULL, &unheard, &store) < 0)
-		return 0;
-	int r = vault_group_load(store, name, &unheard, &group);
-	bool has_disks = r < 0 && vault_has_machine(store, request->name);
-	store->ops->free(store);
-	if (has_disks)
-		return error_set(error, -EEXIST,
-			"add it under another name; or bring back the group that it belongs to "
-			"with 'landfall vault takeover --group GROUP'",
-			"the vault holds disks of a machine %s already, which belongs to another "
-			"group",
-			request->name);
-	if (r < 0)
-		return 0;
-	char mend[160];
-	snprintf(mend, sizeof(mend),
-		"bring it here with 'landfall vault takeover --group %s', or choose another "
-		"name",
-		name);
-	return error_set(error, -EEXIST, mend,
-		"the vault holds a group %s already, of appliance %s", name, group.owner_name);
-}
-
 static int join_group(struct registry *registry, const struct machine_request *request,
 	struct error *error, struct group_entry **ret_entry)
 {
@@ -288,12 +247,16 @@ int machine_add(
 	struct registry *registry, const struct machine_request *request, struct error *error)
 {
 	int r = check_request(request, error);
+	if (r == 0) {
+		SCOPED_LOCK(&registry->change_lock);
+		r = check_against_lists(registry, request, error);
+	}
 	if (r == 0)
-		r = check_against_vault(registry, request, error);
+		r = machine_check_vault(registry, request, error);
 	if (r < 0)
 		return r;
 	SCOPED_LOCK(&registry->change_lock);
-	r = check_against_lists(registry, request, error);
+	r = check_against_lists(registry, request, error); /* as they are by now */
 	struct group_entry *entry = NULL;
 	if (r == 0)
 		r = join_group(registry, request, error, &entry);

@@ -94,14 +94,67 @@ static int read_instance(struct registry *registry, const struct cJSON *paramete
 	return ebs_describe(registry->ebs, &choice, request, error);
 }
 
+/* Whoever adds a machine, and wants to hear what that waits for. */
+struct adding {
+	struct control_peer *peer;
+	const struct machine_request *request;
+};
+
+static void tell_waiting(void *context)
+{
+	const struct adding *adding = context;
+	CLEANUP(json_freep) struct cJSON *json = NULL;
+	CLEANUP(buf_free) struct buf text = { 0 };
+	int r = json_new_object(&json);
+	if (r == 0)
+		r = buf_printf(&text,
+			"the vault is asked whether it holds a machine or group of the name of %s, "
+			"and does not answer",
+			adding->request->name);
+	if (r == 0)
+		r = json_add_text(json, "machine", adding->request->name);
+	if (r == 0)
+		r = json_add_text(json, "message", text.data);
+	if (r == 0)
+		r = json_add_text(json, "mend",
+			"nothing: after half a minute it is added all the same; 'landfall status' "
+			"tells how the vault is");
+	/* One that is not told still gets its answer. */
+	if (r == 0)
+		(void)control_notify(adding->peer, "machine.waiting", json);
+}
+
+/* {"machine": …, "unheard": {message, mend} | null} */
+static int wrap_added(struct registry *registry, const char *name, const struct error *unheard,
+	struct error *error, struct cJSON **ret_result)
+{
+	CLEANUP(json_freep) struct cJSON *root = NULL;
+	struct cJSON *object;
+	int r = wrap_machine(registry, name, error, &root);
+	if (r == 0 && unheard->code == 0) {
+		r = json_add_null(root, "unheard");
+	} else if (r == 0) {
+		r = json_add_object(root, "unheard", &object);
+		if (r == 0)
+			r = json_add_text(object, "message", unheard->message);
+		if (r == 0)
+			r = json_add_text(object, "mend", unheard->mend);
+	}
+	if (r == 0)
+		*ret_result = TAKE(root);
+	return r;
+}
+
 static int method_add(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
 	static const char *const names[] = { "name", "source", "disk", "group", "policy",
-		"instance", "private_ip", "region", "exclude_volume", NULL };
+		"instance", "private_ip", "region", "exclude_volume", "tell", NULL };
 	struct registry *registry = context;
 	CLEANUP_FREE struct machine_request *request = calloc(1, sizeof(*request));
-	(void)peer;
+	struct adding adding = { .peer = peer, .request = request };
+	struct error unheard = { 0 };
+	bool told = false;
 	if (!request)
 		return -ENOMEM;
 	int r = control_only(parameters, names, error);
@@ -118,8 +171,13 @@ static int method_add(void *context, struct control_peer *peer, const struct cJS
 	if (r == 0)
 		r = read_instance(registry, parameters, request, error);
 	if (r == 0)
+		r = parameter_flag(parameters, "tell", error, &told);
+	request->waits = told ? tell_waiting : NULL;
+	request->waits_context = &adding;
+	request->ret_unheard = &unheard;
+	if (r == 0)
 		r = machine_add(registry, request, error);
-	return r == 0 ? wrap_machine(registry, request->name, error, ret_result) : r;
+	return r == 0 ? wrap_added(registry, request->name, &unheard, error, ret_result) : r;
 }
 
 static int method_list(void *context, struct control_peer *peer, const struct cJSON *parameters,

@@ -7,6 +7,7 @@
  *	registry_policies.c policies by name
  *	machines.c          adding, removing, pausing
  *	machine_alerts.c    what is told of one machine and not of its group
+ *	machine_vault.c     what the vault says of one that is to be added
  *	machine_aws.c       what of a machine is in AWS, as JSON
  *	machine_volumes.c   volumes that become its disks, or are left out
  *	points.c            POINT arguments, points as JSON
@@ -220,6 +221,10 @@ struct machine_request {
 	unsigned disk_count;
 	char instance[REGISTRY_AWS_BYTES], region[REGISTRY_AWS_BYTES]; /* of the source ebs */
 	struct machine_left_out left_out;
+	/* Called once, by another thread, if the vault lets it wait; may be NULL. */
+	void (*waits)(void *context);
+	void *waits_context;
+	struct error *ret_unheard; /* filled if the vault could not be asked; may be NULL */
 };
 /* "ID=SIZE"; each mistake has its words. */
 int machine_parse_disk(const char *text, struct machine_disk *ret_disk, struct error *error);
@@ -238,6 +243,12 @@ int machine_pause(struct registry *registry, const char *name, bool paused, stru
 int machine_register_jobs(struct registry *registry);
 int machine_start_removal(struct registry *registry, const char *name, bool keep_vault,
 	struct error *error, uint64_t *ret_job);
+
+/* ── machine_vault.c ─────────────────────────────────────────────────────────────────────── */
+
+/* -EEXIST with words if the vault holds a group or disks of that name. No lock held. */
+int machine_check_vault(
+	struct registry *registry, const struct machine_request *request, struct error *error);
 
 /* ── machine_aws.c ───────────────────────────────────────────────────────────────────────── */
 

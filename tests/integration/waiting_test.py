@@ -129,6 +129,31 @@ def taken_over(service, appliance, work):
         other.call("inspect", "--close", found["id"])
 
 
+def adding(service, appliance, work):
+    step("machine add while the vault is away: it is said at once, and again at the end")
+    told = appliance.run("--no-progress", "machine", "add", "quick", "--source", "fuse", "--disk",
+                         "d=4M", json_output=False)
+    check(told.returncode == 0 and not told.stderr, f"{told}")
+    service.admin("/down", {"mode": "refuse"})
+    log = work / "adding.err"
+    with open(log, "wb") as errors:
+        with subprocess.Popen([BUILD / "landfall", "--socket", appliance.socket, "machine", "add",
+                               "late", "--source", "fuse", "--disk", "d=4M"], stdout=errors,
+                              stderr=errors, env=appliance.environment) as command:
+            try:
+                wait_until(8, lambda: b"waits: the vault is asked" in log.read_bytes(),
+                           lambda: f"nothing is said: {log.read_bytes()}")
+                check(command.poll() is None, "it is over already")
+                check(command.wait(90) == 0, f"it fails: {log.read_bytes()}")
+            finally:
+                command.kill()
+    check("warning: the vault could not be asked" in log.read_text(), log.read_text())
+    service.admin("/down", {"mode": None})
+    wait_until(90, lambda: not appliance.alerts("late"), lambda: f"{appliance.alerts('late')}")
+    appliance.refused(3, "machine", "add", "none", "--source", "fuse", "--disk", "d=4M",
+                      "--policy", "none", says="policy")
+
+
 def test(work):
     need("mkfs.ext4")
     with StrictService(work) as service, \
@@ -143,6 +168,7 @@ def test(work):
         paused(appliance)
         format_disk(appliance, work)
         appliance.create_point("two", "vault")
+        adding(service, appliance, work)
         taken_over(service, appliance, work)
 
 
