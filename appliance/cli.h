@@ -188,6 +188,8 @@ void cli_print_ebs(const struct cJSON *ebs);
 /* cli_agent_status.c: of a machine with an agent, whether it is there, and its disks: how changes
  * are captured, and of a comparison its rate and time left. Nothing of any other machine. */
 void cli_print_agent(const struct cJSON *machine);
+/* cli_ebs.c: how far a set of snapshots is that is being copied; nothing if none is. */
+void cli_print_ebs_progress(const struct cJSON *machine);
 
 /* The commands, by noun. */
 enum exit_code cli_status(struct cli *cli);

@@ -42,6 +42,35 @@ static void print_ids(const char *field, const cJSON *list, const char *key)
 		cli_print_field(field, line);
 }
 
+/* The state of the present set, and how far it is while it is copied. */
+static void print_cycle(const cJSON *ebs)
+{
+	const cJSON *progress = cli_get(ebs, "progress");
+	char line[256], text[CLI_TEXT_BYTES], all[CLI_TEXT_BYTES];
+	size_t used = (size_t)snprintf(line, sizeof(line), "%s", cli_get_text(ebs, "phase"));
+	if (cJSON_IsObject(progress))
+		used += (size_t)snprintf(line + used, sizeof(line) - used, ", %s of %s",
+			cli_get_size(progress, "reached_bytes", text),
+			cli_get_size(progress, "size_bytes", all));
+	if (cli_has(progress, "left_s"))
+		snprintf(line + used, sizeof(line) - used, ", %s, %s left",
+			cli_get_rate(progress, "bytes_per_s", text),
+			cli_duration(cli_get_number(progress, "left_s"), all));
+	cli_print_field("cycle", line);
+}
+
+/* Of a machine whose first points are still to come, or that has much to copy, `status` tells it.
+ */
+void cli_print_ebs_progress(const cJSON *machine)
+{
+	const cJSON *ebs = cli_get(machine, "ebs");
+	if (!cJSON_IsObject(cli_get(ebs, "progress")))
+		return;
+	putchar('\n');
+	cli_print_field("machine", cli_get_text(machine, "name"));
+	print_cycle(ebs);
+}
+
 void cli_print_ebs(const cJSON *ebs)
 {
 	const cJSON *requests = cli_get(ebs, "requests");
@@ -51,7 +80,7 @@ void cli_print_ebs(const cJSON *ebs)
 	snprintf(line, sizeof(line), "%s in %s", cli_get_text(ebs, "instance"),
 		cli_get_text(ebs, "region"));
 	cli_print_field("instance", line);
-	cli_print_field("cycle", cli_get_text(ebs, "phase"));
+	print_cycle(ebs);
 	if (cli_get_u64(ebs, "cycles") == 0) {
 		snprintf(line, sizeof(line), "at most %s for its requests to EBS direct",
 			dollars(cli_get_number(ebs, "first_sync_price_usd"), text));

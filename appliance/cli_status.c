@@ -122,6 +122,7 @@ static void print_status(const cJSON *result)
 	else
 		cli_print_rows(&rows, machines);
 	print_agents(machines);
+	cJSON_ArrayForEach(machine, machines) cli_print_ebs_progress(machine);
 	print_alerts("the appliance", cli_get(appliance, "alerts"));
 	cJSON_ArrayForEach(machine, machines)
 		print_alerts(cli_get_text(machine, "name"), cli_get(machine, "alerts"));

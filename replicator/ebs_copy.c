@@ -107,6 +107,15 @@ static int note_begun(struct ebs_worker *w, unsigned i)
 	return ebs_state_save(w->ebs, w->machine, &w->state);
 }
 
+static void begin_progress(struct ebs_worker *w)
+{
+	SCOPED_LOCK(&w->ebs->lock);
+	if (w->copying_ns)
+		return;
+	w->copying_ns = clock_monotonic_ns(clock_system());
+	w->copying_from_bytes = ebs_reached_bytes(&w->state.cycle);
+}
+
 static int begin_volume(void *context, const struct ec2_cycle_volume *v)
 {
 	struct ebs_worker *w = context;
@@ -128,6 +137,7 @@ static int begin_volume(void *context, const struct ec2_cycle_volume *v)
 		return -EUCLEAN;
 	}
 	note_whole(w, v);
+	begin_progress(w);
 	w->copy.disk = disk.id;
 	w->copy.whole = v->whole;
 	w->copy.zero_hash = hashes_of_zeros();

@@ -97,6 +97,10 @@ struct ebs_worker {
 	bool resync;                    /* asked for */
 	struct error trouble;           /* why no point is made; code 0: none */
 	struct ebs_state shown;         /* of `state`, as of the last save */
+	/* Since when the present set is copied, in this life, and how far it was then; 0: it is
+	 * not. */
+	int64_t copying_ns; /* monotonic */
+	uint64_t copying_from_bytes;
 	struct ebs_attached attached;
 	struct error left; /* why snapshots stay that nobody needs; code 0: none do */
 
@@ -189,6 +193,11 @@ void ebs_copy_close(struct ebs_copy *copy);
  */
 int ebs_find_volume(struct ebs *ebs, const struct ebs_spec *spec, const char *volume,
 	struct machine_disk *ret_disk, struct error *error);
+
+/* ── ebs_status.c ────────────────────────────────────────────────────────────────────────── */
+
+/* How many bytes of the set's volumes are copied or passed by. */
+uint64_t ebs_reached_bytes(const struct ec2_cycle *cycle);
 
 /* ── ebs_volumes.c ───────────────────────────────────────────────────────────────────────── */
 

@@ -116,6 +116,45 @@ static int add_last(const struct ebs *ebs, const struct ebs_figures *f, struct c
 	return r == 0 ? add_requests(ebs, item, "requests", f->cycle_requests) : r;
 }
 
+uint64_t ebs_reached_bytes(const struct ec2_cycle *cycle)
+{
+	uint64_t bytes = 0;
+	for (unsigned i = 0; i < cycle->count; i++)
+		bytes += (uint64_t)cycle->volumes[i].index * EC2_BLOCK_BYTES;
+	return bytes;
+}
+
+/* How far the present set is, and how long it will take at the rate so far; null: none is copied.
+ */
+static int add_progress(const struct ebs_worker *w, struct cJSON *object)
+{
+	struct cJSON *item;
+	uint64_t all = 0;
+	if (!w || w->shown.cycle.phase != EC2_CYCLE_COPYING)
+		return json_add_null(object, "progress");
+	const struct ec2_cycle *cycle = &w->shown.cycle;
+	for (unsigned i = 0; i < cycle->count; i++)
+		all += cycle->volumes[i].bytes;
+	uint64_t reached = ebs_reached_bytes(cycle);
+	int64_t took_ns = clock_monotonic_ns(clock_system()) - w->copying_ns;
+	bool known = w->copying_ns && reached > w->copying_from_bytes && took_ns > 0;
+	double rate = known ? (double)(reached - w->copying_from_bytes) /
+				      ((double)took_ns / (double)NS_PER_S)
+			    : 0;
+	int r = json_add_object(object, "progress", &item);
+	if (r == 0)
+		r = json_add_u64(item, "reached_bytes", reached);
+	if (r == 0)
+		r = json_add_u64(item, "size_bytes", all);
+	if (r == 0)
+		r = known ? json_add_double(item, "bytes_per_s", rate)
+			  : json_add_null(item, "bytes_per_s");
+	if (r == 0)
+		r = known ? json_add_double(item, "left_s", (double)(all - reached) / rate)
+			  : json_add_null(item, "left_s");
+	return r;
+}
+
 static int64_t point_interval_ns(struct registry *registry, const struct machine_entry *machine)
 {
 	const struct policy_entry *policy = registry_find_policy(registry, machine->group->policy);
@@ -191,6 +230,8 @@ int ebs_machine_json(struct ebs *ebs, const char *name, struct cJSON **ret_json)
 	if (r == 0)
 		r = build(ebs, machine, w ? &w->shown : &no_state, w ? &w->attached : &none_seen,
 			w ? &w->trouble : &no_error, object);
+	if (r == 0)
+		r = add_progress(w, object);
 	if (r == 0)
 		*ret_json = TAKE(object);
 	return r;

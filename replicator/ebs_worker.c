@@ -213,6 +213,10 @@ static int run_cycle(struct ebs_worker *w, struct error *error)
 	int r = ec2_cycle_run(
 		w->client, &w->state.cycle, &options, &ebs_cycle_ops, w, &fetched, &said);
 	ebs_copy_close(&w->copy);
+	{
+		SCOPED_LOCK(&w->ebs->lock);
+		w->copying_ns = 0;
+	}
 	w->state.figures.fetched_bytes += fetched.blocks * EC2_BLOCK_BYTES;
 	w->state.figures.cycle_fetched_bytes += fetched.blocks * EC2_BLOCK_BYTES;
 	count_requests(w);

@@ -249,11 +249,16 @@ def check_lost_line(r):
     r.change()
     for base in r.bases().values():
         r.aws.admin("/snapshot/delete", {"id": base})
-    r.aws.admin("/settings", {"blocks_per_s": 20})
+    r.aws.admin("/settings", {"blocks_per_s": 10})
     request = subprocess.Popen([r.appliance.build / "landfall", "--socket", r.appliance.socket,
                                 "point", "create", "web"], stdout=subprocess.DEVNULL)
     alert = r.appliance.wait_alert("web", "full-comparison")
     check("snap-" in alert["cause"], f"the alert does not tell why: {alert}")
+    far = wait_until(30, lambda: (r.status()["progress"] or {}).get("left_s") and
+                     r.status()["progress"], lambda: f"no progress is told: {r.status()}")
+    check(0 < far["reached_bytes"] < far["size_bytes"] == 2 * GIB, f"progress: {far}")
+    told = r.appliance.run("status", "web", json_output=False).stdout
+    check("of 2.00 GiB" in told and " left" in told, f"status says {told}")
     r.aws.admin("/settings", {"blocks_per_s": 0})
     check(request.wait(60) == 0, "the point was not made")
     r.point("vault")
@@ -395,7 +400,7 @@ def kill_while_copying(r):
     before = r.aws.admin("/stats")["blocks_read"]
     wait_until(30, lambda: r.aws.admin("/stats")["blocks_read"] > before + 10, "nothing is copied")
     r.appliance.kill()
-    request.wait()
+    request.wait(120)
     subprocess.run(["umount", "-l", r.appliance.mount], check=False, capture_output=True)
     r.appliance.start()
     r.aws.admin("/settings", {"blocks_per_s": 0})
@@ -421,7 +426,7 @@ def journal_fails_while_copying(r, switch):
     switch.unlink()
     r.aws.admin("/settings", {"blocks_per_s": 0})
     point = wait_until(90, lambda: r.newer(newest), "no point after it")
-    request.wait()
+    request.wait(120)
     check(r.aws.admin("/stats")["sets"] == sets + 1, "the set that was begun was not gone on with")
     r.copies[point["number"]] = [(v.disk, v.path) for v in r.machine.volumes]
     r.compare(point["number"])
@@ -489,7 +494,7 @@ def large(work):
             wait_until(120, lambda: appliance.machine("web")["flush"]["drained_bytes"] > 64 * MIB,
                        "nothing goes ahead to the vault")
             appliance.kill()
-            request.wait()
+            request.wait(120)
             subprocess.run(["umount", "-l", appliance.mount], check=False, capture_output=True)
             step("kill -9, and on")
             appliance.start()
