@@ -188,6 +188,24 @@ static int note_excluded(struct ingest_link *link, const struct json *message, s
 	return r;
 }
 
+/* What the journal has of the machine is known, too, when what was remembered is lost, or another
+ * appliance had the group: who does not name it is to be told of. */
+static int recall_disks(struct ingest_link *link)
+{
+	struct ingest_machine *machine = link->session->machine;
+	size_t n = strlen(machine->name);
+	CLEANUP_FREE struct history_disk *disks = calloc(HISTORY_MAX_DISKS, sizeof(*disks));
+	if (!disks)
+		return -ENOMEM;
+	unsigned count = history_disks(group_history(link->hold.group), disks, HISTORY_MAX_DISKS);
+	SCOPED_LOCK(&link->ingest->lock);
+	for (unsigned i = 0; i < MIN(count, (unsigned)HISTORY_MAX_DISKS); i++)
+		if (!disks[i].removed && strncmp(disks[i].name, machine->name, n) == 0 &&
+			disks[i].name[n] == '/' && !make_disk(machine, disks[i].name + n + 1))
+			return -ENOMEM;
+	return 0;
+}
+
 /* Those that are not named any more are no part of the session; their points and data stay. */
 static void forget_unnamed(struct ingest_link *link)
 {
@@ -235,6 +253,8 @@ int ingest_take_disks(struct ingest_link *link, const struct json *message, stru
 		r = answer_disk(link, answers, claim.id, &refusal);
 	}
 	forget_unnamed(link);
+	if (r == 0 && (r = recall_disks(link)) < 0)
+		error_set(error, r, NULL, "out of memory");
 	if (r == 0)
 		r = note_excluded(link, message, error);
 	if (r == 0)

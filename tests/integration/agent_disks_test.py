@@ -333,6 +333,11 @@ def fewer(appliance, agent):
     alert = appliance.wait_alert("db", "disk-not-sent", 30)
     check("late" in alert["cause"] and "root" not in alert["cause"], f"{alert}")
     check("--disk late=PATH" in alert["mend"] and "--exclude late" in alert["mend"], f"{alert}")
+    appliance.stop()
+    (appliance.state / "agents/db.json").unlink()
+    appliance.start()
+    alert = appliance.wait_alert("db", "disk-not-sent", 60)
+    check("late" in alert["cause"] and "root" not in alert["cause"], f"{alert}")
     for chosen, options in ((disks, []), ({"root": disks["root"]}, ["--exclude", "late"])):
         agent.stop()
         agent.start({"root": disks["root"]}, [])
