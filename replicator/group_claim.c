@@ -207,11 +207,14 @@ static int note_loss(struct group *group, uint64_t unknown, struct error *error)
 	int r = group_mark_damaged(group, unknown);
 	if (r < 0)
 		return group_error(error, r, group, "writing the journal");
-	SCOPED_LOCK(&group->state_lock);
+	pthread_mutex_lock(&group->state_lock);
 	group->state.lost_point = unknown;
 	group->state.lost_lsn = history_durable_lsn(group->history);
 	/* If it cannot be, the next claim may ask for another resync. */
 	(void)group_state_save(group);
+	pthread_mutex_unlock(&group->state_lock);
+	SCOPED_LOCK(&group->lock);
+	pthread_cond_signal(&group->timer_wake); /* for the alert's cause */
 	return 0;
 }
 

@@ -79,8 +79,12 @@ def begin(a, policy):
 
 
 def is_told(a, newest):
-    alert = a.wait_alert("web", "resync-needed", 60)
-    check(f"the vault holds point {newest}" in alert["cause"] and "older" in alert["cause"] and
+    a.wait_alert("web", "resync-needed", 60)
+    # The disks are marked a moment before it is noted why.
+    wait_until(10, lambda: f"the vault holds point {newest}" in
+               a.alerts("web")["resync-needed"]["cause"], lambda: f"{a.alerts('web')}")
+    alert = a.alerts("web")["resync-needed"]
+    check("older" in alert["cause"] and
           "--resynced" in alert["mend"] and "takeover" in alert["mend"], f"{alert}")
     check(alert["severity"] == "critical", f"{alert}")
     machine = a.machine("web")
