@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """An agent wins another certificate in the midst of its session, which goes on; one that did not do so
-in time is told of, and does when it comes."""
+in time is told of, and does when it comes; with one that has ended nobody is let in."""
 
 import json
 import os
@@ -93,6 +93,24 @@ def overdue(appliance, agent, disk, calendar):
     is_exact(appliance, agent, disk)
 
 
+def over(appliance, agent, disk, calendar):
+    step("one whose certificate has ended is refused, ends, and says what to do; a new key helps")
+    agent.stop()
+    enroll(appliance, agent, calendar, -60)
+    calendar.set(0)
+    before = sessions(appliance)
+    agent.log.unlink()
+    agent.start()
+    check(agent.process.wait(60) == 4, f"exit {agent.process.returncode}")
+    said = agent.log.read_text(encoding="utf-8")
+    check("certificate" in said and "enrol the machine again with a new key" in said, said)
+    check(sessions(appliance) == before, "it was let in")
+    agent.enroll(appliance)
+    agent.start()
+    agent.wait_state("replicating", "freezing")
+    is_exact(appliance, agent, disk)
+
+
 def test(work):
     need("losetup")
     calendar = Calendar(pathlib.Path(work))
@@ -108,6 +126,7 @@ def test(work):
         appliance.call("machine", "add", "web", "--source", "agent")
         in_session(appliance, agent, disk, calendar)
         overdue(appliance, agent, disk, calendar)
+        over(appliance, agent, disk, calendar)
 
 
 run_test(test)
