@@ -4,6 +4,7 @@
  * A struct config that was loaded is whole and fixed: whoever has it may read it from any thread.
  */
 #include "appliance/config.h"
+#include "appliance/config_check.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -346,6 +347,14 @@ static int check_config(struct config *config, const struct config_lines *lines,
 		*line = lines->policies[i];
 		r = policy_check(&config->policies[i], error);
 	}
+	if (r < 0)
+		return r;
+	const char *section = "", *key = "";
+	struct error found = { 0 };
+	r = config_check_start(config, &found, &section, &key);
+	*line = line_of(lines, section, key);
+	if (r < 0 && error)
+		*error = found;
 	return r;
 }
 

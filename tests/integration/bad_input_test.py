@@ -187,6 +187,20 @@ def configurations(work):
     (work / "open-key").write_text("a2V5\n", encoding="ascii")
     os.chmod(work / "open-key", 0o644)
     check_config(work, vault + f"key_file = {work}/open-key\n", "open-key", "everyone")
+    for name, key, says in (("garbled", "not base64!!\n", "base64"), ("empty", "", "empty")):
+        (work / name).write_text(key, encoding="ascii")
+        os.chmod(work / name, 0o600)
+        check_config(work, vault + f"key_file = {work / name}\n", "broken.conf:8", says)
+    identity = "auth = managed-identity\n"
+    check_config(work, head + f"[vault]\naccount = Acme_X\n{identity}", "broken.conf:6", "Acme_X")
+    check_config(work, head + f"[vault]\naccount = acme\n{identity}ca_file = {work}/none.pem\n",
+                 "broken.conf:8", "none.pem")
+    check_config(work, head + f"[journal]\ndir = {work}/empty\n", "broken.conf:6", "directory")
+    check_config(work, head + f"[journal]\ndir = {work}/empty/below\n", "broken.conf:6", "directory")
+    check_config(work, head + f"[cache]\nfile = {work}\n", "broken.conf:6", "file")
+    check_config(work, head.replace(f"{work}/x", f"{work}/empty"), "broken.conf:2", "directory")
+    keyless = dict(os.environ, AZURE_STORAGE_CONNECTION_STRING="AccountName=acme")
+    check_config(work, head + "[vault]\ncontainer = c\n", "broken.conf", environment=keyless)
     done = subprocess.run([BUILD / "landfalld", "--check-config", "--config", work / "none.conf"],
                           capture_output=True, text=True, check=False)
     check(done.returncode != 0 and "none.conf" in done.stderr + done.stdout, "a missing file")

@@ -102,6 +102,7 @@ static void everything_is_read_as_its_type(void **state)
 {
 	struct fixture *f = *state;
 	char text[2048];
+	write_file(f->secret, "YSBzZWNyZXQ=\n", 0600);
 	snprintf(text, sizeof(text),
 		"[appliance]\nstate_dir = /srv/landfall\nmount=/mnt/landfall\nlog_level = debug\n"
 		"listen = [::]:9443\n"
