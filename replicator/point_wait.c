@@ -5,7 +5,8 @@
  * second or two, if he wants to be (`point.waiting`), and again when it is something else. What
  * will not go away by itself ends the waiting.
  *
- * Threads: any; it blocks. What is in the way is looked up under the registry's lock, told outside.
+ * Threads: any; it blocks. What is in the way is looked up under the registry's lock; agents are
+ * asked for, and peers told, outside.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -43,31 +44,41 @@ static int check_enrolled(struct registry *registry, const char *machine, struct
 		machine);
 }
 
-/* What keeps the group's machines from making a point. 0: nothing that is known, or something that
- * may go away by itself, in `ret_why` (code 0: nothing). Else it never will. */
-static int find_obstacle(const struct hold *hold, struct error *ret_why)
+/* What keeps the group's machines from making a point, if it is known: `ret_why`, and whose agent
+ * is not connected, if that is it. Under the registry's lock. */
+static void look_locked(
+	const struct hold *hold, struct error *ret_why, char ret_away[static REGISTRY_NAME_BYTES])
 {
 	struct registry *registry = hold->registry;
-	struct error why = { 0 };
-	int r = 0;
-	SCOPED_LOCK(&registry->lock);
-	if (hold->entry->paused)
-		return error_set(ret_why, -EBUSY, "run 'landfall machine resume'",
-			"group %s is paused", hold->entry->name);
-	for (struct machine_entry *m = registry->machines; r == 0 && m; m = m->next) {
+	for (struct machine_entry *m = registry->machines; m && ret_why->code == 0; m = m->next) {
 		struct group_trouble trouble;
-		if (m->group != hold->entry || m->removing || why.code != 0)
+		if (m->group != hold->entry || m->removing)
 			continue;
 		if (strcmp(m->source, "ebs") == 0 && registry->ebs &&
 			ebs_trouble(registry->ebs, m->name, &trouble))
-			why = trouble.error;
-		if (strcmp(m->source, "agent") != 0 || !registry->ingest)
-			continue;
-		if (!ingest_obstacle(registry->ingest, m->name, &why))
-			continue;
-		if (why.code == -ENOTCONN)
-			r = check_enrolled(registry, m->name, &why);
+			*ret_why = trouble.error;
+		if (strcmp(m->source, "agent") == 0 && registry->ingest &&
+			ingest_obstacle(registry->ingest, m->name, ret_why) &&
+			ret_why->code == -ENOTCONN)
+			memcpy(ret_away, m->name, REGISTRY_NAME_BYTES);
 	}
+}
+
+/* 0: nothing that is known is in the way, or something that may go away by itself, in `ret_why`
+ * (code 0: nothing). Else it never will. */
+static int find_obstacle(const struct hold *hold, struct error *ret_why)
+{
+	struct error why = { 0 };
+	char away[REGISTRY_NAME_BYTES] = "";
+	{
+		SCOPED_LOCK(&hold->registry->lock);
+		if (hold->entry->paused)
+			return error_set(ret_why, -EBUSY, "run 'landfall machine resume'",
+				"group %s is paused", hold->entry->name);
+		look_locked(hold, &why, away);
+	}
+	/* Not under the lock: whoever shuts the agents' door waits for sessions, which take it. */
+	int r = away[0] ? check_enrolled(hold->registry, away, &why) : 0;
 	*ret_why = why;
 	return r;
 }
