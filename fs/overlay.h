@@ -26,7 +26,8 @@ void overlay_free(struct overlay *overlay);
 enum overlay_state overlay_run(
 	const struct overlay *overlay, uint64_t lba, uint64_t sectors, uint64_t *ret_run);
 
-/* What taking [lba, lba + sectors) as data, or as zeros, would add to overlay_cost_bytes. */
+/* How many bytes, of the file and of memory for states, taking [lba, lba + sectors) as data, or as
+ * zeros, costs. */
 uint64_t overlay_data_cost(const struct overlay *overlay, uint64_t lba, uint64_t sectors);
 uint64_t overlay_zero_cost(const struct overlay *overlay, uint64_t lba, uint64_t sectors);
 

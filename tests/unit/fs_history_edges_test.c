@@ -215,6 +215,40 @@ static void torn_segment_may_go_first(void **state)
 	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+static off_t size_of(const char *path)
+{
+	struct stat st;
+	assert_int_equal(stat(path, &st), 0);
+	return st.st_size;
+}
+
+/* Else the next life's records would stand beside what looks like records of the last one's. */
+static void torn_tail_is_cut_off(void **state)
+{
+	(void)state;
+	char directory[] = "/tmp/landfall-edges-XXXXXX", command[512], segment[128];
+	struct history *history;
+	uint8_t sector[SECTOR_BYTES] = { 5 };
+	uint16_t disk;
+	uint64_t lsn;
+	assert_non_null(mkdtemp(directory));
+	snprintf(segment, sizeof(segment), "%s/0000000000000001.seg", directory);
+	snprintf(command, sizeof(command), "head -c 40960 /dev/urandom >>%s", segment);
+	open_at(io_posix(), directory, &history);
+	assert_int_equal(history_add_disk(history, "web/root", MIB, &disk, &lsn), 0);
+	commit(history);
+	history_close(history);
+	assert_int_equal(system(command), 0); // NOLINT(cert-env33-c)
+	off_t torn = size_of(segment);
+	open_at(io_posix(), directory, &history);
+	assert_int_equal(size_of(segment), torn); /* who only looks changes nothing */
+	assert_int_equal(history_write(history, disk, 0, 1, sector, &lsn), 0);
+	commit(history);
+	assert_true(size_of(segment) <= torn - 40960);
+	history_close(history);
+	assert_int_equal(nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 /* ── a vault point that is dropped while trim is under way ───────────────────────────────── */
 
 struct dropper {
@@ -610,6 +644,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(full_table_is_replayed, setup, teardown),
 		cmocka_unit_test_setup_teardown(name_again_begins_with_zeros, setup, teardown),
 		cmocka_unit_test(torn_segment_may_go_first),
+		cmocka_unit_test(torn_tail_is_cut_off),
 		cmocka_unit_test(drop_during_trim),
 		cmocka_unit_test(kept_points_go_with_a_word),
 		cmocka_unit_test(trim_on_full_disk),

@@ -89,11 +89,29 @@ static void zeroing_a_huge_disk_is_cheap(void **state)
 	overlay_free(overlay);
 }
 
+/* A chunk of which a part is zeros needs states of its own, which a quota pays for. */
+static void zeroing_a_part_costs(void **state)
+{
+	(void)state;
+	struct overlay *overlay;
+	assert_int_equal(overlay_new(SECTORS, &overlay), 0);
+	uint64_t one = overlay_zero_cost(overlay, 0, 8);
+	assert_true(one > 0);
+	assert_int_equal(overlay_zero_cost(overlay, 2040, 16), 2 * one);
+	assert_int_equal(overlay_zero_cost(overlay, 0, 2048), 0);
+	assert_int_equal(overlay_set_zero(overlay, 0, 8), 0);
+	assert_int_equal(overlay_zero_cost(overlay, 8, 8), 0);
+	assert_int_equal(overlay_zero_cost(overlay, 2040, 16), one);
+	assert_int_equal(overlay_data_cost(overlay, 16, 8), 4096);
+	overlay_free(overlay);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(behaves_as_an_array),
 		cmocka_unit_test(zeroing_a_huge_disk_is_cheap),
+		cmocka_unit_test(zeroing_a_part_costs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
