@@ -5,6 +5,7 @@
 #include "ec2/credential.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,8 +143,10 @@ static int get_keys(struct ec2_credential *c, struct ec2_keys *ret_keys, unsigne
 	SCOPED_LOCK(&c->renewal.lock);
 	int r = renewal_make_valid(&c->renewal, NULL, ret_error);
 	/* Nobody has credentials for us: not to be taken for "there is no such snapshot". */
-	if (r == -ENOENT && ret_error)
+	if (r == -ENOENT && ret_error) {
 		ret_error->error = -EACCES;
+		snprintf(ret_error->code, sizeof(ret_error->code), EC2_NO_CREDENTIALS);
+	}
 	if (r < 0)
 		return r == -ENOENT ? -EACCES : r;
 	r = ec2_keys_make(c->keys.access_key_id, c->keys.secret_access_key, c->keys.session_token,

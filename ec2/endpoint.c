@@ -48,18 +48,26 @@ const char *ec2_partition(const char *region)
 	return partition_of(region)->name;
 }
 
-int ec2_endpoint(enum ec2_service service, const char *region, bool fips, bool dual_stack,
-	struct buf *url, struct error *error)
+int ec2_check_region(const char *region, struct error *error)
 {
 	size_t n = strlen(region);
 	if (n == 0 || n > 63 || region[0] == '-' || region[n - 1] == '-' ||
 		strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != n)
 		return error_set(error, -EINVAL, "a region is named like eu-central-1",
-			"%.80s: not a region of AWS", region);
+			"'%.80s' is not a region of AWS", region);
+	return 0;
+}
+
+int ec2_endpoint(enum ec2_service service, const char *region, bool fips, bool dual_stack,
+	struct buf *url, struct error *error)
+{
+	int r = ec2_check_region(region, error);
+	if (r < 0)
+		return r;
 	const struct partition *p = partition_of(region);
 	bool fips_already =
 		strcmp(p->name, "aws-us-gov") == 0 && service != EC2_SERVICE_EBS && !dual_stack;
-	int r = buf_printf(url, "https://%s%s.%s.%s", ec2_service_name(service),
+	r = buf_printf(url, "https://%s%s.%s.%s", ec2_service_name(service),
 		fips && !fips_already ? "-fips" : "", region,
 		dual_stack ? p->dual_stack_suffix : p->suffix);
 	return r < 0 ? error_set(error, r, NULL, "out of memory") : 0;

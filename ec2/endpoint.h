@@ -23,6 +23,9 @@ const char *ec2_service_name(enum ec2_service service);
  * none of them is in "aws", so that one opened tomorrow works today. */
 const char *ec2_partition(const char *region);
 
+/* Whether it could be a region's name: 0, -EINVAL with words. */
+int ec2_check_region(const char *region, struct error *error);
+
 /* Appends the service's address there, without a slash at the end:
  * "https://ec2.eu-central-1.amazonaws.com". Not for EC2_SERVICE_IMDS, which is in every machine.
  * 0, -ENOMEM, or -EINVAL for what is no region's name. */

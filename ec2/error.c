@@ -116,6 +116,9 @@ static const struct {
 	{ "GRANT_NOT_FOUND", KMS_MEND },
 	{ "RequestExpired", "set this machine's clock (timedatectl); if it is right and the "
 			    "credentials are temporary, give ones that can be renewed" },
+	{ EC2_NO_CREDENTIALS, "give the machine that landfalld runs on a role, or set "
+			      "AWS_SHARED_CREDENTIALS_FILE "
+			      "in the service's environment; see landfall.conf(5), section aws" },
 	{ "InvalidInstanceID.NotFound",
 		"if it was terminated, 'landfall machine remove --keep-vault' keeps its points; "
 		"else check the region, and that the credentials are of its account" },

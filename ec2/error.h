@@ -26,6 +26,8 @@
 
 #include "common/http_error.h"
 
+#define EC2_NO_CREDENTIALS "NoCredentials" /* our own code: nobody has any for us */
+
 /* Reads a finished request that did not succeed: EC2's, STS's or EBS direct's, whose
  * Reason is the reason. `ambiguous` is
  * left to the caller. Pure. */

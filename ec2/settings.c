@@ -163,6 +163,10 @@ static int choose(struct ec2_settings *s, const struct ec2_settings_options *o, 
 			first_of(variable("AWS_CA_BUNDLE"), of_profile(s, "ca_bundle"), NULL));
 	if (r < 0)
 		return error_set(error, r, NULL, "out of memory");
+	/* Requests are signed for it, whatever the endpoint. */
+	r = s->region ? ec2_check_region(s->region, error) : 0;
+	if (r < 0)
+		return r;
 	s->fips = is_true(first_of(
 		variable("AWS_USE_FIPS_ENDPOINT"), of_profile(s, "use_fips_endpoint"), NULL));
 	s->dual_stack = is_true(first_of(variable("AWS_USE_DUALSTACK_ENDPOINT"),

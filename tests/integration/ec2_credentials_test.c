@@ -85,6 +85,9 @@ static void a_metadata_service_that_is_not_to_be_had(void **state)
 	ec2_service_renew(s, NULL, NULL);
 	assert_int_equal(ask(s), -EACCES);
 	assert_non_null(strstr(s->error.message, "no metadata service here"));
+	struct error told = { 0 };
+	assert_int_equal(ec2_error_tell(&s->error, "asking", &told), -EACCES);
+	assert_non_null(strstr(told.mend, "AWS_SHARED_CREDENTIALS_FILE"));
 }
 
 static void from_roles_and_profiles(void **state)

@@ -257,6 +257,12 @@ static void settings_come_in_order(void **state)
 	assert_int_equal(
 		ec2_settings_load(&(struct ec2_settings_options){ 0 }, &s, &error), -EINVAL);
 	assert_non_null(strstr(error.message, "nobody"));
+	/* A region that is none, though endpoints are given. */
+	const struct ec2_settings_options nonsense = { .region = "nonsense region",
+		.profile = "default",
+		.endpoints = { [EC2_SERVICE_EC2] = "https://mine/" } };
+	assert_int_equal(ec2_settings_load(&nonsense, &s, &error), -EINVAL);
+	assert_non_null(strstr(error.mend, "eu-central-1"));
 	unsetenv("AWS_PROFILE");
 	unsetenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
 	setenv("AWS_ENDPOINT_URL", "ftp://x", 1);
