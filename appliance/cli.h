@@ -197,6 +197,7 @@ enum exit_code cli_machine_add(struct cli *cli);
 enum exit_code cli_machine_discover(struct cli *cli);
 enum exit_code cli_machine_list(struct cli *cli);
 enum exit_code cli_machine_show(struct cli *cli);
+enum exit_code cli_machine_volumes(struct cli *cli);
 enum exit_code cli_machine_remove(struct cli *cli);
 enum exit_code cli_machine_pause(struct cli *cli);
 enum exit_code cli_resync(struct cli *cli);

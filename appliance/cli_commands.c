@@ -145,7 +145,7 @@ const struct cli_command cli_commands[] = {
 	{ "machine show", "NAME", "show a machine, its disks and its policy", none,
 		cli_machine_show },
 	{ "machine volumes", "NAME", "take in or leave out volumes of an EC2 instance",
-		machine_volumes, cli_machine_add },
+		machine_volumes, cli_machine_volumes },
 	{ "machine remove", "NAME", "end a machine's protection", machine_remove,
 		cli_machine_remove },
 	{ "machine pause", "NAME", "stop points and flushes", none, cli_machine_pause },

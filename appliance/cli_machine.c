@@ -81,6 +81,15 @@ enum exit_code cli_machine_add(struct cli *cli)
 	return code;
 }
 
+enum exit_code cli_machine_volumes(struct cli *cli)
+{
+	enum exit_code code;
+	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
+	if (result)
+		print_machine(cli_get(result, "machine"));
+	return code;
+}
+
 static void add_machine(struct cli_table *table, const cJSON *machine)
 {
 	char text[CLI_TEXT_BYTES];
