@@ -5,14 +5,13 @@ it is no state that the source ever had: it is told, no point is made of it and 
 vault."""
 
 import pathlib
-import shutil
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from appliance import BUILD, MIB, Appliance, StrictService, check, run_test, step, wait_until  # noqa: E402
-from images import Image, vault_of  # noqa: E402
+from images import Disk, Image, vault_of  # noqa: E402
 
 POLICIES = {"asked": {"point-interval": "0", "vault-interval": "1s", "retention": "all:1h"},
             "often": {"point-interval": "1s", "vault-interval": "1s", "retention": "all:1h"}}
@@ -56,21 +55,6 @@ class Source:
             image.check_same(Image.of_vault(vault, "test", "web", number, "web/d"),
                              f"point {number} in the vault")
         self.appliance.check_vault()
-
-
-class Disk:
-    """The appliance's own files as they were."""
-
-    def __init__(self, work, *paths):
-        self.kept = [(path, work / f"kept-{number}") for number, path in enumerate(paths)]
-        for path, kept in self.kept:
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(path, kept)
-
-    def go_back(self):
-        for path, kept in self.kept:
-            shutil.rmtree(path)
-            shutil.copytree(kept, path)
 
 
 def begin(a, policy):

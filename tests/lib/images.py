@@ -4,6 +4,7 @@
     image = Image.of_vault(vault, …)     the same as the vault holds it, read by blobread's client
     Scribbler(disk, mirror, size, seed)  changes a disk and a plain file in the same way
     Writers(appliance, work, disks, …)   a Scribbler on each of several disks
+    Disk(work, path, …)              an appliance's directories as they were, to go back to
     Filesystem(work, disk, kind)         a filesystem on a live disk, mounted by way of a loop device
     Ledger                               ackwriter: a writer that knows what it was promised
 """
@@ -14,6 +15,7 @@ import hashlib
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -30,6 +32,21 @@ PIECE = 4 * MIB
 def vault_of(service):
     """An independent client for a service's content."""
     return blobread.Vault(service.connection_string)
+
+
+class Disk:
+    """The appliance's own files as they were."""
+
+    def __init__(self, work, *paths):
+        self.kept = [(path, work / f"kept-{number}") for number, path in enumerate(paths)]
+        for path, kept in self.kept:
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(path, kept)
+
+    def go_back(self):
+        for path, kept in self.kept:
+            shutil.rmtree(path)
+            shutil.copytree(kept, path)
 
 
 class Image:
