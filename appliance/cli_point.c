@@ -84,6 +84,13 @@ enum exit_code cli_point_list(struct cli *cli)
 	if (cli->json)
 		return cli_print_json(all);
 	cli_print_rows(&point_rows, cli_get(all, "points"));
+	if (cli_has(all, "unlisted_point"))
+		fprintf(stderr,
+			"warning: the vault holds points up to %llu that the journal has lost; "
+			"they "
+			"are listed again once a newer point is in the vault\n"
+			"  → see the alerts of 'landfall status'\n",
+			(unsigned long long)cli_get_u64(all, "unlisted_point"));
 	return EXIT_DONE;
 }
 

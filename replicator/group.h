@@ -224,8 +224,9 @@ struct group_status {
 	uint64_t vault_failures; /* since the start */
 	unsigned resync_disks;
 	uint64_t flush_done_bytes, flush_total_bytes;
-	bool draining;   /* what is flushing is not sealed yet; its figures are as of a flush */
-	uint64_t drains; /* rounds, since the start */
+	bool draining; /* what is flushing is not sealed yet; its figures are as of a flush */
+	uint64_t unlisted_point; /* newest of the vault's that the journal has lost; 0: none */
+	uint64_t drains;         /* rounds, since the start */
 	uint64_t flushes, failed_flushes, points_deleted, refused_writes; /* since the start */
 	uint64_t
 		rounds; /* of the timer: each has done and told all that was due; since the start */

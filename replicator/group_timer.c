@@ -402,4 +402,5 @@ void group_status(struct group *group, struct group_status *ret_status)
 	ret_status->draining = group->draining;
 	ret_status->failed = group->failed;
 	ret_status->refused_writes = atomic_load(&group->refused_writes);
+	ret_status->unlisted_point = atomic_load(&group->unknown_point);
 }

@@ -88,6 +88,16 @@ static int fill_list(const struct hold *hold, uint64_t from, uint64_t limit, str
 			     : json_add_null(root, "next");
 }
 
+/* That the list is not all there is in the vault. */
+static int add_unlisted(struct group *group, struct cJSON *root)
+{
+	struct group_status status;
+	group_status(group, &status);
+	return status.unlisted_point > 0
+		       ? json_add_u64(root, "unlisted_point", status.unlisted_point)
+		       : json_add_null(root, "unlisted_point");
+}
+
 static int method_list(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
@@ -111,6 +121,8 @@ static int method_list(void *context, struct control_peer *peer, const struct cJ
 		r = json_add_text(root, "group", group_name(hold.group));
 	if (r == 0)
 		r = json_add_u64(root, "total", point_count(group_history(hold.group), 0));
+	if (r == 0)
+		r = add_unlisted(hold.group, root);
 	if (r == 0)
 		r = fill_list(&hold, from, limit, root);
 	if (r == 0)

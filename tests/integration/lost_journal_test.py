@@ -117,12 +117,19 @@ def disk_is_forgotten(work, service):
         a.start()
         alert = a.wait_alert("web", "resync-needed", 60)
         a.refused(5, "point", "create", "web", says="--resynced")
+        wait_until(30, lambda: a.call("point", "list", "web")["unlisted_point"] == 1,
+                   lambda: f"nothing tells of the vault's point: {a.call('point', 'list', 'web')}")
+        said = a.run("point", "list", "web", json_output=False).stderr
+        check("the vault holds points up to 1" in said, f"nor does the command: {said}")
         check("--resynced" in alert["mend"] and "takeover" in alert["mend"], f"{alert}")
         step("the mend: the content written again")
         a.write("web", "root", 0, os.urandom(16 * MIB))
         number = a.call("point", "create", "web", "--resynced", "--wait", "vault")["point"]["number"]
         wait_until(30, lambda: "resync-needed" not in a.alerts("web"), "the alert stays")
         check(a.machine("web")["state"] == "protected", f"it is {a.machine('web')['state']}")
+        wait_until(30, lambda: a.call("point", "list", "web")["unlisted_point"] is None and
+                   [p["number"] for p in a.points("web") if p["vault"]] == [1, number],
+                   lambda: f"{a.call('point', 'list', 'web')}")
         a.verify("web", number)
         step("the other mend: back to the newest point of the vault")
         a.kill()
