@@ -16,10 +16,10 @@
 #include "common/http.h"
 
 struct http_error {
-	int error;       /* -errno, as the service's table has it; 0: none */
-	int http_status; /* 0: no answer */
-	char code[96];   /* the service's, as "LeaseIdMissing"; may be empty */
-	char reason[64]; /* what a service says beyond its code; may be empty */
+	int error;          /* -errno, as the service's table has it; 0: none */
+	int http_status;    /* 0: no answer */
+	char code[96];      /* the service's, as "LeaseIdMissing"; may be empty */
+	char reason[64];    /* what a service says beyond its code; may be empty */
 	char operation[32]; /* what was asked, as the service calls it; may be empty */
 	char message[256];
 	char request_id[64]; /* the service's, or what stands for it; may be empty */
