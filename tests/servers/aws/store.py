@@ -95,13 +95,15 @@ class Store:
                         "platform": spec.get("platform", ""),
                         "boot_mode": spec.get("boot_mode", "legacy-bios"),
                         "stop_protected": spec.get("stop_protected", False),
-                        "root_device": spec.get("root_device", "/dev/xvda"),
+                        "root_device": spec.get("root_device", ""),
                         "volumes": [], "until": None}
             for number, volume_spec in enumerate(spec.get("volumes", ())):
                 device = "/dev/xvd" + "abcdefghijklmnop"[number]
                 volume = self.add_volume({"device": device, **volume_spec})
                 volume["instance"] = instance["id"]
                 instance["volumes"].append(volume["id"])
+                # It boots from its first one, unless it is said to boot from elsewhere.
+                instance["root_device"] = instance["root_device"] or volume["device"]
             self.instances[instance["id"]] = instance
             return instance
 
