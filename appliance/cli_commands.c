@@ -112,6 +112,7 @@ static const struct cli_option resync[] = {
 static const struct cli_option drill_start[] = {
 	OPTION("point", "POINT", "the recovery point (latest)"),
 	OPTION("target", "TARGET", "where: local (local)"),
+	OPTION("cleanup", NULL, "stop the machine after the verdict"),
 	DETACH,
 	END,
 };

@@ -384,7 +384,7 @@ static int take_pair(void *context, const char *section, const char *name, const
 
 int config_read(struct config *config, struct config_lines *lines, struct error *error)
 {
-	_Static_assert(POLICY_KEYS_MAX >= 6, "a policy has six keys");
+	_Static_assert(POLICY_KEYS_MAX >= 8, "a policy has eight keys");
 	CLEANUP_FREE struct reader *reader = calloc(1, sizeof(*reader));
 	if (!reader || config_key_count > CONFIG_KEYS_MAX)
 		return error_set(error, -ENOMEM, NULL, "no memory");

@@ -313,6 +313,7 @@ void daemon_free(struct daemon *daemon)
 		jobs_begin_stop(daemon->jobs);
 	blob_azure_stop(daemon->vault);
 	ebs_begin_stop(daemon->ebs);
+	drills_begin_stop(daemon->drills);
 	control_free(daemon->control);
 	if (daemon->jobs)
 		jobs_stop(daemon->jobs);

@@ -531,6 +531,17 @@ static void rule_snapshots(const struct machine_facts *f, struct board *board)
 		f->snapshots.mend[0] ? f->snapshots.mend : "they are deleted once that is mended");
 }
 
+static void rule_drill(const struct machine_facts *f, struct board *board)
+{
+	if (f->drill_error.code == 0)
+		return;
+	struct alert *a = raise_alert(board, "drill-failed", false);
+	SAY(a->text, "%s: its last drill failed", f->machine);
+	SAY(a->cause, "%s", f->drill_error.message);
+	SAY(a->mend, "%s%s'landfall drill start %s' tries again", f->drill_error.mend,
+		f->drill_error.mend[0] ? "; " : "", f->machine);
+}
+
 void alerts_evaluate_machine(const struct machine_facts *facts,
 	struct alert alerts[static ALERT_MACHINE_MAX], unsigned *count)
 {
@@ -540,6 +551,7 @@ void alerts_evaluate_machine(const struct machine_facts *facts,
 	rule_removal(facts, &board);
 	rule_volumes(facts, &board);
 	rule_snapshots(facts, &board);
+	rule_drill(facts, &board);
 	replace(alerts, count, &board);
 }
 

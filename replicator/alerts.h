@@ -11,7 +11,7 @@
 
 #include "common/error.h"
 
-#define ALERT_MAX 24
+#define ALERT_MAX 25
 
 struct alert {
 	const char *code; /* "rpo", "journal-full", "vault-unreachable", …; static */
@@ -96,9 +96,10 @@ struct machine_facts {
 	struct error removal_error; /* why */
 	struct error volumes;       /* which of its instance's nobody decided about; code 0: none */
 	struct error snapshots;     /* why some that nobody needs stay in AWS; code 0: none do */
+	struct error drill_error;   /* how the last drill failed; code 0: it did not */
 };
 
-#define ALERT_MACHINE_MAX 4
+#define ALERT_MACHINE_MAX 5
 
 /* As alerts_evaluate. Told after those of the group, with which they fit into ALERT_MAX. */
 void alerts_evaluate_machine(const struct machine_facts *facts,

@@ -74,6 +74,21 @@ static int step_prove(struct job *job, void *context, struct error *error)
 	return r;
 }
 
+static int step_clean_up(struct job *job, void *context, struct error *error)
+{
+	struct drill d;
+	struct json root;
+	bool cleanup = false;
+	json_root(job_parameters(job), "job", &root);
+	int r = json_find_bool(&root, "cleanup", &cleanup, error);
+	if (r < 0 || !cleanup)
+		return MIN(r, 0);
+	r = drill_get(context, job_id(job), error, &d);
+	if (r == 0)
+		r = drill_take_down(context, &d, error);
+	return r == 0 ? set_result(context, job, &d) : r;
+}
+
 /* A verdict against the point is the job's failure, but what it found stays to be looked at. */
 static int step_judge(struct job *job, void *context, struct error *error)
 {
@@ -102,11 +117,12 @@ static int undo_start(struct job *job, void *context, struct error *error)
 static const struct job_step start_steps[] = {
 	{ "start the machine", step_start },
 	{ "watch it come up", step_prove },
+	{ "clean up, if asked", step_clean_up },
 	{ "judge", step_judge },
 };
 
 int drill_start_job(struct drills *drills, const char *machine, const char *text,
-	const char *target, struct error *error, uint64_t *ret_job)
+	const char *target, bool cleanup, struct error *error, uint64_t *ret_job)
 {
 	CLEANUP(registry_release) struct hold hold = { 0 };
 	CLEANUP(json_freep) struct cJSON *parameters = NULL;
@@ -124,6 +140,8 @@ int drill_start_job(struct drills *drills, const char *machine, const char *text
 		r = json_add_text(parameters, "machine", machine);
 	if (r == 0)
 		r = json_add_text(parameters, "target", target);
+	if (r == 0)
+		r = json_add_bool(parameters, "cleanup", cleanup);
 	if (r == 0)
 		r = json_add_u64(parameters, "point", point.number);
 	if (r == 0)

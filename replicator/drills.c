@@ -96,6 +96,11 @@ int drills_new(struct registry *registry, struct target *const *targets, unsigne
 	drills->targets = targets;
 	drills->target_count = count;
 	pthread_mutex_init(&drills->lock, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&drills->wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	int r = drill_load(drills, error);
 	if (r < 0) {
 		drills_free(drills);
@@ -107,10 +112,17 @@ int drills_new(struct registry *registry, struct target *const *targets, unsigne
 	return 0;
 }
 
+void drills_begin_stop(struct drills *drills)
+{
+	if (drills)
+		drill_schedule_stop(drills);
+}
+
 void drills_free(struct drills *drills)
 {
 	if (!drills)
 		return;
+	drill_schedule_stop(drills);
 	pthread_mutex_lock(&drills->registry->lock);
 	drills->registry->drills = NULL;
 	pthread_mutex_unlock(&drills->registry->lock);
@@ -123,6 +135,7 @@ void drills_free(struct drills *drills)
 			log_warning("drill %" PRIu64 ": %s", d->id, error.message);
 		free(d);
 	}
+	pthread_cond_destroy(&drills->wake);
 	pthread_mutex_destroy(&drills->lock);
 	free(drills);
 }
@@ -130,7 +143,9 @@ void drills_free(struct drills *drills)
 int drills_register(struct drills *drills, struct control *control)
 {
 	int r = drill_register_jobs(drills);
-	return r == 0 ? methods_drill_register(drills, control) : r;
+	if (r == 0)
+		r = methods_drill_register(drills, control);
+	return r == 0 ? drill_schedule_start(drills) : r;
 }
 
 static int add_last(const struct drills *drills, const struct drill *d, struct cJSON *object)

@@ -13,6 +13,7 @@
  *	drill_record.c   state/drills.json
  *	drill_machine.c  a drill's clone and its machine at the target
  *	drill_job.c      the two jobs
+ *	drill_schedule.c drills by policy
  *	methods_drill.c  the socket's methods
  *
  * Lives as long as the registry it serves: made after it, freed before it. Any thread.
@@ -27,9 +28,12 @@ struct drills;
 struct registry;
 struct target;
 
-/* `targets` are borrowed. Reads what drills there were. */
+/* `targets` are borrowed. Reads what drills there were. Drills by policy begin with
+ * drills_register. */
 int drills_new(struct registry *registry, struct target *const *targets, unsigned count,
 	struct error *error, struct drills **ret_drills);
+/* Starts none by policy any more. NULL is fine. */
+void drills_begin_stop(struct drills *drills);
 /* Stops all machines: no job may run any more. NULL is fine. */
 void drills_free(struct drills *drills);
 

@@ -37,6 +37,10 @@ struct drills {
 
 	pthread_mutex_t lock;
 	struct drill *list;
+	pthread_cond_t wake;
+	bool stopping;
+	pthread_t schedule;
+	bool schedule_runs;
 };
 
 /* ── drills.c ────────────────────────────────────────────────────────────────────────────── */
@@ -72,10 +76,16 @@ int drill_prove(struct drills *drills, struct drill *drill, const struct target_
 /* Ends machine and clone; what is gone already is fine. */
 int drill_take_down(struct drills *drills, struct drill *drill, struct error *error);
 
+/* ── drill_schedule.c ────────────────────────────────────────────────────────────────────── */
+
+int drill_schedule_start(struct drills *drills);
+void drill_schedule_stop(struct drills *drills);
+
 /* ── drill_job.c, methods_drill.c ────────────────────────────────────────────────────────── */
 
 int drill_register_jobs(struct drills *drills);
+/* `cleanup`: the machine is stopped after the verdict. */
 int drill_start_job(struct drills *drills, const char *machine, const char *point,
-	const char *target, struct error *error, uint64_t *ret_job);
+	const char *target, bool cleanup, struct error *error, uint64_t *ret_job);
 int drill_cleanup_job(struct drills *drills, uint64_t id, struct error *error, uint64_t *ret_job);
 int methods_drill_register(struct drills *drills, struct control *control);

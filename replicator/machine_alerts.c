@@ -117,6 +117,17 @@ static bool removal_failed(
 	return true;
 }
 
+/* A drill that was canceled tells nothing, nor does one under way. */
+static void find_drill_error(
+	struct registry *registry, const struct machine_entry *machine, struct error *ret_error)
+{
+	enum job_state state;
+	struct error error = { 0 };
+	if (jobs_newest(registry->jobs, "drill.start", machine->name, &state, &error) == 0 &&
+		state == JOB_FAILED)
+		*ret_error = error;
+}
+
 static void watch_machine(struct registry *registry, struct machine_entry *machine)
 {
 	struct point newest;
@@ -134,6 +145,7 @@ static void watch_machine(struct registry *registry, struct machine_entry *machi
 		facts.joined_unprotected = machine_is_unprotected(registry, machine);
 	if (!machine->removing && registry->ebs && strcmp(machine->source, "ebs") == 0)
 		ebs_news(registry->ebs, machine, &facts.volumes, &facts.snapshots);
+	find_drill_error(registry, machine, &facts.drill_error);
 	alerts_evaluate_machine(&facts, machine->alerts, &machine->alert_count);
 }
 

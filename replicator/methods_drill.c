@@ -19,9 +19,10 @@ static int job_result(uint64_t job, struct cJSON **ret_result)
 static int method_start(void *context, struct control_peer *peer, const struct cJSON *parameters,
 	struct error *error, struct cJSON **ret_result)
 {
-	static const char *const names[] = { "machine", "point", "target", NULL };
+	static const char *const names[] = { "machine", "point", "target", "cleanup", NULL };
 	const char *machine, *point, *target;
 	char digits[24];
+	bool cleanup;
 	uint64_t job;
 	(void)peer;
 	int r = control_only(parameters, names, error);
@@ -30,10 +31,12 @@ static int method_start(void *context, struct control_peer *peer, const struct c
 	if (r == 0)
 		r = parameter_text(parameters, "target", false, error, &target);
 	if (r == 0)
+		r = parameter_flag(parameters, "cleanup", error, &cleanup);
+	if (r == 0)
 		r = point_parameter(parameters, digits, error, &point);
 	if (r == 0)
 		r = drill_start_job(
-			context, machine, point, target ? target : "local", error, &job);
+			context, machine, point, target ? target : "local", cleanup, error, &job);
 	return r == 0 ? job_result(job, ret_result) : r;
 }
 

@@ -51,6 +51,8 @@ static const struct interval_key {
 		"1s to 7d" },
 	{ "app-interval", offsetof(struct policy, app_interval_s), 10, 7 * DAY_S, true,
 		"10s to 7d, or 0 for none by itself" },
+	{ "drill-interval", offsetof(struct policy, drill_interval_s), 10, 90 * DAY_S, true,
+		"10s to 90d, or 0 for none by itself" },
 	{ "rpo-alert", offsetof(struct policy, rpo_alert_s), 1, 30 * DAY_S, true,
 		"1s to 30d, or 0 for no alert" },
 };
@@ -331,7 +333,7 @@ static int set_agent_bandwidth(struct policy *policy, const char *value, struct 
 /* ── by key ──────────────────────────────────────────────────────────────────────────────── */
 
 static const char *const key_names[] = { "point-interval", "vault-interval", "app-interval",
-	"retention", "rpo-alert", "bandwidth", "agent-bandwidth", NULL };
+	"drill-interval", "retention", "rpo-alert", "bandwidth", "agent-bandwidth", NULL };
 
 const char *const *policy_keys(void)
 {
@@ -350,8 +352,8 @@ int policy_set(struct policy *policy, const char *key, const char *value, struct
 	if (strcmp(key, "agent-bandwidth") == 0)
 		return set_agent_bandwidth(policy, value, error);
 	return error_set(error, -ENOENT,
-		"the keys are point-interval, vault-interval, app-interval, retention, rpo-alert, "
-		"bandwidth, agent-bandwidth",
+		"the keys are point-interval, vault-interval, app-interval, drill-interval, "
+		"retention, rpo-alert, bandwidth, agent-bandwidth",
 		"a policy has no setting '%.60s'", key);
 }
 

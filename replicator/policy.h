@@ -8,6 +8,7 @@
  *	retention=all:24h,hourly:7d,daily:30d
  *	                             every vault point of the last 24 hours, then the last of each
  *	                             hour up to 7 days, then of each day (UTC) up to 30 days
+ *	drill-interval=0             a drill of each machine this often; 0: never by itself
  *	rpo-alert=15m                alert when the newest vault point is older than this
  *	bandwidth=unlimited | 20M | 08:00-18:00=5M,22:00-06:00=unlimited,20M
  *	                             bytes a second to the vault; by the hour, local time; a value
@@ -39,7 +40,7 @@ struct policy_rates {
 
 struct policy {
 	char name[POLICY_NAME_BYTES];
-	int64_t point_interval_s, vault_interval_s, app_interval_s, rpo_alert_s;
+	int64_t point_interval_s, vault_interval_s, app_interval_s, rpo_alert_s, drill_interval_s;
 	int64_t keep_all_s, keep_hourly_s, keep_daily_s; /* ages; 0: that stage is absent */
 	struct policy_rates bandwidth, agent_bandwidth;
 	bool agent_bandwidth_set; /* false: as `bandwidth` */

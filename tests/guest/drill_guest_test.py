@@ -27,6 +27,7 @@ from guest import make_image  # noqa: E402
 from images import Image  # noqa: E402
 
 POLICY = {"default": {"point-interval": "5s", "retention": "all:1h"}}
+DRILLED = ("point-interval=5s", "retention=all:1h")
 SIZE = f"{bootdisk.SIZE // MIB}M"
 DATA = 8 * MIB
 
@@ -34,10 +35,10 @@ DATA = 8 * MIB
 class Machine:
     """One that is protected by the source fuse, with a disk to start from and one beside it."""
 
-    def __init__(self, appliance, name, image):
+    def __init__(self, appliance, name, image, *options):
         self.appliance, self.name, self.image = appliance, name, image
         self.appliance.call("machine", "add", name, "--source", "fuse", "--disk", f"root={SIZE}",
-                            "--disk", f"data={DATA // MIB}M")
+                            "--disk", f"data={DATA // MIB}M", *options)
 
     def live(self, disk):
         return f"{self.appliance.mount}/{self.name}/live/{disk}.vhd"
@@ -223,6 +224,21 @@ def other_hardware(appliance, efi, bios, point):
     check(found["verdict"] == "passed" and "disks: sda sdb" in log, f"the drill: {found}\n{log}")
 
 
+def by_policy(appliance, machine):
+    """The newest point of `machine` does not come up; then it cannot even be tried."""
+    step("by policy, and told of when it fails")
+    before = len(appliance.call("drill", "list", machine.name)["drills"])
+    appliance.call("policy", "set", "drilled", "drill-interval=10s")
+    alert = appliance.wait_alert(machine.name, "drill-failed", 90)
+    check("Kernel panic" in alert["cause"], f"the alert: {alert}")
+    newest = wait_until(60, lambda: [d for d in appliance.call(
+        "drill", "list", machine.name)["drills"][:-before or None] if d["state"] == "ended"],
+        "no drill was made by the policy, and cleaned up")[0]
+    check(newest["verdict"] == "failed", f"the policy's drill: {newest}")
+    appliance.call("policy", "set", "drilled", "drill-interval=0")
+    wait_until(60, lambda: not machines_running(appliance), "the policy's machine runs on")
+
+
 def bad_input(appliance, machine):
     step("what cannot be")
     appliance.refused(3, "drill", "start", "nobody", says="no machine")
@@ -242,12 +258,14 @@ def test(work):
                                    "probe": "serial:login: *$", "probe_timeout": "4m"}
     appliance.write_config()
     with appliance:
-        web = Machine(appliance, "web", bios)
+        appliance.call("policy", "set", "drilled", *DRILLED)
+        web = Machine(appliance, "web", bios, "--policy", "drilled")
         efi = Machine(appliance, "efi", uefi)
         point = comes_up(appliance, web, bios)
         killed(appliance, web, point)
         canceled(appliance, web, point)
         fails(appliance, web, bios)
+        by_policy(appliance, web)
         bad_input(appliance, web)
         other_hardware(appliance, efi, web, point)
 
