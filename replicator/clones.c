@@ -11,6 +11,9 @@
 #include "common/log.h"
 #include "replicator/registry_internal.h"
 
+#define RETRIES 100u
+#define RETRY_NS (50 * NS_PER_MS)
+
 static int prepare_directory(struct registry *registry, const char *id, struct buf *ret_path)
 {
 	int r = buf_printf(ret_path, "%s/clones", registry->state_dir);
@@ -117,6 +120,16 @@ int clone_remove(struct registry *registry, const char *id, struct error *error)
 	}
 	end_record(registry, record);
 	return 0;
+}
+
+int clone_remove_soon(struct registry *registry, const char *id, struct error *error)
+{
+	int r = clone_remove(registry, id, error);
+	for (unsigned i = 0; i < RETRIES && r == -EBUSY; i++) {
+		clock_sleep_ns(registry->clock, RETRY_NS);
+		r = clone_remove(registry, id, error);
+	}
+	return r == -ENOENT ? 0 : r;
 }
 
 void clone_remove_all(struct registry *registry, const struct group_entry *entry)

@@ -186,11 +186,8 @@ int drill_take_down(struct drills *drills, struct drill *drill, struct error *er
 	int r = target_of(drills, drill, error, &target);
 	if (r == 0)
 		r = target->ops->stop(target, drill->id, error);
-	if (r == 0 && drill->clone[0]) {
-		r = clone_remove(drills->registry, drill->clone, error);
-		if (r == -ENOENT)
-			r = 0;
-	}
+	if (r == 0 && drill->clone[0])
+		r = clone_remove_soon(drills->registry, drill->clone, error);
 	if (r < 0)
 		return r;
 	drill->clone[0] = '\0';

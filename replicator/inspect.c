@@ -19,8 +19,6 @@
 #include "replicator/loop_mount.h"
 
 #define CLONE_QUOTA_BYTES (4 * GIB)
-#define CLONE_RETRIES 100
-#define CLONE_RETRY_NS (50 * NS_PER_MS)
 
 /* ── what is mounted, written down ───────────────────────────────────────────────────────── */
 
@@ -311,18 +309,13 @@ static void inspection_free(struct inspection *inspection)
 	free(inspection);
 }
 
-/* A loop device lets go of its file a moment after its filesystem is unmounted. */
 static void remove_clone(struct registry *registry, struct inspection *inspection)
 {
 	struct error error = { 0 };
 	if (!inspection->clone[0])
 		return;
-	int r = clone_remove(registry, inspection->clone, &error);
-	for (unsigned i = 0; i < CLONE_RETRIES && r == -EBUSY; i++) {
-		clock_sleep_ns(registry->clock, CLONE_RETRY_NS);
-		r = clone_remove(registry, inspection->clone, &error);
-	}
-	if (r < 0 && r != -ENOENT)
+	int r = clone_remove_soon(registry, inspection->clone, &error);
+	if (r < 0)
 		log_warning("inspection %s: %s", inspection->id, error.message);
 	inspection->clone[0] = '\0';
 }

@@ -320,6 +320,9 @@ int clone_create(struct registry *registry, const char *machine, const char *poi
 	uint64_t quota_bytes, enum clone_owner owner, struct error *error, char ret_id[static 24]);
 /* -EBUSY while a file is open; -ENOENT. */
 int clone_remove(struct registry *registry, const char *id, struct error *error);
+/* The same for who has just closed its files: the kernel lets go of them a moment after a process
+ * has ended or a loop device was detached. 0 also if it is gone. Waits up to 5 s. */
+int clone_remove_soon(struct registry *registry, const char *id, struct error *error);
 /* Those of a group, files open or not: its machines are hidden already. */
 void clone_remove_all(struct registry *registry, const struct group_entry *entry);
 /* Under lock. Those of inspections are not counted. */

@@ -4,12 +4,20 @@
     make_bios_disk(path, image, marker)    MBR, one ext4 with extlinux, kernel and the marker
     make_uefi_disk(path, image, marker)    GPT, an EFI system partition, and an ext4 with the marker
     break_bios_disk(path)                  its boot loader finds no ramdisk any more
+
+As a program, PATH MARKER: makes the first of them.
 """
 
 import contextlib
+import pathlib
 import shutil
+import sys
+import tempfile
 
-from appliance import MIB, need, shell
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+from appliance import MIB, need, shell  # noqa: E402
+from guest import make_image  # noqa: E402
 
 MODULES = ["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "nvme", "ext4", "crc32c_generic",
            "crc32c_intel"]
@@ -97,3 +105,9 @@ def make_uefi_disk(path, image, marker):
         shell("mcopy", "-i", esp, file, f"::EFI/BOOT/{name}")
     with mounted(path, root, root_size, "ext4") as at:
         (at / "marker").write_text(marker + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="landfall-bootdisk-", dir="/var/tmp") as work:
+        make_bios_disk(pathlib.Path(sys.argv[1]),
+                       make_image(pathlib.Path(work), "drill_init.sh", MODULES), sys.argv[2])
