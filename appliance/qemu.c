@@ -60,8 +60,10 @@ __attribute__((noreturn)) static void become(
 	for (int i = 1; i < NSIG; i++)
 		(void)signal(i, SIG_DFL);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	/* A descriptor that has the right number already would keep its close-on-exec. */
 	if (dup2(null_fd, 0) == 0 && dup2(log_fd, 1) == 1 && dup2(log_fd, 2) == 2 &&
-		dup2(qemu->inherited, QEMU_MONITOR_FD) == QEMU_MONITOR_FD)
+		dup2(qemu->inherited, QEMU_MONITOR_FD) == QEMU_MONITOR_FD &&
+		fcntl(QEMU_MONITOR_FD, F_SETFD, 0) == 0)
 		execvp(qemu->words.list[0], qemu->words.list);
 	int error = errno;
 	(void)!write(told_fd, &error, sizeof(error));

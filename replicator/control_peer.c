@@ -234,7 +234,10 @@ void control_peer_close(struct control_peer *peer)
 	struct control_farewell *farewell;
 	{
 		SCOPED_LOCK(&peer->lock);
-		close(peer->fd); /* leaves the epoll set too: no duplicate of it exists */
+		/* Closing alone does not take it out while a child between fork and exec has a
+		 * duplicate: events would come for what is freed. */
+		(void)epoll_ctl(peer->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+		close(peer->fd);
 		peer->fd = -1;
 		buf_free(&peer->out);
 		peer->sent = 0;

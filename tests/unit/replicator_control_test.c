@@ -6,12 +6,14 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/buf.h"
@@ -290,6 +292,33 @@ static void what_was_sent_before_a_close_is_obeyed(void **state)
 
 /* 40 answers of nearly 1 MiB that nobody reads: either they wait in bounded memory, the rest
  * unread, or the connection ends. What the peer then reads is whole lines. */
+/* As one that is about to become another program has; what is freed is found by ASan. */
+static void a_child_with_duplicates_of_all_files_does_no_harm(void **state)
+{
+	struct fixture *f = *state;
+	int fd = connect_to(f->path);
+	char line[512];
+	say(fd, CALL(1, "echo", "{}"));
+	assert_string_equal(
+		hear(fd, line, sizeof(line)), "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}");
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0)
+		for (;;)
+			pause();
+	/* The connection ends, whoever else has its file. */
+	assert_int_equal(shutdown(fd, SHUT_RDWR), 0);
+	close(fd);
+	for (unsigned i = 0; i < 50; i++) {
+		CLEANUP_CLOSE int other = connect_to(f->path);
+		say(other, CALL(1, "echo", "{}"));
+		assert_string_equal(hear(other, line, sizeof(line)),
+			"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}");
+	}
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 static void slow_readers_hold_bounded_memory(void **state)
 {
 	struct fixture *f = *state;
@@ -396,6 +425,7 @@ int main(void)
 		TEST(a_connection_has_at_most_64_requests_under_way),
 		TEST(half_closed_peers_get_their_answers),
 		TEST(what_was_sent_before_a_close_is_obeyed),
+		TEST(a_child_with_duplicates_of_all_files_does_no_harm),
 		TEST(slow_readers_hold_bounded_memory),
 		TEST(pipelined_calls_with_large_answers_all_come),
 		TEST(a_living_daemon_s_socket_is_not_taken),
