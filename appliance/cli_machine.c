@@ -69,6 +69,7 @@ enum exit_code cli_machine_add(struct cli *cli)
 	(void)json_add_bool(cli->parameters, "tell", true);
 	CLEANUP(json_freep) cJSON *result = cli_run_method(cli, &code);
 	cli->notified = NULL;
+	cli->notified_context = NULL;
 	if (!result)
 		return code;
 	print_machine(cli_get(result, "machine"));

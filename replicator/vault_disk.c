@@ -302,19 +302,22 @@ int vault_disk_ensure(struct blob_store *store, const struct vault_group *group,
 	}
 	if (r < 0)
 		return vault_fail(error, r, &e, "cannot look at %s", blob);
-	r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
+	r = check_ours(store, disk, blob, error);
 	if (r == 0)
 		r = look(store, disk, blob, properties.size_bytes, error, &state);
-	if (r < 0 || state == FOOTER_OURS)
-		return r;
-	if (state == FOOTER_NONE)
-		return put_footer(store, group, disk, blob, properties.size_bytes, error);
-	bool committed;
-	r = is_committed(store, group, disk, error, &committed);
-	if (r < 0 || committed)
-		return r; /* a flush under way grows it; the flusher proves its footer */
-	if (!properties.leased)
-		store->ops->lease_release(store, blob, group->lease_id, &e);
-	return error_set(error, -EEXIST, "rename the disk, or delete the blob if it is not needed",
-		"%s is there already and holds something else", blob);
+	/* Without our footer it is ours all the same if a point has the disk, or if it is leased
+	 * already: then only under an id of ours the lease is to be had, below. A flush under way
+	 * grows it; the flusher proves its footer. */
+	bool ours = state != FOOTER_FOREIGN || properties.leased;
+	if (r == 0 && !ours)
+		r = is_committed(store, group, disk, error, &ours);
+	if (r == 0 && !ours)
+		r = error_set(error, -EEXIST,
+			"rename the disk, or delete the blob if it is not needed",
+			"%s is there already and holds something else", blob);
+	if (r == 0)
+		r = vault_disk_lease(store, group, disk, group->previous_lease_id, error);
+	if (r == 0 && state == FOOTER_NONE)
+		r = put_footer(store, group, disk, blob, properties.size_bytes, error);
+	return r;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "replicator/vault_names.h"
+#include "fs/vhd.h"
 #include "tests/sim/vault_life.h"
 
 /* The vault learns of the history's disks. */
@@ -21,7 +22,7 @@ static bool update_group(struct life *l)
 		memcpy(all[i].name, disks[i].name, sizeof(all[i].name));
 		all[i].size_bytes = disks[i].size_bytes;
 		all[i].added_point = disks[i].added_point;
-		all[i].vhd_id.bytes[0] = (uint8_t)disks[i].id;
+		vhd_disk_id(&l->group.id, disks[i].name, &all[i].vhd_id);
 		all[i].created_ns = 1700000000ll * NS_PER_S;
 	}
 	/* The vault does not forget a disk that the history has lost. */
