@@ -321,7 +321,7 @@ def test_attributes():
         assert os.stat(clone).st_mode & 0o777 == 0o666 and os.stat(clone).st_mtime == 3
         write_at(clone, 0, b"x")
         assert os.stat(clone).st_mtime > 3
-        d("unclone web c1")
+        unclone(d, "web c1")
         d.stop()
         d.start()
         d("machine web writable")
